@@ -1,0 +1,72 @@
+# The menu. `make` alone prints it.
+PYTHON  := .local/venv/bin/python
+PGRAIN  := $(PYTHON) -m pgrain.cli.main
+SYSTEM_PYTHON ?= python3
+ARGS    ?=
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test up down psql dsn install bench paper lint docker-test dist clean bootstrap
+
+help:
+	@sed -n 's/^## //p' Makefile
+
+## demo — the whole story on Fashion-MNIST; ARGS="--architecture mlp|cnn|logistic_regression --corruption random|bright"
+demo:
+	@$(SYSTEM_PYTHON) python/pgrain/cli/bootstrap.py --demo
+	@$(MAKE) --no-print-directory up
+	@$(PGRAIN) demo $(ARGS)
+
+## test — every test; ARGS="tests/unit -k name" for some
+test: bootstrap install
+	@$(PYTHON) -m pytest -q --durations=15 $(ARGS)
+
+## up — start the private cluster and the worker (both under .local/)
+up: bootstrap install
+	@$(PGRAIN) cluster up
+
+## down — stop them; the data stays
+down:
+	@if [ -x $(PYTHON) ]; then $(PGRAIN) cluster down; fi
+
+## psql — a session in the private cluster
+psql: up
+	@$(PGRAIN) cluster psql -- $(ARGS)
+
+## dsn — print the libpq connection string (make -s dsn)
+dsn:
+	@if [ -x $(PYTHON) ]; then $(PGRAIN) cluster dsn; else echo 'run "make up" first' >&2; exit 1; fi
+
+## install — put the extension into PostgreSQL (PG_CONFIG=... for another one)
+install: bootstrap
+	@$(PGRAIN) install
+
+## bench — timed scripts against the budgets (not built yet)
+bench:
+	@echo 'bench: not built yet; `make demo` reports the median time of a complaint' >&2; exit 1
+
+## paper — the paper's experiments (not built yet)
+paper:
+	@echo 'paper: not built yet' >&2; exit 1
+
+## lint — ruff
+lint: bootstrap
+	@$(PYTHON) -m ruff check .
+
+## docker-test — the images, on a Docker engine (not built yet)
+docker-test:
+	@echo 'docker-test: not built yet; docker/ has images and a compose file that no test runs' >&2; exit 1
+
+## dist — wheel and source archive in dist/
+dist: bootstrap
+	@$(PYTHON) -m pip wheel --quiet --no-deps --wheel-dir dist .
+	@ls dist
+
+## clean — remove cluster, data, virtual environment: everything under .local/
+clean:
+	@if [ -x $(PYTHON) ]; then $(PGRAIN) cluster remove; fi
+	@rm -rf .local dist build .pytest_cache .ruff_cache .hypothesis
+	@find python tests benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# Says what it will install, installs what is missing, is silent when nothing is.
+bootstrap:
+	@$(SYSTEM_PYTHON) python/pgrain/cli/bootstrap.py

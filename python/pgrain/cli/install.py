@@ -1,0 +1,224 @@
+"""Puts the extension into a PostgreSQL installation, and takes it out again.
+
+What is written, all under the `--sharedir` of one `pg_config`, world readable:
+
+    extension/pgrain.control
+    extension/pgrain--X.Y.Z.sql          sql/*.sql in the order of their names
+    pgrain/X.Y.Z/pgrain/...              the Python inside the server: standard library only
+    pgrain/X.Y.Z/pgrain/VERSION
+
+The backend's Python sits in a folder of its version, so that sessions of an older version of the
+extension keep theirs. Each file and the folder appear by rename; nothing is half written.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+PACKAGE = Path(__file__).resolve().parents[1]
+BACKEND_FILES = ("__init__.py", "errors.py", "settings.py")
+BACKEND_FOLDERS = ("wire", "backend")
+PYTHONDIR_TOKEN = "@PYTHONDIR@"
+
+
+class InstallError(Exception):
+    """Something about the machine that the user must change; the message says what."""
+
+
+@dataclass(frozen=True)
+class Server:
+    """One PostgreSQL installation, as its pg_config describes it."""
+
+    pg_config: str
+    bindir: Path
+    sharedir: Path
+    major: int
+
+    @property
+    def has_plpython(self) -> bool:
+        return (self.sharedir / "extension" / "plpython3u.control").exists()
+
+    def program(self, name: str) -> str:
+        return str(self.bindir / name)
+
+
+def describe(pg_config: str) -> Server:
+    """The installation of one pg_config program."""
+    try:
+        answer = subprocess.run([pg_config, "--bindir", "--sharedir", "--version"],
+                                capture_output=True, text=True, check=True).stdout.split("\n")
+    except (OSError, subprocess.CalledProcessError) as error:
+        raise InstallError(f'cannot run "{pg_config}": {error}') from error
+    major = re.search(r"(\d+)", answer[2])
+    return Server(pg_config, Path(answer[0]), Path(answer[1]), int(major.group(1)) if major else 0)
+
+
+def find_server(pg_config: str | None = None) -> Server:
+    """The named installation; else PG_CONFIG's; else the newest of Debian's that has plpython3u;
+    else the one on the PATH."""
+    named = pg_config or os.environ.get("PG_CONFIG")
+    if named:
+        return describe(named)
+    candidates = sorted((p for p in Path("/usr/lib/postgresql").glob("*/bin/pg_config")
+                         if p.parts[-3].isdigit() and p.with_name("postgres").exists()),
+                        key=lambda p: int(p.parts[-3]), reverse=True)
+    servers = [describe(str(p)) for p in candidates]
+    if on_path := shutil.which("pg_config"):
+        servers.append(describe(on_path))
+    for server in servers:
+        if server.has_plpython:
+            return server
+    if servers:
+        raise InstallError(
+            f"PostgreSQL {servers[0].major} is here, but plpython3u is not; "
+            f"install postgresql-plpython3-{servers[0].major}")
+    raise InstallError("there is no PostgreSQL server on this machine; install postgresql and "
+                       "postgresql-plpython3-<major>, or name a pg_config")
+
+
+# --- what is to be written ------------------------------------------------------------------------
+
+def sources() -> tuple[Path, Path]:
+    """The folders `sql` and `extension`: of the checkout, else those the wheel carries."""
+    for root in (PACKAGE.parents[1], PACKAGE / "_extension"):
+        if (root / "extension" / "pgrain.control").exists():
+            return root / "sql", root / "extension"
+    raise InstallError("the files of the extension are neither beside this package nor inside it")
+
+
+def version() -> str:
+    """The version in the control file, the only place where it is written."""
+    text = (sources()[1] / "pgrain.control").read_text()
+    found = re.search(r"^default_version\s*=\s*'([^']+)'", text, re.MULTILINE)
+    if not found:
+        raise InstallError("pgrain.control names no default_version")
+    return found.group(1)
+
+
+def assemble(pythondir: str) -> str:
+    """The extension script: sql/*.sql in the order of their names, the backend's folder filled in
+    (it stands inside a SQL string literal)."""
+    files = sorted(sources()[0].glob("*.sql"))
+    if not files:
+        raise InstallError("there is no file in sql/")
+    parts = [f"-- {path.name}\n{path.read_text().rstrip()}\n" for path in files]
+    return "\n".join(parts).replace(PYTHONDIR_TOKEN, pythondir.replace("'", "''"))
+
+
+def wanted(server: Server) -> dict[Path, bytes]:
+    """Every file to be written below the sharedir, with its content."""
+    number = version()
+    home = Path("pgrain") / number
+    extension = sources()[1]
+    files = {Path("extension/pgrain.control"): (extension / "pgrain.control").read_bytes()}
+    for script in sorted(extension.glob("pgrain--*--*.sql")):
+        files[Path("extension") / script.name] = script.read_bytes()
+    files[Path("extension") / f"pgrain--{number}.sql"] = \
+        assemble(str(server.sharedir / home)).encode()
+    chosen = [PACKAGE / name for name in BACKEND_FILES]
+    for folder in BACKEND_FOLDERS:
+        chosen += sorted((PACKAGE / folder).rglob("*.py"))
+    for path in chosen:
+        files[home / "pgrain" / path.relative_to(PACKAGE)] = path.read_bytes()
+    files[home / "pgrain" / "VERSION"] = f"{number}\n".encode()
+    return files
+
+
+def is_current(server: Server) -> bool:
+    """Is exactly this already installed (nothing more in the backend's folder either)?"""
+    files = wanted(server)
+    home = server.sharedir / "pgrain" / version()
+    for name, content in files.items():
+        try:
+            if (server.sharedir / name).read_bytes() != content:
+                return False
+        except OSError:
+            return False
+    there = {p.relative_to(server.sharedir) for p in home.rglob("*")
+             if p.is_file() and "__pycache__" not in p.parts}
+    return there <= set(files)
+
+
+# --- writing --------------------------------------------------------------------------------------
+
+def _write(path: Path, content: bytes) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    for folder in (path.parent, *path.parent.parents):
+        if folder.name == "pgrain" or "pgrain" in folder.parts:
+            folder.chmod(0o755)
+    with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as handle:
+        handle.write(content)
+        os.fchmod(handle.fileno(), 0o644)
+    os.replace(handle.name, path)
+
+
+def _replace_folder(new: Path, place: Path) -> None:
+    """`new` takes the place of `place`; sessions that hold open files of the old one keep them."""
+    old = place.with_name(f".{place.name}.old-{os.getpid()}")
+    place.parent.mkdir(parents=True, exist_ok=True)
+    if place.exists():
+        place.rename(old)
+    new.rename(place)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def install(server: Server) -> bool:
+    """Writes the extension into `server`; False when it is there already, unchanged."""
+    if is_current(server):
+        return False
+    _need_write_access(server)
+    files = wanted(server)
+    home = Path("pgrain") / version()
+    (server.sharedir / "pgrain").mkdir(exist_ok=True)
+    (server.sharedir / "pgrain").chmod(0o755)
+    staging = server.sharedir / "pgrain" / f".{version()}.new-{os.getpid()}"
+    shutil.rmtree(staging, ignore_errors=True)
+    for name, content in files.items():
+        if name.parts[0] == "pgrain":
+            _write(staging / name.relative_to(home), content)
+    staging.chmod(0o755)
+    _replace_folder(staging, server.sharedir / home)
+    # The control file last: until then CREATE EXTENSION sees what was there before.
+    for name in sorted((n for n in files if n.parts[0] == "extension"), reverse=True):
+        _write(server.sharedir / name, files[name])
+    return True
+
+
+def uninstall(server: Server) -> list[Path]:
+    """Takes every file of pgrain out of `server`; the paths that went. Databases that have the
+    extension keep their tables, but its functions fail until it is installed again."""
+    places = [*sorted((server.sharedir / "extension").glob("pgrain--*.sql")),
+              server.sharedir / "extension" / "pgrain.control", server.sharedir / "pgrain"]
+    places = [place for place in places if place.exists()]
+    if places:
+        _need_write_access(server)
+    for place in places:
+        shutil.rmtree(place) if place.is_dir() else place.unlink()
+    return places
+
+
+def _need_write_access(server: Server) -> None:
+    if os.access(server.sharedir / "extension", os.W_OK) and os.access(server.sharedir, os.W_OK):
+        return
+    if os.geteuid() == 0 or not shutil.which("sudo"):
+        raise InstallError(f"{server.sharedir} is not writable, and there is no sudo; "
+                           "run `pgrain install` once as root")
+    raise NeedsRoot()
+
+
+class NeedsRoot(InstallError):
+    """The caller should run the same command through sudo."""
+
+
+def with_sudo(arguments: list[str]) -> int:
+    """Runs `pgrain <arguments>` as root; its exit status."""
+    print(f"pgrain: writing into PostgreSQL's folders needs root: sudo pgrain {arguments[0]}",
+          file=sys.stderr, flush=True)
+    return subprocess.run(["sudo", sys.executable, "-m", "pgrain.cli.main", *arguments]).returncode

@@ -1,0 +1,212 @@
+"""The `pgrain` command. Each subcommand imports what it needs when it runs: `pgrain install` must
+work without JAX, and `pgrain cluster dsn` must answer at once."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+import click
+
+from pgrain.cli.install import InstallError, NeedsRoot, find_server, version, with_sudo
+
+
+def checkout() -> Path:
+    """The checkout that this package is part of; an error when it came from a wheel."""
+    root = Path(__file__).resolve().parents[3]
+    if not (root / "extension" / "pgrain.control").exists():
+        raise click.ClickException("this needs a checkout of pgrain, with its Makefile")
+    return root
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(version(), prog_name="pgrain")
+def main() -> None:
+    """From a wrong number in a query's result to the training rows that made it wrong."""
+
+
+@main.command()
+@click.option("--pg-config", help="pg_config of the server to install into")
+def install(pg_config: str | None) -> None:
+    """Put the extension into a PostgreSQL installation."""
+    from pgrain.cli import install as job
+    try:
+        server = find_server(pg_config)
+        if not server.has_plpython:
+            raise InstallError(f"{server.sharedir} has no plpython3u; "
+                               f"install postgresql-plpython3-{server.major}")
+        done = job.install(server)
+    except NeedsRoot:
+        raise SystemExit(with_sudo(["install", *_option("--pg-config", pg_config)])) from None
+    except InstallError as error:
+        raise click.ClickException(str(error)) from error
+    if done:
+        click.echo(f"pgrain: extension {version()} installed into {server.sharedir} "
+                   f"(PostgreSQL {server.major})")
+
+
+@main.command()
+@click.option("--pg-config", help="pg_config of the server to clean")
+def uninstall(pg_config: str | None) -> None:
+    """Take the extension's files out of a PostgreSQL installation."""
+    from pgrain.cli import install as job
+    try:
+        gone = job.uninstall(find_server(pg_config))
+    except NeedsRoot:
+        raise SystemExit(with_sudo(["uninstall", *_option("--pg-config", pg_config)])) from None
+    except InstallError as error:
+        raise click.ClickException(str(error)) from error
+    for path in gone:
+        click.echo(f"pgrain: removed {path}")
+
+
+def _option(name: str, value: str | None) -> list[str]:
+    return [name, value] if value else []
+
+
+@main.command()
+@click.option("--dsn", required=True, help="libpq connection string of the database")
+@click.option("--socket", "path", required=True, help="Unix socket to listen on")
+@click.option("--allow-user", "users", multiple=True, required=True,
+              help="OS user that may connect: the one that runs the server (repeatable)")
+def worker(dsn: str, path: str, users: tuple[str, ...]) -> None:
+    """Run the worker beside a database, in the foreground."""
+    from pgrain.worker.main import run
+    run(dsn=dsn, socket=path, allow_users=list(users))
+
+
+@main.group()
+def cluster() -> None:
+    """The private cluster of this checkout, with its worker."""
+
+
+def _cluster():
+    from pgrain.cli.cluster import Cluster
+    from pgrain.cli.place import PlaceError
+    try:
+        return Cluster.of_checkout(checkout())
+    except (PlaceError, InstallError) as error:
+        raise click.ClickException(str(error)) from error
+
+
+def _existing_cluster():
+    """The cluster, without making a folder for one that is not there."""
+    if not (checkout() / ".local" / "cluster").exists():
+        raise click.ClickException("there is no cluster yet; run `make up`")
+    return _cluster()
+
+
+@cluster.command()
+@click.option("--worker/--no-worker", default=True, help="start the worker too")
+def up(worker: bool) -> None:
+    """Start cluster and worker (making the cluster the first time)."""
+    import psycopg
+
+    from pgrain.cli.background import WorkerError, WorkerProcess
+    from pgrain.cli.cluster import ClusterError
+    it = _cluster()
+    local = checkout() / ".local" / "cluster"
+    if it.place != local:
+        click.echo(f"pgrain: the server's OS user cannot use {local} (rights of a folder above it, "
+                   f"or a path too long for a socket); the cluster is in {it.place}")
+    try:
+        fresh = it.create()
+        if it.start():
+            click.echo(f"pgrain: {'made and ' if fresh else ''}started a private PostgreSQL "
+                       f"{it.server.major} as OS user {it.account.name}, socket in {it.run}")
+        it.ensure_database()
+        if worker and (process := WorkerProcess(it)).start():
+            click.echo(f"pgrain: started the worker (pid {process.pid}), log in {process.log}")
+    except (ClusterError, WorkerError) as error:
+        raise click.ClickException(str(error)) from error
+    except psycopg.Error as error:
+        raise click.ClickException(f"CREATE EXTENSION failed: {error}") from error
+
+
+@cluster.command()
+def down() -> None:
+    """Stop worker and cluster; the data stays."""
+    from pgrain.cli.background import WorkerProcess
+    if not (checkout() / ".local" / "cluster").exists():
+        return
+    it = _cluster()
+    if WorkerProcess(it).stop():
+        click.echo("pgrain: stopped the worker")
+    if it.stop():
+        click.echo("pgrain: stopped the cluster")
+
+
+@cluster.command()
+def status() -> None:
+    """Say what runs; exit status 1 unless both do."""
+    from pgrain.cli.background import WorkerProcess
+    it = _existing_cluster()
+    process = WorkerProcess(it)
+    click.echo(f"cluster  {'up, pid ' + str(it.pid) if it.running else 'down'}  {it.place}")
+    state = f"up, pid {process.pid}" if process.pid else "down"
+    click.echo(f"worker   {state}  {process.log}")
+    if not it.running or not process.pid:
+        raise SystemExit(1)
+
+
+@cluster.command()
+def remove() -> None:
+    """Stop everything and delete the cluster with its data."""
+    from pgrain.cli.background import WorkerProcess
+    local = checkout() / ".local" / "cluster"
+    if not local.exists() and not local.is_symlink():
+        return
+    it = _cluster()
+    WorkerProcess(it).stop()
+    it.remove()
+    if local.is_symlink():
+        local.unlink()
+    click.echo(f"pgrain: removed {it.place}")
+
+
+@cluster.command()
+def dsn() -> None:
+    """Print the libpq connection string, and nothing else."""
+    it = _existing_cluster()
+    if not it.running:
+        raise click.ClickException("the cluster is down; run `make up`")
+    click.echo(it.dsn())
+
+
+@cluster.command()
+@click.argument("arguments", nargs=-1)
+def psql(arguments: tuple[str, ...]) -> None:
+    """Open psql in the cluster's database."""
+    it = _existing_cluster()
+    os.execvp("psql", ["psql", it.dsn(), *arguments])
+
+
+@main.command(context_settings={"ignore_unknown_options": True, "help_option_names": []})
+@click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
+def demo(arguments: tuple[str, ...]) -> None:
+    """Run the demo story (`pgrain demo --help` lists its options)."""
+    from pgrain.demo.story import command
+    command(list(arguments), prog_name="pgrain demo")
+
+
+@main.command()
+@click.option("--dsn", help="database to look at; default: the private cluster's")
+def doctor(dsn: str | None) -> None:
+    """Run pgrain.doctor() and print it; exit status 1 if a check fails."""
+    import psycopg
+    try:
+        with psycopg.connect(dsn or _existing_cluster().dsn()) as connection:
+            rows = connection.execute("SELECT * FROM pgrain.doctor()").fetchall()
+    except psycopg.Error as error:
+        raise click.ClickException(str(error)) from error
+    for what, ok, detail, hint in rows:
+        click.echo(f"{'ok  ' if ok else 'FAIL'}  {what}: {detail}")
+        if not ok and hint:
+            click.echo(f"      {hint}")
+    if not all(row[1] for row in rows):
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()
