@@ -1,0 +1,78 @@
+"""Rows projected on eigenvectors: J (R x k), the logits' Jacobian times V.
+
+Deviations from the paper (sections 4.2 and 5.1):
+1. The paper pushes each v_i through the loss; here it goes through the logits, linearised once a
+   batch. One J then serves every label and every class: a_z = J_z^T (p_z - e_y) is the paper's
+   <v_i, grad l>, J_x gives all its <grad p_ij, v_i>, and a relabelling needs no second pass.
+2. 1/lambda is not folded into what is stored (the paper's b_z): filter, damping and k are chosen at
+   query time.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from pgrain.models.batches import fitting, pad, padded
+from pgrain.models.registry import Model
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _push(model: Model, theta, X, tangents):
+    """Logits (B, R) and their directional derivatives (k, B, R); tangents: (k, d)."""
+    logits, linear = jax.linearize(lambda t: model.logits(t, X), theta)
+    return logits, jax.vmap(linear)(tangents)
+
+
+def project(model: Model, theta, X: np.ndarray, V: np.ndarray, *, batch: int | None = None,
+            progress: Callable[[int, int, str], None] | None = None
+            ) -> tuple[np.ndarray, np.ndarray]:
+    """Logits (N, R) and J (N, R, k), both float32: J[z, r, i] = <d logit_r / d theta, v_i>.
+
+    X: (N, *input_shape); V: (d, k). batch: rows at a time; by default what fits in
+    `models.batches.MEMORY_BYTES`. progress(done, total, message) is called once a batch.
+    """
+    k = V.shape[1]
+    # theta's length is d whatever k is, also for k = 0.
+    tangents = jnp.asarray(np.ascontiguousarray(np.asarray(V, np.float32).T))
+    theta = jnp.asarray(theta, jnp.float32)
+    batch = batch or fitting(model.row_floats, k + 1)
+    logits = np.empty((len(X), model.n_classes), np.float32)
+    J = np.empty((len(X), model.n_classes, k), np.float32)
+    for rows, size in padded(len(X), batch):
+        n = rows.stop - rows.start
+        out, slopes = _push(model, theta, pad(X[rows], size), tangents)
+        logits[rows] = np.asarray(out)[:n]
+        J[rows] = np.asarray(slopes)[:, :n].transpose(1, 2, 0)
+        if progress is not None:
+            progress(rows.stop, len(X), "projections")
+    return logits, J
+
+
+def training_projection(J: np.ndarray, residual: np.ndarray) -> np.ndarray:
+    """a_z = J_z^T (p_z - e_y) = V^T grad l_z, row by row.
+
+    J: (N, R, k); residual: (N, R), p_z - e_y of `models.softmax.residual`. Returns (N, k) float32.
+    """
+    return np.matmul(residual[:, None, :], J)[:, 0, :]
+
+
+def objective_projection(p: np.ndarray, J: np.ndarray, dq_dp: np.ndarray) -> np.ndarray:
+    """c = V^T grad q of attached rows (paper equation 8): (k,) float64.
+
+    p: (V, R) probabilities; J: (V, R, k); dq_dp: (V, R), the objective's gradient with respect to
+    the probabilities. d p_j = p_j (d logit_j - sum_i p_i d logit_i), hence
+    c = sum_v J_v^T [p (g - <p, g>)]. Accumulated in float64, in blocks that stay in the cache.
+    """
+    g, p = np.asarray(dq_dp, np.float64), np.asarray(p, np.float64)
+    cotangent = p * (g - (p * g).sum(axis=1, keepdims=True))
+    c = np.zeros(J.shape[2])
+    for start in range(0, len(J), 256):
+        u = cotangent[start: start + 256].reshape(-1)
+        if u.any():
+            c += u @ J[start: start + 256].reshape(len(u), -1).astype(np.float64)
+    return c

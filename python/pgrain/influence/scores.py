@@ -1,0 +1,73 @@
+"""First-order changes of an objective q by interventions on training rows: numpy, online.
+
+With c = V^T grad q, W = diag w (`filters.py`), a_z = V^T grad l_z = J_z^T (p_z - e_y):
+
+    removing z            changes q by  + c^T W a_z
+    relabelling it y -> y'              + c^T W J_z^T (e_y' - e_y)
+    replacing z by z'                   + c^T W (a_z - a_z')
+
+Deviations from the paper:
+1. Its equation 3 is for *adding* z: theta moves by -H^-1 grad l_z. Removing has the other sign.
+2. Its section 5.3 (replacing) has -(grad l_z - grad l_z'), against its own definition as "deleting
+   z and adding z'"; the sign here is +. Relabelling is the case x' = x, where p_z cancels.
+
+`score` is minus the change (q is to be reduced): larger is better. With c of a single cell's
+relaxed value instead, the change is the `effect`.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from pgrain.influence.top_k import top_k
+
+__all__ = ["deletion_changes", "relabel_changes", "relatif", "replacement_changes",
+           "self_influence", "top_k"]
+
+
+def _weighted(w: np.ndarray, c: np.ndarray) -> np.ndarray:
+    """W c in float64, then the stored arrays' float32, so that nothing large is converted."""
+    return (np.asarray(w, np.float64) * np.asarray(c, np.float64)).astype(np.float32)
+
+
+def deletion_changes(A: np.ndarray, w: np.ndarray, c: np.ndarray) -> np.ndarray:
+    """The change of q on removal of each row: +c^T W a_z, (N,) float32.
+
+    A: (N, k) float32, row z is a_z; w, c: (k,).
+    """
+    return A @ _weighted(w, c)
+
+
+def relabel_changes(J: np.ndarray, labels: np.ndarray, w: np.ndarray, c: np.ndarray) -> np.ndarray:
+    """The change of q for each row and new label: +c^T W J_z^T (e_y' - e_y), (N, R) float32.
+
+    J: (N, R, k) float32; labels: (N,) the current classes y; w, c: (k,). The entry of the current
+    label is exactly 0.
+    """
+    n, n_classes, k = J.shape
+    slopes = (J.reshape(n * n_classes, k) @ _weighted(w, c)).reshape(n, n_classes)
+    return slopes - slopes[np.arange(n), labels][:, None]
+
+
+def replacement_changes(A: np.ndarray, A_new: np.ndarray, w: np.ndarray,
+                        c: np.ndarray) -> np.ndarray:
+    """The change of q on replacing each z by its z': +c^T W (a_z - a_z'), (N,) float32.
+
+    A, A_new: (N, k) float32, projections of the rows as they are and as they would be.
+    """
+    return (A - A_new) @ _weighted(w, c)
+
+
+def self_influence(A: np.ndarray, w: np.ndarray) -> np.ndarray:
+    """a_z^T W a_z, how much each row holds up its own loss: (N,) float32, >= 0."""
+    return np.einsum("nk,k,nk->n", A, np.asarray(w, np.float32), A)
+
+
+def relatif(changes: np.ndarray, A: np.ndarray, w: np.ndarray) -> np.ndarray:
+    """Changes divided by the square root of self-influence (RelatIF, Barshan et al. 2020).
+
+    changes: (N,) or (N, R). A row without influence on itself keeps the change 0.
+    """
+    size = np.sqrt(self_influence(A, w))
+    size = size.reshape(-1, *[1] * (changes.ndim - 1))
+    return np.divide(changes, size, out=np.zeros_like(changes), where=size > 0)

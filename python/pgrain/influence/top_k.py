@@ -1,0 +1,58 @@
+"""The largest scores, exactly."""
+
+from __future__ import annotations
+
+import numpy as np
+
+_SAMPLED_ABOVE = 1 << 15
+
+
+def top_k(scores: np.ndarray, k: int) -> np.ndarray:
+    """Indices of the k largest scores, descending; ties in order of index; all if k > n.
+
+    scores: (n,) float32 or float64. NaN comes after everything else. On long arrays a threshold
+    from a sample leaves few candidates, so the array is read about once; the answer is exact, for
+    a threshold that leaves too few is dropped.
+    """
+    scores = np.asarray(scores)
+    n = len(scores)
+    k = min(max(int(k), 0), n)
+    if k == 0:
+        return np.zeros(0, np.int64)
+    candidates = None
+    if n > _SAMPLED_ABOVE and k < n // 64:
+        candidates = _above_sampled_threshold(scores, k)
+    if candidates is None:
+        candidates = _partition(scores, k)
+    values = scores[candidates]
+    # lexsort: last key first. NaN last, then descending, then by index.
+    order = np.lexsort((candidates, -values, np.isnan(values)))
+    return candidates[order[:k]]
+
+
+def _above_sampled_threshold(scores: np.ndarray, k: int) -> np.ndarray | None:
+    """All indices with a score at or over a threshold that at least k reach; None if it failed."""
+    step = 16
+    sample = scores[::step]
+    rank = min(2 * (k // step) + 8, len(sample))      # about twice the wanted share, and some
+    threshold = np.partition(sample, len(sample) - rank)[len(sample) - rank]
+    if np.isnan(threshold):
+        return None
+    candidates = np.flatnonzero(scores >= threshold)
+    return candidates if k <= len(candidates) <= _most(k, len(scores)) else None
+
+
+def _most(k: int, n: int) -> int:
+    """Candidates beyond which sorting them costs more than a partition of everything."""
+    return max(16 * k + 1024, n // 16)
+
+
+def _partition(scores: np.ndarray, k: int) -> np.ndarray:
+    """All indices whose score is at or over the k-th largest, NaN counting as the least."""
+    nan = np.isnan(scores)
+    clean = np.where(nan, -np.inf, scores) if nan.any() else scores
+    kth = np.partition(clean, len(clean) - k)[len(clean) - k]
+    if kth == -np.inf:
+        return np.arange(len(scores))
+    above, ties = np.flatnonzero(clean > kth), np.flatnonzero(clean == kth)
+    return np.concatenate([above, ties[: k - len(above)]])

@@ -1,0 +1,259 @@
+"""Feature values as PostgreSQL gives them -> arrays for a model.
+
+Three kinds: "bytea" (one tensor a row), "float8" (one float8[] a row), "columns" (many scalar
+columns a row). What the encoder learned from the training rows (means, categories) is stored with
+the model version as JSON, and applied unchanged to every other row.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from decimal import Decimal
+
+import numpy as np
+
+from pgrain.errors import InvalidArgument, LimitExceeded, UnsupportedOperator
+from pgrain.models.options import Option, check, pick
+
+OPTIONS = {option.name: option for option in (
+    Option("shape", "integers", "shape of one tensor, row-major, such as [28, 28, 1]", 1, 1 << 24),
+    Option("standardize", "boolean", "subtract the mean of float8[] values, divide by the deviation"),
+    Option("categorical", "names", "columns that hold categories although they look like numbers"),
+)}
+MAX_CATEGORIES = 1000
+_KINDS = ("bytea", "float8", "columns")
+
+
+class Encoder:
+    """What turns feature values into arrays. Made by `fit` or `from_json`."""
+
+    kind: str
+    _state: dict          # all that was learned; plain JSON values
+
+    def __init__(self, kind: str, state: dict):
+        self.kind = kind
+        self._state = state
+
+    @classmethod
+    def fit(cls, kind: str, values: Sequence, features: Sequence[str], options: dict) -> Encoder:
+        """Learn from training values, one a row.
+
+        kind: "bytea" (bytes), "float8" (lists of numbers) or "columns" (dicts column -> number,
+        digits, text, bool or None). features: the columns' names in order. Raises 22023 for what
+        cannot be read, 0A000 for kind "text".
+        """
+        if kind == "text":
+            raise UnsupportedOperator("features of type text are not supported yet",
+                                      hint="Use bytea, float8[] or scalar columns.")
+        if kind not in _KINDS:
+            raise InvalidArgument(f'no feature kind "{kind}"',
+                                  hint="Kinds are: " + ", ".join(_KINDS) + ".")
+        if len(values) == 0:
+            raise InvalidArgument("there are no training rows")
+        options = check(pick(options, OPTIONS), OPTIONS, what="the encoder")
+        fit = {"bytea": _fit_bytes, "float8": _fit_arrays, "columns": _fit_columns}[kind]
+        return cls(kind, fit(values, list(features), options))
+
+    def encode(self, values: Sequence) -> np.ndarray:
+        """(N, *input_shape()): uint8 for bytea of one byte an element, else float32; row-major.
+
+        Raises 22023 where a value is not of the learned form: `expected 784 bytes (28 x 28 x 1),
+        not 100`.
+        """
+        encode = {"bytea": _encode_bytes, "float8": _encode_arrays, "columns": _encode_columns}
+        return encode[self.kind](values, self._state)
+
+    def input_shape(self) -> tuple[int, ...]:
+        """The shape of one encoded row."""
+        if self.kind == "columns":
+            return (sum(_width(column) for column in self._state["columns"]),)
+        return tuple(self._state["shape"])
+
+    def to_json(self) -> dict:
+        """Plain JSON values; `from_json` brings back an encoder that encodes bit for bit alike."""
+        return {"kind": self.kind, **self._state}
+
+    @classmethod
+    def from_json(cls, d: dict) -> Encoder:
+        """The encoder that `to_json` described."""
+        return cls(d["kind"], {name: value for name, value in d.items() if name != "kind"})
+
+
+# --- bytea: one tensor, uint8 or little-endian float32 -------------------------------------------
+
+def _fit_bytes(values: Sequence, features: list[str], options: dict) -> dict:
+    if "shape" not in options:
+        raise InvalidArgument('option "shape" is missing',
+                              detail="A bytea feature is a tensor; its shape cannot be guessed.",
+                              hint='Pass options such as {"shape": [28, 28, 1]}.')
+    shape = options["shape"]
+    size = math.prod(shape)
+    first = values[0]
+    # Both readings agree for no tensor (size >= 1), so the first value decides; the rest follow.
+    float32 = first is not None and len(first) == 4 * size
+    state = {"shape": shape, "dtype": "float32" if float32 else "uint8"}
+    _encode_bytes(values, state)
+    return state
+
+
+def _encode_bytes(values: Sequence, state: dict) -> np.ndarray:
+    shape, dtype = state["shape"], np.dtype(state["dtype"]).newbyteorder("<")
+    expected = math.prod(shape) * dtype.itemsize
+    for value in values:
+        if value is None:
+            raise InvalidArgument("a feature value is null")
+        if len(value) != expected:
+            dimensions = " x ".join(str(n) for n in shape)
+            if dtype.itemsize == 4:
+                dimensions += " float32"
+            raise InvalidArgument(f"expected {expected} bytes ({dimensions}), not {len(value)}")
+    out = np.frombuffer(b"".join(values), dtype).reshape(len(values), *shape)
+    if dtype.itemsize == 4:
+        out = out.astype(np.float32, copy=False)
+        _refuse_infinite(out)
+    return out
+
+
+# --- float8: one float8[] ------------------------------------------------------------------------
+
+def _fit_arrays(values: Sequence, features: list[str], options: dict) -> dict:
+    length = 0 if values[0] is None else len(values[0])
+    shape = options.get("shape", [length])
+    if length < 1 or math.prod(shape) != length:
+        raise InvalidArgument(f"expected {math.prod(shape) or 1} numbers, not {length}")
+    state = {"shape": shape}
+    rows = _numbers(values, shape)
+    if options.get("standardize", True):
+        scale = rows.std(axis=0)
+        state["mean"] = rows.mean(axis=0).tolist()
+        state["scale"] = np.where(scale > 0, scale, 1).tolist()
+    return state
+
+
+def _encode_arrays(values: Sequence, state: dict) -> np.ndarray:
+    rows = _numbers(values, state["shape"])
+    if "mean" in state:
+        rows = (rows - np.asarray(state["mean"])) / np.asarray(state["scale"])
+    return rows.astype(np.float32).reshape(len(values), *state["shape"])
+
+
+def _numbers(values: Sequence, shape: list[int]) -> np.ndarray:
+    size = math.prod(shape)
+    for value in values:
+        if value is None or any(number is None for number in value):
+            raise InvalidArgument("a feature value is null")
+        if len(value) != size:
+            raise InvalidArgument(f"expected {size} numbers, not {len(value)}")
+    rows = np.asarray(values, np.float64).reshape(len(values), size)
+    _refuse_infinite(rows)
+    return rows
+
+
+def _refuse_infinite(rows: np.ndarray) -> None:
+    finite = np.isfinite(rows)
+    if not finite.all():
+        raise InvalidArgument(f"expected finite numbers, not {rows[~finite][0]}")
+
+
+# --- columns: many scalars -----------------------------------------------------------------------
+
+def _fit_columns(values: Sequence, features: list[str], options: dict) -> dict:
+    if not features:
+        raise InvalidArgument("there are no feature columns")
+    for name in options.get("categorical", []):
+        if name not in features:
+            raise InvalidArgument(f'option "categorical" names "{name}", which is no feature')
+    return {"columns": [_fit_column(name, [_cell(row, name) for row in values],
+                                    name in options.get("categorical", []))
+                        for name in features]}
+
+
+def _fit_column(name: str, cells: list, categorical: bool) -> dict:
+    """A column is numeric if every value that is not null reads as a number."""
+    present = [cell for cell in cells if cell is not None]
+    nulls = len(present) < len(cells)
+    if not categorical and present:
+        numbers = [_number(cell) for cell in present]
+        if all(number is not None for number in numbers):
+            _finite(numbers, name)
+            scale = float(np.std(numbers))
+            return {"name": name, "type": "number", "mean": float(np.mean(numbers)),
+                    "scale": scale if scale > 0 else 1.0, "nulls": nulls}
+    categories = sorted({_category(cell) for cell in present})
+    if len(categories) > MAX_CATEGORIES:
+        raise LimitExceeded(
+            f'column "{name}" has {len(categories)} categories, more than {MAX_CATEGORIES}',
+            hint="Leave the column out of the features, or group its values in a view.")
+    return {"name": name, "type": "category", "categories": categories, "nulls": nulls}
+
+
+def _width(column: dict) -> int:
+    own = 1 if column["type"] == "number" else len(column["categories"])
+    return own + bool(column["nulls"])
+
+
+def _encode_columns(values: Sequence, state: dict) -> np.ndarray:
+    """Numbers standardised, categories one-hot, each followed by a null flag where training saw
+    nulls. A null number becomes the mean; an unknown category (or a null that training never saw)
+    is all zeros."""
+    out = np.zeros((len(values), sum(_width(column) for column in state["columns"])), np.float32)
+    at = 0
+    for column in state["columns"]:
+        cells = [_cell(row, column["name"]) for row in values]
+        null = np.array([cell is None for cell in cells], bool)
+        width = _width(column)
+        if column["nulls"]:
+            out[:, at + width - 1] = null
+        if column["type"] == "number":
+            numbers = [column["mean"] if cell is None else _number(cell) for cell in cells]
+            for cell, number in zip(cells, numbers, strict=True):
+                if number is None:
+                    raise InvalidArgument(
+                        f'expected a number for column "{column["name"]}", not "{cell}"')
+            _finite(numbers, column["name"])
+            out[:, at] = (np.array(numbers) - column["mean"]) / column["scale"]
+        else:
+            place = {category: i for i, category in enumerate(column["categories"])}
+            for row, cell in enumerate(cells):
+                i = None if cell is None else place.get(_category(cell))
+                if i is not None:
+                    out[row, at + i] = 1
+        at += width
+    return out
+
+
+def _cell(row, name: str):
+    if row is None:
+        raise InvalidArgument("a feature value is null")
+    if name not in row:
+        raise InvalidArgument(f'there is no value for feature column "{name}"')
+    return row[name]
+
+
+def _number(cell) -> float | None:
+    """The cell as a number; None if it is no number. Digits in a string count as a number."""
+    if isinstance(cell, bool):
+        return None
+    if isinstance(cell, int | float | Decimal):
+        return float(cell)
+    try:
+        return float(cell)
+    except (TypeError, ValueError):
+        return None
+
+
+def _finite(numbers: list[float], name: str) -> None:
+    for number in numbers:
+        if not math.isfinite(number):
+            raise InvalidArgument(f'expected finite numbers for column "{name}", not {number}')
+
+
+def _category(cell) -> str:
+    """One spelling a value, however the driver typed it: 1, 1.0 and '1' are one category."""
+    if isinstance(cell, bool):
+        return "true" if cell else "false"
+    if isinstance(cell, str):
+        return cell
+    number = float(cell)
+    return str(int(number)) if number.is_integer() else repr(number)

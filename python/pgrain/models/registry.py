@@ -1,0 +1,137 @@
+"""Architectures by name, and `Model`: a network as a function of one flat parameter vector."""
+
+from __future__ import annotations
+
+import functools
+import json
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from types import ModuleType
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax.traverse_util import flatten_dict, unflatten_dict
+from jax.flatten_util import ravel_pytree
+
+from pgrain.errors import InvalidArgument, UnsupportedOperator
+from pgrain.models import cnn, logistic_regression, mlp
+from pgrain.models.options import check, pick
+
+ARCHITECTURES: dict[str, ModuleType] = {
+    "logistic_regression": logistic_regression,
+    "mlp": mlp,
+    "cnn": cnn,
+}
+
+
+@dataclass(frozen=True, eq=False)
+class Model:
+    """A network without its parameters: pure functions of a flat theta (d,) float32.
+
+    Compared and hashed by identity, so that it can be a static argument of jitted functions;
+    `build` returns the same object for the same arguments, so nothing is compiled twice.
+
+    row_floats: floats that one row's forward pass produces, which chunk sizes are computed from.
+    """
+
+    architecture: str
+    n_classes: int
+    n_parameters: int
+    input_shape: tuple[int, ...]
+    options: dict
+    row_floats: int
+    module: nn.Module = field(repr=False)
+    unravel: Callable = field(repr=False)
+
+    def init(self, seed: int) -> jax.Array:
+        """Fresh parameters: (d,) float32, flat in the order of `ravel_pytree`."""
+        x = jnp.zeros((1, *self.input_shape), jnp.float32)
+        tree = self.module.init(jax.random.PRNGKey(seed), x)["params"]
+        return ravel_pytree(tree)[0]
+
+    def logits(self, theta: jax.Array, X: jax.Array) -> jax.Array:
+        """(N, R) float32. X: (N, *input_shape), uint8 (scaled to [0, 1] here) or float32."""
+        X = jnp.asarray(X)
+        X = X.astype(jnp.float32) / 255 if X.dtype == jnp.uint8 else X.astype(jnp.float32)
+        if self.architecture == "cnn" and X.ndim == 3:
+            X = X[..., None]
+        return self.module.apply({"params": self.unravel(theta)}, X)
+
+    def to_pytree(self, theta) -> dict[str, np.ndarray]:
+        """theta as {"layer.kernel": array, ...}, the form that safetensors stores."""
+        flat = flatten_dict(self.unravel(jnp.asarray(theta, jnp.float32)), sep=".")
+        return {name: np.asarray(value) for name, value in flat.items()}
+
+    def from_pytree(self, tree: dict[str, np.ndarray]) -> jax.Array:
+        """The inverse of `to_pytree`; 22023 if names or shapes are not this model's."""
+        wanted = self.to_pytree(np.zeros(self.n_parameters, np.float32))
+        for name in sorted(wanted.keys() | tree.keys()):
+            if name not in tree or name not in wanted:
+                raise InvalidArgument(f'weights do not fit: "{name}" is '
+                                      + ("missing" if name not in tree else "not a layer"))
+            if np.shape(tree[name]) != wanted[name].shape:
+                raise InvalidArgument(
+                    f'weights do not fit: "{name}" has shape {list(np.shape(tree[name]))}, '
+                    f"not {list(wanted[name].shape)}")
+        nested = unflatten_dict({n: jnp.asarray(v, jnp.float32) for n, v in tree.items()}, sep=".")
+        return ravel_pytree(nested)[0]
+
+
+def build(architecture: str, n_classes: int, input_shape: tuple[int, ...], options: dict) -> Model:
+    """The model of an architecture.
+
+    options: may hold encoder and training options too (they are ignored here; `check_options`
+    refuses names that nobody knows). 22023 for a bad value or fewer than two classes, 0A000 for
+    an architecture that does not exist.
+    """
+    family = _family(architecture)
+    if n_classes < 2:
+        raise InvalidArgument(f"a model needs at least 2 classes, not {n_classes}",
+                              hint="Look at the label column of the training table.")
+    own = {**family.DEFAULTS, **pick(options, family.OPTIONS)}
+    own = check(own, family.OPTIONS, what=f'architecture "{architecture}"')
+    return _build(architecture, int(n_classes), tuple(int(n) for n in input_shape),
+                  json.dumps(own, sort_keys=True))
+
+
+@functools.lru_cache(maxsize=64)
+def _build(architecture: str, n_classes: int, input_shape: tuple[int, ...], options: str) -> Model:
+    own = json.loads(options)
+    module = _family(architecture).module(n_classes, input_shape, own)
+    if architecture == "cnn" and len(input_shape) == 2:
+        input_shape = (*input_shape, 1)
+    x = jnp.zeros((1, *input_shape), jnp.float32)
+    tree = module.init(jax.random.PRNGKey(0), x)["params"]
+    theta, unravel = ravel_pytree(tree)
+    forward = jax.make_jaxpr(lambda x: module.apply({"params": tree}, x))(x)
+    return Model(architecture, n_classes, theta.size, input_shape, own,
+                 _floats(forward.jaxpr) + math.prod(input_shape), module, unravel)
+
+
+def _floats(jaxpr) -> int:
+    total = 0
+    for equation in jaxpr.eqns:
+        total += sum(math.prod(v.aval.shape) for v in equation.outvars if hasattr(v.aval, "shape"))
+        for value in equation.params.values():
+            inner = getattr(value, "jaxpr", None)
+            if inner is not None and hasattr(inner, "eqns"):
+                total += _floats(inner)
+    return total
+
+
+def _family(architecture: str) -> ModuleType:
+    if architecture not in ARCHITECTURES:
+        raise UnsupportedOperator(f'architecture "{architecture}" does not exist',
+                                  hint="Architectures are: " + ", ".join(ARCHITECTURES) + ".")
+    return ARCHITECTURES[architecture]
+
+
+def check_options(architecture: str, options: dict) -> dict:
+    """All options of a model (network, encoder, training), checked; 22023, 0A000."""
+    from pgrain.models import encoding, training
+
+    allowed = {**_family(architecture).OPTIONS, **encoding.OPTIONS, **training.OPTIONS}
+    return check(options, allowed, what=f'architecture "{architecture}"')

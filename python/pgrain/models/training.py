@@ -1,0 +1,176 @@
+"""Training: minimise L, report what was reached."""
+
+from __future__ import annotations
+
+import functools
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from pgrain.errors import InvalidArgument
+from pgrain.models import newton
+from pgrain.models.batches import fitting, pad, padded
+from pgrain.models.loss import data_loss
+from pgrain.models.options import Option, check, pick
+from pgrain.models.predicting import predict_proba
+from pgrain.models.registry import Model
+
+__all__ = ["OPTIONS", "DEFAULTS", "Trained", "predict_proba", "settings_of", "train"]
+
+Progress = Callable[[int, int, str], None]
+
+OPTIONS = {option.name: option for option in (
+    Option("alpha", "number", "weight of alpha/2 |theta|^2 in the loss (a sum over rows)",
+           1e-9, 1e9),
+    Option("epochs", "integer", "passes over the training rows", 1, 100_000),
+    Option("batch_size", "integer", "rows in one step", 1, 1 << 20),
+    Option("learning_rate", "number", "peak step size; it falls to zero along a cosine", 1e-9, 100),
+    Option("optimizer", "choice", "how steps are made", choices=("adam", "sgd")),
+    Option("seed", "integer", "of the first weights and the order of rows", 0, 2**31 - 1),
+    Option("tol", "number", "logistic_regression: gradient norm to reach, relative to the first",
+           1e-14, 1),
+)}
+DEFAULTS = {
+    "logistic_regression": {"alpha": 1.0, "tol": 1e-8},
+    "mlp": {"alpha": 1.0, "epochs": 10, "batch_size": 256, "learning_rate": 1e-3,
+            "optimizer": "adam"},
+    "cnn": {"alpha": 1.0, "epochs": 5, "batch_size": 256, "learning_rate": 2e-3,
+            "optimizer": "adam"},
+}
+
+
+@dataclass(frozen=True)
+class Trained:
+    """theta: (d,) float32. metrics: loss (L), accuracy on the training rows, gradient_norm (of L
+    at theta), rows, epochs, seconds, status. alpha: the fixed number of this version."""
+
+    theta: np.ndarray
+    alpha: float
+    metrics: dict
+
+
+def settings_of(model: Model, options: dict) -> dict:
+    """The training options in force: defaults of the architecture, overridden, checked (22023)."""
+    own = {**DEFAULTS[model.architecture], **pick(options, OPTIONS)}
+    return check(own, OPTIONS, what="training")
+
+
+def train(model: Model, X: np.ndarray, y: np.ndarray, *, options: dict | None = None, seed: int = 0,
+          progress: Progress | None = None, theta0: np.ndarray | None = None,
+          weights: np.ndarray | None = None) -> Trained:
+    """Minimise L(theta) = sum_z w_z l(theta, z) + alpha/2 |theta|^2.
+
+    X: (N, *input_shape) as the encoder gives it; y: (N,) classes 0..R-1; weights: (N,), default 1;
+    theta0: (d,) to start from (a warm start) instead of fresh weights. options: those of OPTIONS,
+    others are ignored here; "seed" there wins over the argument. `progress(done, total, message)`
+    is called several times a second and may raise `Cancelled`.
+
+    logistic_regression goes to the optimum of L in float64 (`newton.py`); other architectures run
+    minibatch steps on L/N. Deterministic on a CPU for equal arguments. Raises 22023 for no rows,
+    a label out of range, or a loss that is not finite.
+    """
+    settings = settings_of(model, options or {})
+    seed = settings.get("seed", seed)
+    y = np.asarray(y, np.int32)
+    if len(y) == 0 or len(y) != len(X):
+        raise InvalidArgument("there are no training rows" if len(y) == 0 else
+                              f"expected {len(X)} labels, not {len(y)}")
+    if y.min() < 0 or y.max() >= model.n_classes:
+        raise InvalidArgument(f"labels must lie between 0 and {model.n_classes - 1}")
+    weights = np.ones(len(y), np.float32) if weights is None else np.asarray(weights, np.float32)
+    start = time.perf_counter()
+    fit = _fit_convex if model.architecture == "logistic_regression" else _fit_minibatch
+    theta, extra = fit(model, X, y, weights, settings, seed, progress, theta0)
+    if not np.isfinite(theta).all():
+        raise InvalidArgument("training did not converge: the weights are not finite",
+                              hint="Train again with a smaller learning_rate.")
+    metrics = {**evaluate(model, theta, X, y, settings["alpha"], weights=weights), **extra,
+               "rows": len(y), "alpha": settings["alpha"], "seed": seed,
+               "seconds": round(time.perf_counter() - start, 3)}
+    return Trained(theta, settings["alpha"], metrics)
+
+
+def _fit_convex(model, X, y, weights, settings, seed, progress, theta0):
+    def pack(value: np.ndarray):
+        return np.asarray(model.from_pytree({"dense.kernel": value[:-1], "dense.bias": value[-1]}))
+
+    begin = None
+    if theta0 is not None:
+        tree = model.to_pytree(theta0)
+        begin = np.vstack([tree["dense.kernel"], tree["dense.bias"]])
+    optimum = newton.minimise(X, y, model.n_classes, settings["alpha"], weights=weights,
+                              start=begin, tol=settings["tol"], progress=progress)
+    return pack(optimum.value), {
+        "status": optimum.status, "epochs": optimum.iterations, "products": optimum.products,
+        "float64_gradient_norm": optimum.gradient_norm}
+
+
+@functools.lru_cache(maxsize=32)
+def _stepper(model: Model, optimizer: str, learning_rate: float, steps: int):
+    schedule = optax.cosine_decay_schedule(learning_rate, steps)
+    rule = (optax.adam(schedule) if optimizer == "adam"
+            else optax.sgd(schedule, momentum=0.9, nesterov=True))
+
+    def mean_loss(theta, X, y, weights, decay):
+        total = data_loss(model, theta, X, y, weights) / len(y)
+        return total + 0.5 * decay * jnp.vdot(theta, theta)
+
+    @functools.partial(jax.jit, donate_argnums=(0, 1))
+    def step(theta, state, X, y, weights, decay):
+        loss, gradient = jax.value_and_grad(mean_loss)(theta, X, y, weights, decay)
+        updates, state = rule.update(gradient, state, theta)
+        return optax.apply_updates(theta, updates), state, loss
+
+    return jax.jit(rule.init), step
+
+
+def _fit_minibatch(model, X, y, weights, settings, seed, progress, theta0):
+    n, size = len(y), min(settings["batch_size"], len(y))
+    per_epoch = n // size
+    epochs = settings["epochs"]
+    total = epochs * per_epoch
+    init, step = _stepper(model, settings["optimizer"], settings["learning_rate"], total)
+    theta = jnp.array(model.init(seed) if theta0 is None else theta0, jnp.float32)
+    state = init(theta)
+    decay = settings["alpha"] / n            # L/N has alpha/N
+    order = np.random.default_rng(seed)
+    loss, done = None, 0
+    for epoch in range(epochs):
+        # Rows left over by the last whole batch differ every epoch.
+        rows = order.permutation(n)
+        for i in range(per_epoch):
+            batch = rows[i * size: (i + 1) * size]
+            theta, state, loss = step(theta, state, X[batch], y[batch], weights[batch], decay)
+            done += 1
+            if progress is not None and done % 20 == 0:
+                progress(done, total, f"epoch {epoch + 1} of {epochs}: loss {float(loss):.4f}")
+    if progress is not None:
+        progress(total, total, f"{epochs} epochs: loss {float(loss):.4f}")
+    return np.asarray(theta), {"status": "finished", "epochs": epochs}
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _loss_gradient(model: Model, theta, X, y, weights):
+    return jax.value_and_grad(data_loss, argnums=1)(model, theta, X, y, weights)
+
+
+def evaluate(model: Model, theta, X: np.ndarray, y: np.ndarray, alpha: float, *,
+             weights: np.ndarray | None = None) -> dict:
+    """loss (L), accuracy (unweighted) and gradient_norm (of L) over all rows, in chunks."""
+    theta = np.asarray(theta, np.float32)
+    weights = np.ones(len(y), np.float32) if weights is None else weights
+    loss, gradient = 0.0, alpha * theta.astype(np.float64)
+    for rows, size in padded(len(y), fitting(model.row_floats, 2)):
+        part, slope = _loss_gradient(model, theta, pad(X[rows], size), pad(y[rows], size),
+                                     pad(weights[rows], size))
+        loss += float(part)
+        gradient += np.asarray(slope, np.float64)
+    logits, _ = predict_proba(model, theta, X)
+    return {"loss": loss + 0.5 * alpha * float(theta.astype(np.float64) @ theta),
+            "accuracy": float((logits.argmax(axis=1) == y).mean()),
+            "gradient_norm": float(np.linalg.norm(gradient))}
