@@ -24,6 +24,7 @@ from pgrain.cli.place import Account, choose, prepare, server_account
 SUPERUSER = "postgres"
 DATABASE = "pgrain"
 START_SECONDS = 120
+LEAVE_SECONDS = 30
 
 _CONFIGURATION = """
 # Written by pgrain. A private cluster: a Unix socket, no network.
@@ -41,6 +42,29 @@ log_min_messages = warning
 # Digests and circuits are read in one stream; just-in-time compilation costs more than it saves.
 jit = off
 """
+
+
+def alive(pid: int) -> bool:
+    """Does the process run? (One that is dead and not yet reaped does not.)"""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text()
+    except OSError:
+        return False
+    return stat.rpartition(")")[2].split()[0] not in "ZX"
+
+
+def processes_in(folder: Path) -> list[int]:
+    """Living processes whose working directory is `folder`: PostgreSQL's is its data directory."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                there = os.readlink(entry / "cwd")
+            except OSError:
+                continue
+            if there == str(folder) and alive(int(entry.name)):
+                found.append(int(entry.name))
+    return found
 
 
 class ClusterError(Exception):
@@ -113,12 +137,11 @@ class Cluster:
             os.chown(path, self.account.uid, self.account.gid)
 
     def start(self) -> bool:
-        """Starts the server (making the cluster first if need be); False when it runs already.
-        After a kill -9 the stale postmaster.pid is PostgreSQL's own business: it looks at the
-        process and the shared memory named there, and goes on."""
+        """Starts the server (making the cluster first if need be); False when it runs already."""
         self.create()
         if self.running:
             return False
+        self._clear_dead_lock()
         self._configure()
         done = self._tool("pg_ctl", "start", "-w", "-s", "-t", str(START_SECONDS),
                           "-D", str(self.data), "-l", str(self.log))
@@ -126,6 +149,18 @@ class Cluster:
             raise ClusterError(f"PostgreSQL does not start:\n{done.stdout.strip()}\n"
                                f"--- end of {self.log}\n{self.log_tail()}")
         return True
+
+    def _clear_dead_lock(self) -> None:
+        """After a kill -9 of the postmaster: wait until its children have left, then take away its
+        lock files. PostgreSQL would do so itself, but takes a dead process that nobody has reaped
+        (in a container whose process 1 does not) for a living one."""
+        deadline = time.monotonic() + LEAVE_SECONDS
+        while users := processes_in(self.data):
+            if time.monotonic() > deadline:
+                raise ClusterError(f"processes {users} still use {self.data}, whose server is dead")
+            time.sleep(0.05)
+        for lock in (self.data / "postmaster.pid", *self.run.glob(".s.PGSQL.*.lock")):
+            lock.unlink(missing_ok=True)
 
     def stop(self, mode: str = "fast") -> bool:
         """Stops the server; False when it was not running."""
@@ -141,7 +176,7 @@ class Cluster:
         if pid := self.pid:
             os.kill(pid, signal.SIGKILL)
             deadline = time.monotonic() + 10
-            while Path(f"/proc/{pid}").exists() and time.monotonic() < deadline:
+            while alive(pid) and time.monotonic() < deadline:
                 time.sleep(0.02)
 
     def remove(self) -> None:
@@ -156,11 +191,12 @@ class Cluster:
             pid = int((self.data / "postmaster.pid").read_text().split("\n")[0])
         except (OSError, ValueError):
             return None
-        return pid if Path(f"/proc/{pid}").exists() else None
+        return pid if alive(pid) else None
 
     @property
     def running(self) -> bool:
-        return self.exists and self._tool("pg_ctl", "status", "-D", str(self.data)).returncode == 0
+        # The number alone could be another program's by now.
+        return self.exists and (pid := self.pid) is not None and pid in processes_in(self.data)
 
     def log_tail(self, lines: int = 20) -> str:
         try:

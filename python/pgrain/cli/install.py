@@ -26,6 +26,17 @@ PACKAGE = Path(__file__).resolve().parents[1]
 BACKEND_FILES = ("__init__.py", "errors.py", "settings.py")
 BACKEND_FOLDERS = ("wire", "backend")
 PYTHONDIR_TOKEN = "@PYTHONDIR@"
+# What each stub begins with: the backend is imported once a session and kept in GD.
+BACKEND_TOKEN = "@BACKEND@"
+BACKEND_LOADER = """\
+try:
+    backend = GD["pgrain"]
+except KeyError:
+    import sys
+    if "@PYTHONDIR@" not in sys.path:
+        sys.path.insert(0, "@PYTHONDIR@")
+    from pgrain.backend import entry as backend
+    GD["pgrain"] = backend"""
 
 
 class InstallError(Exception):
@@ -104,12 +115,13 @@ def version() -> str:
 
 def assemble(pythondir: str) -> str:
     """The extension script: sql/*.sql in the order of their names, the backend's folder filled in
-    (it stands inside a SQL string literal)."""
+    (it stands inside a Python string literal, in dollar quotes)."""
     files = sorted(sources()[0].glob("*.sql"))
     if not files:
         raise InstallError("there is no file in sql/")
     parts = [f"-- {path.name}\n{path.read_text().rstrip()}\n" for path in files]
-    return "\n".join(parts).replace(PYTHONDIR_TOKEN, pythondir.replace("'", "''"))
+    return "\n".join(parts).replace(BACKEND_TOKEN, BACKEND_LOADER).replace(
+        PYTHONDIR_TOKEN, pythondir.replace("\\", "\\\\").replace('"', '\\"'))
 
 
 def wanted(server: Server) -> dict[Path, bytes]:

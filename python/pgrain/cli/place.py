@@ -99,7 +99,7 @@ def fits(folder: Path) -> bool:
 def prepare(folder: Path, account: Account) -> None:
     """Makes the folders of a place with their owners and modes; repeats harmlessly."""
     folder.mkdir(parents=True, exist_ok=True)
-    if folder.is_symlink() or folder.stat().st_uid not in (os.geteuid(), account.uid):
+    if folder.is_symlink() or folder.lstat().st_uid not in (os.geteuid(), account.uid):
         raise PlaceError(f"{folder} belongs to somebody else; move it away")
     private = account.is_invoking
     _own(folder, -1, -1 if private else account.gid, 0o700 if private else 0o750)
@@ -120,8 +120,12 @@ def _own(path: Path, uid: int, gid: int, mode: int) -> None:
 def choose(local: Path, account: Account) -> Path:
     """`local` (a checkout's .local/cluster) if the server can live there; else a folder outside
     that is named by the checkout's path, with `local` a symbolic link to it."""
+    place = _outside(local)
     if local.is_symlink():
-        return Path(os.readlink(local))
+        if Path(os.readlink(local)) == place:
+            prepare(place, account)
+            return place
+        local.unlink()  # of a checkout that was copied: that cluster is the other one's
     if fits(local):
         fresh = not local.exists()
         prepare(local, account)
@@ -131,18 +135,20 @@ def choose(local: Path, account: Account) -> Path:
             raise PlaceError(f'OS user "{account.name}" can no longer get to {local}; '
                              "did the rights of a folder above it change?")
         _remove_empty(local)
-    name = hashlib.sha256(os.fsencode(local)).hexdigest()[:12]
-    outside = Path("/var/lib/pgrain" if os.geteuid() == 0 else "/var/tmp")
-    place = outside / (name if os.geteuid() == 0 else f"pgrain-{os.geteuid()}-{name}")
-    if os.geteuid() == 0:
-        outside.mkdir(exist_ok=True)
-        outside.chmod(0o755)
     prepare(place, account)
     if not account.can_enter(place / "run"):
         raise PlaceError(f'OS user "{account.name}" cannot get to {place}')
     local.parent.mkdir(parents=True, exist_ok=True)
     local.symlink_to(place)
     return place
+
+
+def _outside(local: Path) -> Path:
+    """The folder for a checkout whose own cannot be used: short, and the same at each call."""
+    name = hashlib.sha256(os.fsencode(local)).hexdigest()[:12]
+    if os.geteuid() == 0:
+        return Path("/var/lib/pgrain") / name
+    return Path("/var/tmp") / f"pgrain-{os.geteuid()}-{name}"
 
 
 def _remove_empty(folder: Path) -> None:

@@ -1,0 +1,111 @@
+"""What `pgrain install` writes, and that it writes nothing when nothing changed."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from pgrain.cli import install
+from pgrain.cli.install import Server
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture
+def fake_server(tmp_path: Path) -> Server:
+    """A sharedir of nobody's, with a quote in its path."""
+    sharedir = tmp_path / "it's here"
+    (sharedir / "extension").mkdir(parents=True)
+    return Server("pg_config", tmp_path / "bin", sharedir, 15)
+
+
+def test_second_install_changes_nothing(fake_server):
+    assert install.install(fake_server) is True
+    assert install.install(fake_server) is False
+
+
+def test_changed_or_left_over_file_is_noticed(fake_server):
+    install.install(fake_server)
+    home = fake_server.sharedir / "pgrain" / install.version() / "pgrain"
+    (home / "errors.py").write_text("broken")
+    assert not install.is_current(fake_server)
+    install.install(fake_server)
+    (home / "backend" / "gone_since.py").write_text("")
+    assert install.install(fake_server) is True
+    assert not (home / "backend" / "gone_since.py").exists()
+
+
+def test_script_holds_every_sql_file_in_order(fake_server):
+    install.install(fake_server)
+    script = (fake_server.sharedir / "extension"
+              / f"pgrain--{install.version()}.sql").read_text()
+    names = [p.name for p in sorted((ROOT / "sql").glob("*.sql"))]
+    places = [script.index(f"-- {name}\n") for name in names]
+    assert places == sorted(places)
+    assert "@PYTHONDIR@" not in script
+
+
+def test_backend_folder_is_filled_in_as_a_literal(tmp_path, monkeypatch):
+    (tmp_path / "10_path.sql").write_text("SELECT '@PYTHONDIR@'")
+    monkeypatch.setattr(install, "sources", lambda: (tmp_path, tmp_path))
+    assert install.assemble("/it's/here").endswith("SELECT '/it''s/here'\n")
+
+
+def test_everything_is_world_readable_and_nothing_writable(fake_server):
+    old = os.umask(0o077)
+    try:
+        install.install(fake_server)
+    finally:
+        os.umask(old)
+    for path in (fake_server.sharedir / "pgrain").rglob("*"):
+        assert path.stat().st_mode & 0o777 == (0o755 if path.is_dir() else 0o644), path
+    for path in (fake_server.sharedir / "extension").iterdir():
+        assert path.stat().st_mode & 0o777 == 0o644, path
+
+
+def test_installed_backend_imports_alone_and_stays_small(fake_server):
+    """Standard library only, no threads: what PostgreSQL will load into each session."""
+    install.install(fake_server)
+    folder = fake_server.sharedir / "pgrain" / install.version()
+    modules = [".".join(p.relative_to(folder).with_suffix("").parts)
+               for p in folder.rglob("*.py") if p.name != "__init__.py"]
+    code = (f"import sys, threading; sys.path.insert(0, {str(folder)!r})\n"
+            f"for name in {modules!r}: __import__(name)\n"
+            "assert threading.active_count() == 1, threading.enumerate()\n"
+            "foreign = {m.split('.')[0] for m in sys.modules} - set(sys.stdlib_module_names)\n"
+            "print(sorted(foreign - {'pgrain', '__main__', '__mp_main__'}))")
+    done = subprocess.run([sys.executable, "-I", "-S", "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == "[]"
+
+
+def test_uninstall_leaves_nothing(fake_server):
+    install.install(fake_server)
+    assert install.uninstall(fake_server)
+    assert [p for p in fake_server.sharedir.rglob("*") if p.is_file()] == []
+    assert install.uninstall(fake_server) == []
+
+
+def test_one_version_everywhere():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    assert project["tool"]["hatch"]["version"]["path"] == "extension/pgrain.control"
+    assert "version" in project["project"]["dynamic"]
+    printed = subprocess.run([sys.executable, "-m", "pgrain.cli.main", "--version"],
+                             capture_output=True, text=True, check=True).stdout
+    assert install.version() in printed
+    assert f"## {install.version()}" in (ROOT / "CHANGELOG.md").read_text()
+
+
+def test_bootstrap_runs_with_a_bare_python():
+    """It is the first thing a fresh machine runs: no import outside the standard library."""
+    code = ("import sys; sys.path.insert(0, 'python/pgrain/cli'); import bootstrap\n"
+            "print(sorted({m.split('.')[0] for m in sys.modules} - set(sys.stdlib_module_names)"
+            " - {'bootstrap', '__main__'}))")
+    done = subprocess.run([sys.executable, "-I", "-S", "-c", code], cwd=ROOT,
+                          capture_output=True, text=True)
+    assert done.stdout.strip() == "[]", done.stderr
