@@ -1,0 +1,1 @@
+"""pgrain: from a wrong number in a query's result to the training rows that made it wrong."""

@@ -1,0 +1,179 @@
+"""complain and provenance: carry a query between PostgreSQL and the worker.
+
+The worker thinks, PostgreSQL executes: EXPLAIN, probes, capture, the query itself (to verify) and
+the complaint's WHERE all run here, as the calling user and in the caller's snapshot.
+"""
+
+from __future__ import annotations
+
+import json
+
+from pgrain.backend import session
+from pgrain.backend.spi import entry_point, fetch_all, prepared, query
+from pgrain.errors import InvalidArgument, PgrainError
+from pgrain.settings import QUERY_BYTES, TOP_K
+from pgrain.wire.identity import pack_value
+
+_KNOWN_PLANS = 64
+UNKNOWN_PLAN = "PG001"   # the worker has restarted or forgotten this plan
+_OPTIONS = {"method", "k", "damping", "filter", "normalize", "verify"}
+
+
+def explain_json(plpy, text: str) -> str:
+    """EXPLAIN of one statement as JSON text; through a cursor, which refuses several."""
+    rows = fetch_all(plpy, "EXPLAIN (VERBOSE, COSTS OFF, FORMAT JSON) " + text)
+    return next(iter(rows[0].values()))
+
+
+@entry_point
+def complain(plpy, text: str, complaints: list[str], top_k: int, intervention: str,
+             options: str) -> list[tuple]:
+    """Ranked training rows; see sql/60_complain.sql for the columns."""
+    options = _check_options(options)
+    TOP_K.check(top_k)
+    if not complaints:
+        raise InvalidArgument("no complaint is given", hint="For example 'flagged <= 50'.")
+    evaluation = _evaluate(plpy, text, complaints=complaints, options=options)
+    if evaluation["verify"]:
+        _verify(plpy, evaluation)
+    matches = [_match(plpy, evaluation, number, where)
+               for number, where in enumerate(evaluation["where"])]
+    answer, _ = session.call(plpy, "rank", {
+        "evaluation": evaluation["evaluation"], "matches": matches, "top_k": top_k,
+        "intervention": intervention, "options": options})
+    for notice in answer["notices"]:
+        plpy.notice(notice)
+    return [tuple(row) for row in answer["rows"]]
+
+
+@entry_point
+def provenance(plpy, text: str, include_absent: bool) -> list[tuple]:
+    """Each model-dependent cell; see sql/60_complain.sql for the columns."""
+    evaluation = _evaluate(plpy, text, complaints=[], options={})
+    if evaluation["verify"]:
+        _verify(plpy, evaluation)
+    answer, _ = session.call(plpy, "cells", {"evaluation": evaluation["evaluation"],
+                                             "include_absent": include_absent})
+    return [tuple(row) for row in answer["rows"]]
+
+
+def _check_options(options: str) -> dict:
+    fields = json.loads(options)
+    if not isinstance(fields, dict):
+        raise InvalidArgument("options is not a JSON object")
+    unknown = sorted(set(fields) - _OPTIONS)
+    if unknown:
+        raise InvalidArgument(f'no such option: "{unknown[0]}"',
+                              hint=f"Options are {', '.join(sorted(_OPTIONS))}.")
+    return fields
+
+
+def _evaluate(plpy, text: str, complaints: list[str], options: dict) -> dict:
+    """Plan (or find the known plan), capture, and let the worker evaluate the circuit."""
+    session.ensure_loaded(plpy)
+    QUERY_BYTES.limit(len(text.encode()))
+    explained = query(plpy, "SELECT pgrain._explain($1) AS plan", ["text"], [text])[0]["plan"]
+    environment = query(plpy, """
+        SELECT pg_catalog.current_setting('search_path') AS path, current_user::text AS role
+        """)[0]
+    key = (text, explained, environment["path"], environment["role"])
+    state = session.STATE
+    for attempt in range(2):
+        plan = state.plans.get(key)
+        models = {name: session.model_facts(plpy, name) for name in (plan or {}).get("models", ())}
+        if plan is None or plan["versions"] != {n: m.version for n, m in models.items()}:
+            plan, models = _plan(plpy, text, explained, environment)
+            state.plans[key] = plan
+            if len(state.plans) > _KNOWN_PLANS:
+                state.plans.popitem(last=False)
+        try:
+            return _capture(plpy, plan, models, complaints, options)
+        except PgrainError as error:
+            if error.sqlstate != UNKNOWN_PLAN or attempt:
+                raise
+            del state.plans[key]
+    raise AssertionError("unreachable")
+
+
+def _plan(plpy, text: str, explained: str, environment: dict) -> tuple[dict, dict]:
+    """Ask the worker for the capture; answer its questions about catalogs and models."""
+    models, probes = {}, {}
+    while True:
+        answer, _ = session.call(plpy, "plan", {
+            "query": text, "explain": explained, **environment, "probes": probes,
+            "models": {name: _facts(model) for name, model in models.items()}})
+        if "capture" in answer:
+            plan = {**answer, "models": list(models),
+                    "versions": {name: model.version for name, model in models.items()}}
+            return plan, models
+        for name in answer.get("need_models", ()):
+            models[name] = session.model_facts(plpy, name)
+        for name, sql in answer.get("need_probes", {}).items():
+            probes[name] = _probe(plpy, sql)
+
+
+def _facts(model) -> dict:
+    return {"version": model.version, "classes": model.classes, "kind": model.kind,
+            "features": model.features}
+
+
+def _probe(plpy, sql: str) -> dict:
+    plpy.cursor(sql).close()   # refuses several statements, which execute would run
+    result = plpy.execute(sql, 100_000)
+    rows = [[None if value is None else str(value) for value in row.values()] for row in result]
+    return {"columns": result.colnames(), "types": result.coltypes(), "rows": rows}
+
+
+def _capture(plpy, plan: dict, models: dict, complaints: list[str], options: dict) -> dict:
+    secret = session.STATE.secret
+    rows = fetch_all(plpy, prepared(plpy, plan["capture"], "bytea"), [secret])
+    head, blobs = [], []
+    for row in rows:
+        parts = [row["a"], row["b"], row["c"]]
+        head.append([row["tag"], row["meta"], [part is not None for part in parts]])
+        blobs.extend(part for part in parts if part is not None)
+    params = {"plan": plan["plan"], "rows": head, "complaints": complaints, "options": options,
+              "models": {name: {"version": model.version, "spectrum": model.spectrum,
+                                "last_seq": model.last_seq} for name, model in models.items()}}
+    answer, wanted = session.call(plpy, "evaluate", params, blobs)
+    if "missing" in answer:
+        fetched = _fetch(plpy, plan, models, answer["missing"], wanted)
+        answer, wanted = session.call(plpy, "evaluate", {**params, "values": fetched[0]},
+                                      [*blobs, *fetched[1]])
+        if "missing" in answer:
+            raise PgrainError("the rows changed while the complaint was read")
+    return {**answer, "plan": plan}
+
+
+def _fetch(plpy, plan: dict, models: dict, missing: list[str], wanted: list):
+    """The feature values behind digests that the worker has not stored."""
+    lengths, blobs = {}, []
+    for name, packed in zip(missing, wanted, strict=True):
+        data = bytes(packed)
+        digests = [data[at:at + 16] for at in range(0, len(data), 16)]
+        rows = fetch_all(plpy, prepared(plpy, plan["fetch"][name], "bytea", "bytea[]"),
+                         [session.STATE.secret, digests])
+        lengths[name] = len(rows)
+        for row in rows:
+            blobs.append(row["digest"])
+            blobs.append(pack_value(row["value"], models[name].kind))
+    return lengths, blobs
+
+
+def _verify(plpy, evaluation: dict) -> None:
+    """Compare the circuit's values with what PostgreSQL returns for the query itself."""
+    rows = fetch_all(plpy, evaluation["plan"]["result"])
+    session.call(plpy, "verify", {"evaluation": evaluation["evaluation"],
+                                  "rows": [list(row.values()) for row in rows]})
+
+
+def _match(plpy, evaluation: dict, number: int, where: bool) -> list[int] | None:
+    """The output rows that a complaint is about; None for all."""
+    if not where:
+        return None
+    answer, _ = session.call(plpy, "match", {"evaluation": evaluation["evaluation"],
+                                             "complaint": number})
+    rows = fetch_all(plpy, prepared(plpy, answer["sql"], "jsonb"), [answer["output"]])
+    return [row["output_row"] for row in rows]
+
+

@@ -1,0 +1,60 @@
+"""doctor: one row a check, with what to do where a check fails."""
+
+from __future__ import annotations
+
+from pgrain.backend import session
+from pgrain.backend.models import quoted
+from pgrain.backend.spi import entry_point, query
+from pgrain.errors import PgrainError
+
+
+@entry_point
+def doctor(plpy) -> list[tuple]:
+    """Rows (what, ok, detail, hint)."""
+    return [_extension(plpy), _worker(plpy), *_models(plpy), _jobs(plpy)]
+
+
+def _extension(plpy) -> tuple:
+    try:
+        state = session.ensure_loaded(plpy)
+    except PgrainError as error:
+        return ("extension", False, error.message, error.hint)
+    return ("extension", True, f"version {state.version}, in database {state.database}", None)
+
+
+def _worker(plpy) -> tuple:
+    try:
+        answer, _ = session.call(plpy, "ping", {})
+    except PgrainError as error:
+        return ("worker", False, error.message, error.hint)
+    return ("worker", True, f"process {answer['pid']}, version {answer['version']}, "
+                            f"on {answer['device']}", None)
+
+
+def _models(plpy) -> list[tuple]:
+    rows = query(plpy, "SELECT model, version, k, stored_pairs, n_rows FROM pgrain.models "
+                       "ORDER BY model")
+    checks = []
+    for row in rows:
+        name, hint, detail = row["model"], None, f"version {row['version']}, {row['n_rows']} rows"
+        if row["version"] is None:
+            detail, hint = "not trained", f"CALL pgrain.train({quoted(name)})"
+        elif row["k"] is None:
+            detail += ", no spectrum"
+            hint = f"CALL pgrain.precompute({quoted(name)})"
+        else:
+            detail += f", k = {row['k']} of {row['stored_pairs']} stored pairs"
+        checks.append((f"model {name}", hint is None, detail, hint))
+    return checks
+
+
+def _jobs(plpy) -> tuple:
+    row = query(plpy, """
+        SELECT pg_catalog.count(*) FILTER (WHERE state IN ('queued', 'running')) AS open,
+               pg_catalog.count(*) FILTER (WHERE state = 'failed' AND NOT EXISTS (
+                   SELECT FROM pgrain.jobs l WHERE l.model = j.model AND l.kind = j.kind
+                   AND l.job > j.job AND l.state = 'succeeded')) AS failed
+        FROM pgrain.jobs j""")[0]
+    hint = "SELECT * FROM pgrain.jobs WHERE state = 'failed'" if row["failed"] else None
+    return ("jobs", not row["failed"],
+            f"{row['open']} unfinished, {row['failed']} failed and not repeated", hint)

@@ -1,0 +1,184 @@
+"""train, precompute, attach: queue a job for the worker and, if asked, wait for it.
+
+A procedure that waits ends its transaction in each slice, so that it holds back no VACUUM, and
+looks at the job's row. Cancelling the statement cancels the job.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+
+from pgrain.backend import session
+from pgrain.backend.models import (
+    check_features,
+    grant_to_worker,
+    quoted,
+    relation_columns,
+    require_model,
+)
+from pgrain.backend.spi import entry_point, prepared, query
+from pgrain.errors import (
+    ActiveTransaction,
+    Cancelled,
+    InvalidArgument,
+    NotReady,
+    ObjectInUse,
+    PgrainError,
+    WorkerUnreachable,
+)
+from pgrain.wire.client import START_HINT
+
+REPORT_SECONDS = 2.0
+STALE_SECONDS = 15
+
+
+@entry_point
+def train(plpy, name: str, options: str, wait: bool) -> None:
+    """Queue (and wait for) the training of a new version."""
+    _require(name, options, wait)
+    require_model(plpy, name)
+    _run(plpy, "train", name, {"options": _object(options)}, wait)
+
+
+@entry_point
+def precompute(plpy, name: str, options: str, wait: bool) -> None:
+    """Queue (and wait for) spectrum and projections of the active version."""
+    _require(name, options, wait)
+    _trained(require_model(plpy, name))
+    _run(plpy, "precompute", name, {"options": _object(options)}, wait)
+
+
+@entry_point
+def attach(plpy, name: str, relation: str, features: list[str] | None, wait: bool) -> None:
+    """Record an inference relation and queue (and wait for) its predictions."""
+    _require(name, relation, wait)
+    model = require_model(plpy, name)
+    _trained(model)
+    features = list(features if features is not None else model["features"])
+    if len(features) != len(model["features"]):
+        raise InvalidArgument(f'model "{name}" reads {len(model["features"])} features, '
+                              f"not {len(features)}",
+                              detail=f"Its features: {', '.join(model['features'])}.")
+    check_features(relation, features, relation_columns(plpy, relation), model["kind"])
+    grant_to_worker(plpy, relation)
+    query(plpy, """
+        INSERT INTO pgrain.attachment (model, relation, features)
+        VALUES ($1, $2::regclass, $3::name[])
+        ON CONFLICT (model, relation) DO UPDATE SET features = excluded.features
+        """, ["text", "text", "text[]"], [name, relation, features])
+    oid = query(plpy, "SELECT $1::regclass::oid::bigint AS oid", ["text"], [relation])[0]["oid"]
+    _run(plpy, "attach", name, {"relation": oid}, wait)
+
+
+def _require(*arguments) -> None:
+    if any(argument is None for argument in arguments):
+        raise InvalidArgument("no argument may be null")
+
+
+def _object(options: str) -> dict:
+    fields = json.loads(options)
+    if not isinstance(fields, dict):
+        raise InvalidArgument("options is not a JSON object")
+    return fields
+
+
+def _trained(model: dict) -> None:
+    if model["active_version"] is None:
+        raise NotReady(f'model "{model["model"]}" is not trained',
+                       hint=f"Run CALL pgrain.train({quoted(model['model'])}).")
+
+
+def _run(plpy, kind: str, name: str, arguments: dict, wait: bool) -> None:
+    job = _submit(plpy, kind, name, arguments)
+    if not wait:
+        plpy.notice(f"queued as job {job}; see pgrain.progress")
+        return
+    _commit_first(plpy, kind)
+    session.forget_models()
+    try:
+        _wait(plpy, job)
+    except plpy.SPIError as error:
+        if getattr(error, "sqlstate", None) in ("57014", "57P01"):
+            query(plpy, "UPDATE pgrain.job SET cancel_requested = true, state = CASE state "
+                        "WHEN 'queued' THEN 'cancelled' ELSE state END WHERE job = $1",
+                  ["bigint"], [job])
+            plpy.commit()
+            raise Cancelled(f"{kind} was cancelled",
+                            detail=f"Job {job} stops at its next step.") from None
+        raise
+    finally:
+        session.forget_models()
+
+
+def _submit(plpy, kind: str, name: str, arguments: dict) -> int:
+    rows = query(plpy, """
+        INSERT INTO pgrain.job (kind, model, arguments) VALUES ($1, $2, $3::jsonb)
+        ON CONFLICT (model, kind, (coalesce(arguments ->> 'relation', '')))
+            WHERE state IN ('queued', 'running') DO NOTHING
+        RETURNING job
+        """, ["text", "text", "text"], [kind, name, json.dumps(arguments)])
+    if not rows:
+        raise ObjectInUse(f'a {kind} job of model "{name}" is already under way',
+                          hint="See pgrain.progress; wait for it to end.")
+    if not query(plpy, "SELECT pg_catalog.pg_is_in_recovery() AS r")[0]["r"]:
+        plpy.execute("NOTIFY pgrain_job")
+    return rows[0]["job"]
+
+
+def _commit_first(plpy, kind: str) -> None:
+    try:
+        plpy.commit()
+    except plpy.SPIError as error:
+        if getattr(error, "sqlstate", None) != "2D000":
+            raise
+        raise ActiveTransaction(
+            f"CALL pgrain.{kind} cannot wait inside a transaction block",
+            hint="Run it outside of one (psycopg: autocommit), or with wait => false.") from None
+
+
+def _wait(plpy, job: int) -> None:
+    submitted = reported = time.monotonic()
+    last, delay = None, 0.005
+    while True:
+        row = query(plpy, """
+            SELECT state, phase, done, total, message, error,
+                   coalesce((SELECT pg_catalog.max(seen_at) > pg_catalog.clock_timestamp()
+                                    - pg_catalog.make_interval(secs => $2)
+                             FROM pgrain.workers), false) AS alive
+            FROM pgrain.job WHERE job = $1
+            """, ["bigint", "float8"], [job, STALE_SECONDS])[0]
+        plpy.commit()
+        if row["state"] in ("succeeded", "failed", "cancelled"):
+            return _finish(plpy, job, row)
+        now = time.monotonic()
+        if row["state"] == "queued" and not row["alive"] and now - submitted > REPORT_SECONDS:
+            raise WorkerUnreachable(
+                "no worker takes the job", detail=f"Job {job} stays queued.", hint=START_HINT)
+        if now - reported >= REPORT_SECONDS:
+            line = _progress_line(row)
+            if line != last:
+                plpy.info(line)
+                last = line
+            reported = now
+        plpy.execute(prepared(plpy, "SELECT pg_catalog.pg_sleep($1)", "float8"), [delay])
+        delay = min(0.05, delay * 1.5)
+
+
+def _progress_line(row: dict) -> str:
+    line = f"pgrain: {row['phase'] or row['state']}"
+    if row["total"]:
+        line += f" {100 * (row['done'] or 0) // row['total']} %"
+    if row["message"]:
+        line += f", {row['message']}"
+    return line
+
+
+def _finish(plpy, job: int, row: dict) -> None:
+    if row["state"] == "succeeded":
+        if row["message"]:
+            plpy.info(f"pgrain: {row['message']}")
+        return
+    if row["state"] == "cancelled":
+        raise Cancelled(f"job {job} was cancelled")
+    raise PgrainError.from_dict(json.loads(row["error"] or "{}"))

@@ -1,0 +1,248 @@
+"""create_model and what else changes the list of models; runs with the caller's own rights."""
+
+from __future__ import annotations
+
+import json
+
+from pgrain.backend import session
+from pgrain.backend.spi import entry_point, query
+from pgrain.errors import (
+    DuplicateObject,
+    InsufficientPrivilege,
+    InvalidArgument,
+    NotReady,
+    UndefinedColumn,
+    UndefinedObject,
+)
+
+ARCHITECTURES = ("logistic_regression", "mlp", "cnn")
+PLANNED = ("wide_resnet_10", "wide_resnet_18", "wide_resnet_26", "lstm")
+_TEXT_TYPES = ("text", "character varying", "character")
+WORKER_ROLE = "pgrain_worker"
+
+
+@entry_point
+def create_model(plpy, name: str, relation: str, key: str, features: list[str], label: str,
+                 architecture: str, options: str) -> None:
+    """Declare a model; the worker's role gets SELECT by the caller's own right to grant it."""
+    if not name:
+        raise InvalidArgument("a model needs a name")
+    fields = json.loads(options)
+    if not isinstance(fields, dict):
+        raise InvalidArgument("options is not a JSON object")
+    _check_architecture(architecture)
+    if not features or len(set(features)) != len(features):
+        raise InvalidArgument("features must name at least one column, each once")
+    columns = relation_columns(plpy, relation)
+    for column in (key, *features, label):
+        _check_column(relation, column, columns)
+    if label in features:
+        raise InvalidArgument(f'the label "{label}" cannot be a feature')
+    kind = _kind(features, columns, architecture)
+    if kind == "bytea":
+        _check_shape(fields)
+    if query(plpy, "SELECT 1 AS x FROM pgrain.model WHERE model = $1", ["text"], [name]):
+        raise DuplicateObject(f'model "{name}" already exists',
+                              hint=f"Run SELECT pgrain.drop_model({quoted(name)}) first, or "
+                                   "choose another name.")
+    grant_to_worker(plpy, relation)
+    query(plpy, "SELECT pgrain._ensure_secret()")
+    query(plpy, """
+        INSERT INTO pgrain.model (model, training_table, key, features, label, kind, architecture,
+                                  options)
+        VALUES ($1, $2::regclass, $3, $4::name[], $5, $6, $7, $8::jsonb)
+        """, ["text", "text", "name", "text[]", "name", "text", "text", "text"],
+        [name, relation, key, features, label, kind, architecture, json.dumps(fields)])
+    session.forget_models()
+
+
+@entry_point
+def drop_model(plpy, name: str) -> None:
+    """All versions, projections, predictions and edits go; unfinished jobs are cancelled."""
+    require_model(plpy, name)
+    query(plpy, "UPDATE pgrain.job SET cancel_requested = true, state = CASE state "
+                "WHEN 'queued' THEN 'cancelled' ELSE state END "
+                "WHERE model = $1 AND state IN ('queued', 'running')", ["text"], [name])
+    query(plpy, "DELETE FROM pgrain.model WHERE model = $1", ["text"], [name])
+    session.forget_models()
+
+
+@entry_point
+def activate(plpy, name: str, version: int) -> None:
+    """An earlier version is active again; its stored spectrum and predictions with it."""
+    require_model(plpy, name)
+    rows = query(plpy, "SELECT ready FROM pgrain.model_version WHERE model = $1 AND version = $2",
+                 ["text", "bigint"], [name, version])
+    if not rows:
+        raise UndefinedObject(f'model "{name}" has no version {version}',
+                              hint="See pgrain.versions.")
+    if not rows[0]["ready"]:
+        raise NotReady(f'version {version} of model "{name}" is not trained',
+                       hint="See pgrain.jobs for how its training ended.")
+    query(plpy, "UPDATE pgrain.model SET active_version = $2 WHERE model = $1",
+          ["text", "bigint"], [name, version])
+    session.forget_models()
+
+
+@entry_point
+def detach(plpy, name: str, relation: str) -> None:
+    """Forget a relation and the stored predictions that its attach brought."""
+    require_model(plpy, name)
+    gone = query(plpy, "DELETE FROM pgrain.attachment WHERE model = $1 AND relation = $2::regclass "
+                       "RETURNING 1 AS x", ["text", "text"], [name, relation])
+    if not gone:
+        raise UndefinedObject(f'relation "{relation}" is not attached to model "{name}"',
+                              hint="See pgrain.attached.")
+    query(plpy, "SELECT pgrain._drop_predictions($1, $2::regclass)", ["text", "text"],
+          [name, relation])
+    session.forget_models()
+
+
+@entry_point
+def apply(plpy, name: str, keys: list[str | None], intervention: str) -> None:
+    """Record one edit a key (the last one counts); keys that the table lacks are refused."""
+    model = require_model(plpy, name)
+    intervention = check_intervention(plpy, model, intervention)
+    if None in keys:
+        raise InvalidArgument("a training key is null")
+    missing = query(plpy, "SELECT k FROM unnest($1) AS k WHERE NOT EXISTS "
+                          f"(SELECT FROM {model['training_table']} AS t "
+                          f"WHERE t.{plpy.quote_ident(model['key'])}::text = k) LIMIT 1"
+                    if len(keys) <= 100 else
+                    "SELECT k FROM unnest($1) AS k EXCEPT SELECT "
+                    f"t.{plpy.quote_ident(model['key'])}::text FROM {model['training_table']} AS t "
+                    "LIMIT 1", ["text[]"], [keys])
+    if missing:
+        raise UndefinedObject(f'training table {model["training_table"]} has no row with '
+                              f'{model["key"]} = "{missing[0]["k"]}"')
+    query(plpy, """
+        INSERT INTO pgrain.training_edit (model, train_key, intervention)
+        SELECT DISTINCT $1, k, $3 FROM unnest($2) AS k
+        ON CONFLICT (model, train_key) DO UPDATE SET intervention = excluded.intervention,
+            applied_by = excluded.applied_by, applied_at = excluded.applied_at
+        """, ["text", "text[]", "text"], [name, keys, intervention])
+
+
+@entry_point
+def revert(plpy, name: str | None, keys: list[str] | None) -> None:
+    """Take back the edits of some rows, or all of the model's."""
+    if name is None:
+        raise InvalidArgument("revert needs the name of a model")
+    require_model(plpy, name)
+    query(plpy, "DELETE FROM pgrain.training_edit WHERE model = $1 "
+                "AND ($2 IS NULL OR train_key = ANY ($2))", ["text", "text[]"], [name, keys])
+
+
+def require_model(plpy, name: str) -> dict:
+    """The model's row; 42704 if there is none."""
+    rows = query(plpy, "SELECT model, training_table::text, key, features, label, kind, "
+                       "active_version FROM pgrain.model WHERE model = $1", ["text"], [name])
+    if not rows:
+        raise UndefinedObject(f'model "{name}" does not exist',
+                              hint="See pgrain.models, or make it with pgrain.create_model.")
+    return rows[0]
+
+
+def check_intervention(plpy, model: dict, intervention: str) -> str:
+    """`delete` or `relabel:<class>` with a class that the active version knows."""
+    if intervention == "delete":
+        return intervention
+    if intervention.startswith("relabel:"):
+        label = intervention[len("relabel:"):]
+        rows = query(plpy, "SELECT classes FROM pgrain.model_version WHERE version = $1",
+                     ["bigint"], [model["active_version"]])
+        if not rows or label in rows[0]["classes"]:
+            return intervention
+        raise InvalidArgument(f'model "{model["model"]}" has no class "{label}"',
+                              detail=f"Its classes: {', '.join(rows[0]['classes'])}.")
+    raise InvalidArgument(f'no such intervention: "{intervention}"',
+                          hint="Interventions are 'delete' and 'relabel:<class>'.")
+
+
+def relation_columns(plpy, relation: str) -> dict[str, str]:
+    """Columns of a relation: name -> type as PostgreSQL prints it."""
+    rows = query(plpy, "SELECT attname::text, pg_catalog.format_type(atttypid, NULL) AS type "
+                       "FROM pg_catalog.pg_attribute WHERE attrelid = $1::regclass "
+                       "AND attnum > 0 AND NOT attisdropped ORDER BY attnum", ["text"], [relation])
+    return {row["attname"]: row["type"] for row in rows}
+
+
+def check_features(relation: str, features: list[str], columns: dict[str, str], kind: str) -> None:
+    """An attached relation's feature columns must be of the model's kind."""
+    for column in features:
+        _check_column(relation, column, columns)
+    if kind in ("bytea", "float8", "text"):
+        found = _kind(features, columns, "lstm" if kind == "text" else "mlp")
+        if found != kind:
+            raise InvalidArgument(f'column "{features[0]}" of {relation} is {columns[features[0]]}, '
+                                  f"but the model reads {kind}")
+
+
+def grant_to_worker(plpy, relation: str) -> None:
+    """Let the worker read a relation, by the caller's own right to grant that."""
+    row = query(plpy, """
+        SELECT c.oid::regclass::text AS relation, n.nspname::text AS schema,
+               pg_catalog.has_table_privilege(current_user, c.oid, 'SELECT') AS mine,
+               pg_catalog.has_table_privilege($2, c.oid, 'SELECT') AS reads,
+               pg_catalog.has_schema_privilege($2, n.oid, 'USAGE') AS enters
+        FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+        WHERE c.oid = $1::regclass
+        """, ["text", "text"], [relation, WORKER_ROLE])[0]
+    if not row["mine"]:
+        raise InsufficientPrivilege(f"permission denied for relation {row['relation']}")
+    if not row["enters"]:
+        plpy.execute(f"GRANT USAGE ON SCHEMA {plpy.quote_ident(row['schema'])} TO {WORKER_ROLE}")
+    if not row["reads"]:
+        plpy.execute(f"GRANT SELECT ON {row['relation']} TO {WORKER_ROLE}")
+    granted = query(plpy, "SELECT pg_catalog.has_table_privilege($2, $1::regclass, 'SELECT') AS ok",
+                    ["text", "text"], [relation, WORKER_ROLE])[0]["ok"]
+    if not granted:
+        raise InsufficientPrivilege(
+            f"the worker may not read {row['relation']}",
+            hint=f"Its owner can run GRANT SELECT ON {row['relation']} TO {WORKER_ROLE}.")
+
+
+def quoted(text: str) -> str:
+    """A SQL literal, for hints."""
+    return "'" + text.replace("'", "''") + "'"
+
+
+def _check_architecture(architecture: str) -> None:
+    if architecture in ARCHITECTURES:
+        return
+    if architecture in PLANNED:
+        raise InvalidArgument(f'architecture "{architecture}" is not available yet',
+                              hint=f"Available: {', '.join(ARCHITECTURES)}.", sqlstate="0A000")
+    raise InvalidArgument(f'no such architecture: "{architecture}"',
+                          hint=f"Available: {', '.join(ARCHITECTURES)}.")
+
+
+def _check_column(relation: str, column: str, columns: dict[str, str]) -> None:
+    if column not in columns:
+        raise UndefinedColumn(f'relation {relation} has no column "{column}"',
+                              detail=f"Its columns: {', '.join(columns)}.")
+
+
+def _kind(features: list[str], columns: dict[str, str], architecture: str) -> str:
+    types = [columns[column] for column in features]
+    if len(types) == 1:
+        if types[0] == "bytea":
+            return "bytea"
+        if types[0] == "double precision[]":
+            return "float8"
+        if architecture == "lstm" and types[0] in _TEXT_TYPES:
+            return "text"
+    for column, type_name in zip(features, types, strict=True):
+        if type_name == "bytea" or type_name.endswith("[]"):
+            raise InvalidArgument(
+                f'feature "{column}" is {type_name}',
+                detail="Features are one bytea, one float8[], or scalar columns.")
+    return "columns"
+
+
+def _check_shape(options: dict) -> None:
+    shape = options.get("shape")
+    if (not isinstance(shape, list) or not 1 <= len(shape) <= 4
+            or any(type(n) is not int or n < 1 for n in shape)):
+        raise InvalidArgument('a bytea feature needs its shape in options',
+                              hint="""For example options => '{"shape": [28, 28, 1]}'.""")

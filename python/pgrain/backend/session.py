@@ -1,0 +1,208 @@
+"""What a session keeps in memory: the connection to the worker, the secret, models, predictions.
+
+The two `load…` functions run as the extension's owner (SECURITY DEFINER stubs in sql/30_session.sql)
+and store what they read here. Nothing of it is returned to SQL.
+
+How fresh it is. `predict` is called a row at a time and can't ask the tables each time. It asks at
+the first call, after any pause between two calls (`PAUSE_SECONDS`, shorter than what lies between
+two statements of a client), and in an unbroken run of calls every `TRUST_SECONDS`; a change of the
+active version made by this session empties the memory at once. The question is asked with the
+statement's own snapshot, so within one statement the answer can't change.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import OrderedDict
+from pathlib import Path
+
+from pgrain.backend.spi import check_interrupts, query
+from pgrain.errors import NotReady, PgrainError, UndefinedObject, WorkerUnreachable
+from pgrain.wire.client import START_HINT, Client
+from pgrain.wire.identity import DIGEST_BYTES, hasher
+
+PAUSE_SECONDS = 0.0001
+TRUST_SECONDS = 0.005
+LIVE_VALUES = 50_000
+VERSION = (Path(__file__).parent.parent / "VERSION")
+
+
+class Model:
+    """One model as this session knows it.
+
+    predicted: digest -> index of the class, for every stored value; probabilities: digest ->
+    (bytes of float32, offset).
+    """
+
+    def __init__(self, row: dict):
+        self.name: str = row["model"]
+        self.kind: str = row["kind"]
+        self.features: list[str] = list(row["features"])
+        self.version: int | None = row["version"]
+        self.classes: list[str] = list(row["classes"] or [])
+        self.spectrum: int | None = row["spectrum"]
+        self.last_seq: int = row["last_seq"]
+        self.loaded_seq = 0
+        self.predicted: dict[bytes, int] = {}
+        self.probabilities: dict[bytes, tuple] = {}
+        self.live: OrderedDict[bytes, bytes] = OrderedDict()
+        self.checked = 0.0
+        self.called = 0.0
+
+    def same_as(self, other: Model) -> bool:
+        """Whether stored predictions of `other` are still those of this model's version."""
+        return (self.version, self.kind, self.features) == (other.version, other.kind,
+                                                            other.features)
+
+
+class State:
+    """The session's one instance is `STATE`."""
+
+    def __init__(self):
+        self.version: str | None = None
+        self.database = ""
+        self.socket: str | None = None
+        self.hasher = None
+        self.secret: bytes | None = None
+        self.models: dict[str, Model] = {}
+        self.client: Client | None = None
+        self.plans: OrderedDict[tuple, dict] = OrderedDict()
+
+
+STATE = State()
+
+
+def load(plpy) -> None:
+    """Read secret, versions and the worker's socket. Runs as the extension's owner."""
+    row = query(plpy, """
+        SELECT pg_catalog.current_database() AS database,
+               (SELECT extversion FROM pg_catalog.pg_extension WHERE extname = 'pgrain') AS version,
+               (SELECT secret FROM pgrain.installation) AS secret,
+               (SELECT socket FROM pgrain.worker ORDER BY seen_at DESC LIMIT 1) AS socket
+        """)[0]
+    STATE.version, STATE.database, STATE.socket = row["version"], row["database"], row["socket"]
+    if row["secret"] is not None and row["secret"] != STATE.secret:
+        STATE.secret, STATE.hasher = row["secret"], hasher(row["secret"])
+        STATE.models.clear()
+
+
+def load_model(plpy, name: str, predictions: bool) -> None:
+    """Read a model's facts and, if asked, its new stored predictions. Runs as the owner."""
+    rows = query(plpy, """
+        SELECT m.model, m.kind, m.features, m.active_version AS version, v.classes,
+               v.active_spectrum AS spectrum,
+               (SELECT coalesce(max(c.seq), 0) FROM pgrain.prediction_chunk c
+                WHERE c.version = m.active_version) AS last_seq
+        FROM pgrain.model m LEFT JOIN pgrain.model_version v ON v.version = m.active_version
+        WHERE m.model = $1
+        """, ["text"], [name])
+    if not rows:
+        STATE.models.pop(name, None)
+        return
+    model, known = Model(rows[0]), STATE.models.get(name)
+    if known is not None and known.same_as(model):
+        known.last_seq, known.spectrum, known.classes = (model.last_seq, model.spectrum,
+                                                         model.classes)
+        model = known
+    STATE.models[name] = model
+    if predictions and model.version is not None and model.loaded_seq < model.last_seq:
+        _load_predictions(plpy, model)
+
+
+def _load_predictions(plpy, model: Model) -> None:
+    width = 4 * len(model.classes)
+    for row in query(plpy, """
+            SELECT seq, digests, predicted, probabilities FROM pgrain.prediction_chunk
+            WHERE version = $1 AND seq > $2 ORDER BY seq
+            """, ["bigint", "bigint"], [model.version, model.loaded_seq]):
+        digests, codes = row["digests"], memoryview(row["predicted"]).cast("H")
+        probabilities = row["probabilities"]
+        names = [digests[at:at + DIGEST_BYTES] for at in range(0, len(digests), DIGEST_BYTES)]
+        model.predicted.update(zip(names, codes, strict=True))
+        model.probabilities.update(
+            (name, (probabilities, number * width)) for number, name in enumerate(names))
+    model.loaded_seq = model.last_seq
+
+
+def ensure_loaded(plpy) -> State:
+    """The session's state, loaded if this is its first call."""
+    if STATE.version is None or STATE.secret is None:
+        plpy.execute("SELECT pgrain._load_session()")
+        _check_version()
+    return STATE
+
+
+def _check_version() -> None:
+    installed = VERSION.read_text().strip()
+    if installed != STATE.version:
+        raise NotReady(
+            f'this session\'s Python is of version {installed}, the extension of {STATE.version}',
+            hint="Run ALTER EXTENSION pgrain UPDATE if that is due, and start a new session.")
+
+
+def model_facts(plpy, name: str, *, predictions: bool = False, trained: bool = True) -> Model:
+    """A model as of this statement; 42704 if there is none, 55000 if it is not trained."""
+    ensure_loaded(plpy)
+    query(plpy, "SELECT pgrain._load_model($1, $2)", ["text", "boolean"], [name, predictions])
+    model = STATE.models.get(name)
+    if model is None:
+        raise UndefinedObject(f'model "{name}" does not exist',
+                              hint="See pgrain.models, or make it with pgrain.create_model.")
+    if trained and model.version is None:
+        raise NotReady(f'model "{name}" is not trained',
+                       hint=f"Run CALL pgrain.train({_quoted(name)}).")
+    model.checked = time.monotonic()
+    return model
+
+
+
+
+def client(plpy) -> Client:
+    """The session's connection to the worker (opened by its first call)."""
+    state = ensure_loaded(plpy)
+    if state.socket is None:
+        plpy.execute("SELECT pgrain._load_session()")
+    if state.socket is None:
+        raise WorkerUnreachable("no worker has registered in this database", hint=START_HINT)
+    if state.client is None or state.client.path != state.socket:
+        if state.client is not None:
+            state.client.close()
+        state.client = Client(state.socket, state.version, state.database)
+    state.client.on_wait = lambda: check_interrupts(plpy)
+    return state.client
+
+
+def call(plpy, method: str, params: dict, blobs=()):
+    """Ask the worker; if it is not where we thought, look up where it is now and ask once more."""
+    connection = client(plpy)
+    try:
+        return connection.call(method, params, blobs)
+    except WorkerUnreachable:
+        before = STATE.socket
+        plpy.execute("SELECT pgrain._load_session()")
+        if STATE.socket == before:
+            raise
+        return client(plpy).call(method, params, blobs)
+
+
+def forget_models() -> None:
+    """Empty the memory of models: this session has changed one."""
+    STATE.models.clear()
+
+
+def live_probabilities(plpy, model: Model, digest: bytes, packed: bytes) -> bytes:
+    """float32 probabilities of a value that is not stored; computed by the worker, remembered."""
+    known = model.live.get(digest)
+    if known is not None:
+        return known
+    _, blobs = call(plpy, "predict", {"version": model.version, "kind": model.kind}, [packed])
+    if len(blobs) != 1 or len(blobs[0]) != 4 * len(model.classes):
+        raise PgrainError("the worker's probabilities have the wrong size")
+    model.live[digest] = answer = bytes(blobs[0])
+    if len(model.live) > LIVE_VALUES:
+        model.live.popitem(last=False)
+    return answer
+
+
+def _quoted(text: str) -> str:
+    return "'" + text.replace("'", "''") + "'"

@@ -1,0 +1,83 @@
+"""What every entry point needs of PostgreSQL: errors both ways, prepared plans, interrupts."""
+
+from __future__ import annotations
+
+import functools
+
+from pgrain.errors import PgrainError
+
+_plans: dict[tuple, object] = {}
+
+
+def prepared(plpy, sql: str, *types: str):
+    """The plan of `sql`, prepared once a session."""
+    key = (sql, types)
+    plan = _plans.get(key)
+    if plan is None:
+        plan = _plans[key] = plpy.prepare(sql, list(types))
+    return plan
+
+
+def query(plpy, sql: str, types=(), arguments=()):
+    """Rows (dicts) of one of our own statements."""
+    return plpy.execute(prepared(plpy, sql, *types), list(arguments))
+
+
+def fetch_all(plpy, source, arguments=None, size: int = 20_000):
+    """All rows of one SELECT through a cursor, which refuses several statements."""
+    cursor = plpy.cursor(source, arguments) if arguments is not None else plpy.cursor(source)
+    rows = []
+    while True:
+        batch = cursor.fetch(size)
+        if not len(batch):
+            return rows
+        rows.extend(batch)
+
+
+def check_interrupts(plpy) -> None:
+    """Raise if this statement is to stop. An SPI call checks; `plpy.debug` would not."""
+    plpy.execute(prepared(plpy, "SELECT 1"))
+
+
+def from_postgres(error) -> PgrainError:
+    """A plpy.SPIError as ours: the same SQLSTATE, DETAIL and HINT, our own prefix taken off."""
+    data = getattr(error, "spidata", None)
+    message = str(error)
+    sqlstate, detail, hint = "XX000", None, None
+    if data:
+        sqlstate, detail, hint = _unpack_sqlstate(data[0]), data[1], data[2]
+    if message.startswith("pgrain: "):
+        message = message[len("pgrain: "):]
+    return PgrainError(message, detail=detail, hint=hint, sqlstate=sqlstate)
+
+
+def to_postgres(plpy, error: PgrainError):
+    """The exception that makes PL/Python report exactly ``pgrain: <message>``.
+
+    PL/Python prints ``<module>.<type>: <text>`` and leaves the module out when it is "builtins";
+    it reads SQLSTATE, DETAIL and HINT from attributes of any subclass of plpy.Error.
+    """
+    kind = type("pgrain", (plpy.Error,), {"__module__": "builtins"})
+    exception = kind(error.message)
+    exception.sqlstate = error.sqlstate
+    exception.detail = error.detail
+    exception.hint = error.hint
+    return exception
+
+
+def entry_point(function):
+    """Translate errors once, here: ours and those of SPI."""
+    @functools.wraps(function)
+    def wrapper(plpy, *arguments):
+        try:
+            return function(plpy, *arguments)
+        except PgrainError as error:
+            failure = error
+        except plpy.SPIError as error:
+            failure = from_postgres(error)
+        raise to_postgres(plpy, failure) from None
+    return wrapper
+
+
+def _unpack_sqlstate(code: int) -> str:
+    return "".join(chr(((code >> (6 * i)) & 0x3F) + ord("0")) for i in range(5))

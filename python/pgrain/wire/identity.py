@@ -1,0 +1,156 @@
+"""Identity by content: the digest that names a feature value, in SQL and in Python alike.
+
+A stored prediction is found by the digest of its feature value, 16 bytes:
+``md5(secret || canonical bytes of the value)``. The secret belongs to the installation and never
+reaches a caller: the capture takes it as a parameter, `predict` keeps it in process memory. Without
+it nobody can prepare two values that collide (attacks on md5 start from a known chaining value), and
+by accident 2^64 values are needed. Keyed md5 is the fastest digest that PostgreSQL *and* Python's
+standard library compute alike: docs/dev/semantics.md has the measurements.
+
+The canonical bytes by the model's kind of input:
+
+==========  =================================================================================
+``bytea``   the bytes
+``text``    UTF-8
+``float8``  PostgreSQL's binary array format (``array_send``)
+``columns`` the JSON array of the feature columns, in the model's order, as jsonb prints it
+==========  =================================================================================
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import struct
+from collections.abc import Sequence
+
+from pgrain.errors import InvalidArgument
+
+DIGEST_BYTES = 16
+KINDS = ("bytea", "text", "float8", "columns")
+_FLOAT8_OID = 701
+
+
+class _Number(str):
+    """A JSON number kept as it was written: 1.0 and 1.00 are two spellings, as in jsonb."""
+
+
+def hasher(secret: bytes):
+    """A keyed hash to `copy` for each value; saves hashing the secret again and again."""
+    return hashlib.md5(secret, usedforsecurity=False)
+
+
+def canonical(value, kind: str, features: Sequence[str] = ()) -> bytes:
+    """The canonical bytes of one feature value.
+
+    `value` is bytes (bytea), str (text; for columns: the text of a JSON object), or a list of
+    floats (float8). Raises 22023 for another type or a missing feature column.
+    """
+    if kind == "bytea":
+        return bytes(value)
+    if kind == "text":
+        return value.encode()
+    if kind == "float8":
+        return _array_send(value)
+    if kind == "columns":
+        return _columns_text(value, features).encode()
+    raise InvalidArgument(f'no such kind of input: "{kind}"')
+
+
+def digest(keyed_hasher, value, kind: str, features: Sequence[str] = ()) -> bytes:
+    """The digest of one feature value; `keyed_hasher` comes from `hasher`."""
+    state = keyed_hasher.copy()
+    state.update(canonical(value, kind, features))
+    return state.digest()
+
+
+def canonical_sql(expression: str, kind: str, features: Sequence[str] = ()) -> str:
+    """SQL for the canonical bytes of `expression` (bytea), NULL where the value is NULL.
+
+    For ``columns``, `expression` is jsonb or a row (both are given to ``to_jsonb``).
+    """
+    if kind == "bytea":
+        return f"({expression})"
+    if kind == "text":
+        return f"pg_catalog.convert_to(({expression}), 'UTF8')"
+    if kind == "float8":
+        return f"pg_catalog.array_send(({expression})::pg_catalog.float8[])"
+    if kind == "columns":
+        parts = ", ".join(f"j OPERATOR(pg_catalog.->) {_literal(name)}::pg_catalog.text"
+                          for name in features)
+        return (f"(SELECT pg_catalog.convert_to(pg_catalog.jsonb_build_array({parts})"
+                f"::pg_catalog.text, 'UTF8') FROM pg_catalog.to_jsonb({expression}) AS j"
+                f" WHERE j IS NOT NULL)")
+    raise InvalidArgument(f'no such kind of input: "{kind}"')
+
+
+def digest_sql(expression: str, kind: str, features: Sequence[str] = (),
+               secret: str = "$1") -> str:
+    """SQL for the digest of `expression` (bytea of 16 bytes, or NULL); `secret` is a parameter."""
+    content = canonical_sql(expression, kind, features)
+    return (f"pg_catalog.uuid_send(pg_catalog.md5({secret} OPERATOR(pg_catalog.||) {content})"
+            f"::pg_catalog.uuid)")
+
+
+def pack_value(value, kind: str) -> bytes:
+    """One feature value as the wire carries it (bytes, UTF-8, or float64 little endian)."""
+    if kind == "bytea":
+        return bytes(value)
+    if kind == "float8":
+        return struct.pack(f"<{len(value)}d", *(float("nan") if v is None else v for v in value))
+    return value.encode()
+
+
+def unpack_value(data, kind: str):
+    """The value that `pack_value` packed: bytes, list of floats, or str."""
+    if kind == "bytea":
+        return bytes(data)
+    if kind == "float8":
+        return list(struct.unpack(f"<{len(data) // 8}d", data))
+    return bytes(data).decode()
+
+
+def parse_columns(value: str) -> dict:
+    """The JSON object of a row, numbers kept as written."""
+    try:
+        fields = json.loads(value, parse_float=_Number, parse_int=_Number, parse_constant=_Number)
+    except ValueError as error:
+        raise InvalidArgument("the features are not a JSON object", detail=str(error)) from None
+    if not isinstance(fields, dict):
+        raise InvalidArgument("the features are not a JSON object",
+                              hint="Pass a row, or an object with a member for each feature.")
+    return fields
+
+
+def _columns_text(value: str, features: Sequence[str]) -> str:
+    fields = parse_columns(value)
+    missing = [name for name in features if name not in fields]
+    if missing:
+        raise InvalidArgument(f'feature "{missing[0]}" is missing',
+                              detail=f"The model reads: {', '.join(features)}.")
+    return "[" + ", ".join(_jsonb_text(fields[name]) for name in features) + "]"
+
+
+def _jsonb_text(value) -> str:
+    if isinstance(value, _Number):
+        return str(value)
+    if isinstance(value, str):
+        return json.dumps(value, ensure_ascii=False)
+    if value is None or isinstance(value, bool):
+        return {None: "null", True: "true", False: "false"}[value]
+    raise InvalidArgument("a feature column is a number, a text, a boolean or null",
+                          detail=f"Not {type(value).__name__}.")
+
+
+def _array_send(values) -> bytes:
+    if not values:
+        return struct.pack("!iii", 0, 0, _FLOAT8_OID)
+    head = struct.pack("!iiiii", 1, int(any(v is None for v in values)), _FLOAT8_OID,
+                       len(values), 1)
+    body = b"".join(struct.pack("!i", -1) if v is None else struct.pack("!id", 8, v)
+                    for v in values)
+    return head + body
+
+
+def _literal(name: str) -> str:
+    return "'" + name.replace("'", "''") + "'"

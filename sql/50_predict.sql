@@ -1,0 +1,74 @@
+-- Predictions. STABLE, never IMMUTABLE: a plan or an index must not keep them beyond a retraining.
+-- PARALLEL UNSAFE, since PL/Python that reaches SPI under a parallel plan can stop a PostgreSQL 15.
+
+CREATE FUNCTION pgrain.predict(model text, x bytea) RETURNS text
+LANGUAGE plpython3u STABLE STRICT PARALLEL UNSAFE COST 100 AS $python$
+@BACKEND@
+return backend.predict(plpy, model, x, "bytea")
+$python$;
+
+CREATE FUNCTION pgrain.predict(model text, x text) RETURNS text
+LANGUAGE plpython3u STABLE STRICT PARALLEL UNSAFE COST 100 AS $python$
+@BACKEND@
+return backend.predict(plpy, model, x, "text")
+$python$;
+
+CREATE FUNCTION pgrain.predict(model text, x float8[]) RETURNS text
+LANGUAGE plpython3u STABLE STRICT PARALLEL UNSAFE COST 100 AS $python$
+@BACKEND@
+return backend.predict(plpy, model, x, "float8")
+$python$;
+
+CREATE FUNCTION pgrain.predict(model text, x jsonb) RETURNS text
+LANGUAGE plpython3u STABLE STRICT PARALLEL UNSAFE COST 100 AS $python$
+@BACKEND@
+return backend.predict(plpy, model, x, "columns")
+$python$;
+
+-- PL/Python cannot take a record, PL/pgSQL can; to_jsonb knows tables, subqueries and ROW().
+CREATE FUNCTION pgrain.predict(model text, x record) RETURNS text
+LANGUAGE plpgsql STABLE STRICT PARALLEL UNSAFE COST 100 AS $$
+BEGIN
+    RETURN pgrain.predict(model, pg_catalog.to_jsonb(x));
+END $$;
+
+CREATE FUNCTION pgrain.predict_proba(model text, x bytea) RETURNS float8[]
+LANGUAGE plpython3u STABLE STRICT PARALLEL UNSAFE COST 100 AS $python$
+@BACKEND@
+return backend.predict_proba(plpy, model, x, "bytea")
+$python$;
+
+CREATE FUNCTION pgrain.predict_proba(model text, x text) RETURNS float8[]
+LANGUAGE plpython3u STABLE STRICT PARALLEL UNSAFE COST 100 AS $python$
+@BACKEND@
+return backend.predict_proba(plpy, model, x, "text")
+$python$;
+
+CREATE FUNCTION pgrain.predict_proba(model text, x float8[]) RETURNS float8[]
+LANGUAGE plpython3u STABLE STRICT PARALLEL UNSAFE COST 100 AS $python$
+@BACKEND@
+return backend.predict_proba(plpy, model, x, "float8")
+$python$;
+
+CREATE FUNCTION pgrain.predict_proba(model text, x jsonb) RETURNS float8[]
+LANGUAGE plpython3u STABLE STRICT PARALLEL UNSAFE COST 100 AS $python$
+@BACKEND@
+return backend.predict_proba(plpy, model, x, "columns")
+$python$;
+
+CREATE FUNCTION pgrain.predict_proba(model text, x record) RETURNS float8[]
+LANGUAGE plpgsql STABLE STRICT PARALLEL UNSAFE COST 100 AS $$
+BEGIN
+    RETURN pgrain.predict_proba(model, pg_catalog.to_jsonb(x));
+END $$;
+
+COMMENT ON FUNCTION pgrain.predict(text, bytea) IS 'the class that the active version of a model predicts';
+COMMENT ON FUNCTION pgrain.predict(text, text) IS 'the class that the active version of a model predicts';
+COMMENT ON FUNCTION pgrain.predict(text, float8[]) IS 'the class that the active version of a model predicts';
+COMMENT ON FUNCTION pgrain.predict(text, jsonb) IS 'the class that the active version of a model predicts';
+COMMENT ON FUNCTION pgrain.predict(text, record) IS 'the class that the active version of a model predicts';
+COMMENT ON FUNCTION pgrain.predict_proba(text, bytea) IS 'the probability of each class, in the order of pgrain.models.classes';
+COMMENT ON FUNCTION pgrain.predict_proba(text, text) IS 'the probability of each class, in the order of pgrain.models.classes';
+COMMENT ON FUNCTION pgrain.predict_proba(text, float8[]) IS 'the probability of each class, in the order of pgrain.models.classes';
+COMMENT ON FUNCTION pgrain.predict_proba(text, jsonb) IS 'the probability of each class, in the order of pgrain.models.classes';
+COMMENT ON FUNCTION pgrain.predict_proba(text, record) IS 'the probability of each class, in the order of pgrain.models.classes';

@@ -1,0 +1,51 @@
+-- What a person looks at.
+
+CREATE VIEW pgrain.models AS
+SELECT m.model, m.active_version AS version, m.architecture, v.classes,
+       m.training_table, m.key, m.features, m.label, m.options,
+       v.n_rows, v.n_parameters, v.alpha, v.metrics, v.created_at AS trained_at,
+       s.k, cardinality(s.eigenvalues) AS stored_pairs, s.eigenvalues, s.status AS spectrum_status,
+       s.changed_rows, s.created_at AS precomputed_at,
+       (SELECT count(*) FROM pgrain.training_edit e WHERE e.model = m.model) AS edits
+FROM pgrain.model m
+LEFT JOIN pgrain.model_version v ON v.version = m.active_version
+LEFT JOIN pgrain.spectrum s ON s.spectrum = v.active_spectrum;
+COMMENT ON VIEW pgrain.models IS 'one row a model: its active version and what is stored for it';
+
+CREATE VIEW pgrain.versions AS
+SELECT v.version, v.model, v.version IS NOT DISTINCT FROM m.active_version AS active, v.ready,
+       v.classes, v.n_rows, v.n_parameters, v.alpha, v.metrics, v.options, v.created_at
+FROM pgrain.model_version v JOIN pgrain.model m USING (model);
+COMMENT ON VIEW pgrain.versions IS 'one row a model version; pgrain.activate(model, version) switches';
+
+CREATE VIEW pgrain.jobs AS
+SELECT job, kind, model, arguments, state, cancel_requested, phase, done, total, message,
+       error ->> 'sqlstate' AS error_code, error ->> 'message' AS error, attempts,
+       submitted_by, submitted_at, started_at, finished_at
+FROM pgrain.job;
+COMMENT ON VIEW pgrain.jobs IS 'every train, precompute and attach, with how it ended';
+
+CREATE VIEW pgrain.progress AS
+SELECT job, kind, model, state, phase, done, total,
+       round(100.0 * done / nullif(total, 0), 1) AS percent, message,
+       clock_timestamp() - coalesce(started_at, submitted_at) AS elapsed
+FROM pgrain.job WHERE state IN ('queued', 'running');
+COMMENT ON VIEW pgrain.progress IS 'jobs that wait or run';
+
+CREATE VIEW pgrain.workers AS
+SELECT worker, pid, host, version, device, started_at, seen_at,
+       seen_at > clock_timestamp() - interval '15 seconds' AS alive
+FROM pgrain.worker;
+COMMENT ON VIEW pgrain.workers IS 'worker processes that have registered in this database';
+
+CREATE VIEW pgrain.attached AS
+SELECT a.model, a.relation, a.features,
+       (SELECT coalesce(sum(c.n_values), 0) FROM pgrain.prediction_chunk c
+        WHERE c.version = m.active_version) AS stored_values,
+       a.attached_by, a.attached_at
+FROM pgrain.attachment a JOIN pgrain.model m USING (model);
+COMMENT ON VIEW pgrain.attached IS 'inference relations known beforehand';
+
+CREATE VIEW pgrain.edits AS
+SELECT model, train_key, intervention, applied_by, applied_at FROM pgrain.training_edit;
+COMMENT ON VIEW pgrain.edits IS 'edits that the next train uses';

@@ -1,0 +1,9 @@
+-- PUBLIC has nothing; roles get rights through pgrain.grant_usage. The worker's role has what its
+-- jobs need, and reads training and inference tables only where their owners granted it.
+REVOKE ALL ON ALL TABLES IN SCHEMA pgrain FROM PUBLIC;
+REVOKE ALL ON ALL ROUTINES IN SCHEMA pgrain FROM PUBLIC;
+GRANT USAGE ON SCHEMA pgrain TO pgrain_worker;
+GRANT SELECT ON ALL TABLES IN SCHEMA pgrain TO pgrain_worker;
+GRANT INSERT, UPDATE, DELETE ON pgrain.model_version, pgrain.version_chunk, pgrain.spectrum,
+    pgrain.spectrum_chunk, pgrain.prediction_chunk, pgrain.job, pgrain.worker TO pgrain_worker;
+GRANT UPDATE (active_version) ON pgrain.model TO pgrain_worker;
