@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import os
 import subprocess
 import sys
@@ -50,10 +51,12 @@ def test_script_holds_every_sql_file_in_order(fake_server):
     assert "@PYTHONDIR@" not in script
 
 
-def test_backend_folder_is_filled_in_as_a_literal(tmp_path, monkeypatch):
-    (tmp_path / "10_path.sql").write_text("SELECT '@PYTHONDIR@'")
+def test_backend_folder_is_filled_in_as_a_python_literal(tmp_path, monkeypatch):
+    (tmp_path / "10_path.sql").write_text('return "@PYTHONDIR@"')
     monkeypatch.setattr(install, "sources", lambda: (tmp_path, tmp_path))
-    assert install.assemble("/it's/here").endswith("SELECT '/it''s/here'\n")
+    awkward = r"""/it's a "quoted\n" place"""
+    line = install.assemble(awkward).splitlines()[-1]
+    assert ast.literal_eval(line.removeprefix("return ")) == awkward
 
 
 def test_everything_is_world_readable_and_nothing_writable(fake_server):

@@ -73,7 +73,8 @@ class WorkerProcess:
     def registered(self) -> bool:
         """Does the database know a worker (so that sessions will find it)?"""
         with self.cluster.connect(self.database) as connection:
-            return connection.execute("SELECT count(*) > 0 FROM pgrain.workers").fetchone()[0]
+            return connection.execute("SELECT count(*) > 0 FROM pgrain.workers WHERE pid = %s",
+                                      [self.pid]).fetchone()[0]
 
     def start(self, wait: bool = True) -> bool:
         """Starts it, and waits until it answers; False when it was running already."""
