@@ -48,13 +48,12 @@ class WorkerProcess:
     def pid(self) -> int | None:
         """Process id of the running worker (a stale pid file, or one whose number another program
         has now, is none)."""
+        if self._process is not None:
+            return self._process.pid if self._process.poll() is None else None
         try:
             pid = int(self.pid_file.read_text())
             words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
         except (OSError, ValueError):
-            return None
-        if self._process is not None and self._process.pid == pid \
-                and self._process.poll() is not None:
             return None
         return pid if os.fsencode(str(self.socket)) in words else None
 

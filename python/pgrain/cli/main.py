@@ -73,7 +73,7 @@ def _option(name: str, value: str | None) -> list[str]:
 def worker(dsn: str, path: str, users: tuple[str, ...]) -> None:
     """Run the worker beside a database, in the foreground."""
     from pgrain.worker.main import run
-    run(dsn=dsn, socket=path, allow_users=list(users))
+    raise SystemExit(run(dsn, path, list(users)))
 
 
 @main.group()
@@ -90,7 +90,7 @@ def _cluster():
         raise click.ClickException(str(error)) from error
 
 
-def _existing_cluster():
+def existing_cluster():
     """The cluster, without making a folder for one that is not there."""
     if not (checkout() / ".local" / "cluster").exists():
         raise click.ClickException("there is no cluster yet; run `make up`")
@@ -141,7 +141,7 @@ def down() -> None:
 def status() -> None:
     """Say what runs; exit status 1 unless both do."""
     from pgrain.cli.background import WorkerProcess
-    it = _existing_cluster()
+    it = existing_cluster()
     process = WorkerProcess(it)
     click.echo(f"cluster  {'up, pid ' + str(it.pid) if it.running else 'down'}  {it.place}")
     state = f"up, pid {process.pid}" if process.pid else "down"
@@ -168,7 +168,7 @@ def remove() -> None:
 @cluster.command()
 def dsn() -> None:
     """Print the libpq connection string, and nothing else."""
-    it = _existing_cluster()
+    it = existing_cluster()
     if not it.running:
         raise click.ClickException("the cluster is down; run `make up`")
     click.echo(it.dsn())
@@ -178,7 +178,7 @@ def dsn() -> None:
 @click.argument("arguments", nargs=-1)
 def psql(arguments: tuple[str, ...]) -> None:
     """Open psql in the cluster's database."""
-    it = _existing_cluster()
+    it = existing_cluster()
     os.execvp("psql", ["psql", it.dsn(), *arguments])
 
 
@@ -196,7 +196,7 @@ def doctor(dsn: str | None) -> None:
     """Run pgrain.doctor() and print it; exit status 1 if a check fails."""
     import psycopg
     try:
-        with psycopg.connect(dsn or _existing_cluster().dsn()) as connection:
+        with psycopg.connect(dsn or existing_cluster().dsn()) as connection:
             rows = connection.execute("SELECT * FROM pgrain.doctor()").fetchall()
     except psycopg.Error as error:
         raise click.ClickException(str(error)) from error

@@ -15,8 +15,8 @@ def auc_r(wrong_in_order: Sequence[bool], n_wrong: int) -> float:
     n_wrong: N, the number of wrong rows in the whole training table.
 
     r_i is the share of all wrong rows among the first i; AUC_R = (1/N) sum_{i=1..N} r_i, divided by
-    what a perfect ranking reaches, (N + 1) / 2N. A perfect ranking gives 1, a random one the share of
-    wrong rows, one without any wrong row at its top 0.
+    what a perfect ranking reaches, (N + 1) / 2N. A perfect ranking gives 1, a random one the
+    share of wrong rows, one without any wrong row at its top 0.
     """
     if n_wrong <= 0:
         raise ValueError("without wrong rows there is nothing to find")
