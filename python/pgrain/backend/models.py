@@ -174,8 +174,8 @@ def check_features(relation: str, features: list[str], columns: dict[str, str], 
     if kind in ("bytea", "float8", "text"):
         found = _kind(features, columns, "lstm" if kind == "text" else "mlp")
         if found != kind:
-            raise InvalidArgument(f'column "{features[0]}" of {relation} is {columns[features[0]]}, '
-                                  f"but the model reads {kind}")
+            raise InvalidArgument(f'column "{features[0]}" of {relation} is '
+                                  f"{columns[features[0]]}, but the model reads {kind}")
 
 
 def grant_to_worker(plpy, relation: str) -> None:

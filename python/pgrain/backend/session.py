@@ -1,7 +1,7 @@
 """What a session keeps in memory: the connection to the worker, the secret, models, predictions.
 
-The two `load…` functions run as the extension's owner (SECURITY DEFINER stubs in sql/30_session.sql)
-and store what they read here. Nothing of it is returned to SQL.
+The two `load…` functions run as the extension's owner (SECURITY DEFINER stubs in
+sql/30_session.sql) and store what they read here. Nothing of it is returned to SQL.
 
 How fresh it is. `predict` is called a row at a time and can't ask the tables each time. It asks at
 the first call, after any pause between two calls (`PAUSE_SECONDS`, shorter than what lies between

@@ -65,7 +65,8 @@ def read_frame(receive: Callable[[int], bytes]) -> Frame:
                                 detail=f"A frame began with {magic!r}.")
     if version != PROTOCOL_VERSION:
         raise ProtocolViolation(
-            f"the other side speaks version {version} of the protocol, this side {PROTOCOL_VERSION}",
+            f"the other side speaks version {version} of the protocol, "
+            f"this side {PROTOCOL_VERSION}",
             hint="Install the same version of the extension and of the worker.")
     if header_length > HEADER_BYTES.default or body_length > FRAME_BYTES.default:
         raise ProtocolViolation("a frame is larger than allowed",

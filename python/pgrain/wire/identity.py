@@ -3,9 +3,9 @@
 A stored prediction is found by the digest of its feature value, 16 bytes:
 ``md5(secret || canonical bytes of the value)``. The secret belongs to the installation and never
 reaches a caller: the capture takes it as a parameter, `predict` keeps it in process memory. Without
-it nobody can prepare two values that collide (attacks on md5 start from a known chaining value), and
-by accident 2^64 values are needed. Keyed md5 is the fastest digest that PostgreSQL *and* Python's
-standard library compute alike: docs/dev/semantics.md has the measurements.
+it nobody can prepare two values that collide (attacks on md5 start from a known chaining value),
+and by accident 2^64 values are needed. Keyed md5 is the fastest digest of 128 bits that PostgreSQL
+and Python's standard library compute alike.
 
 The canonical bytes by the model's kind of input:
 

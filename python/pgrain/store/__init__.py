@@ -1,0 +1,1 @@
+"""Tables <-> arrays. Knows SQL and bytes, not mathematics."""

@@ -1,0 +1,68 @@
+"""Stored predictions of attached feature values: rows of pgrain.prediction_chunk."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import psycopg
+
+from pgrain.store.arrays import checksum, verify
+
+
+@dataclass
+class Predictions:
+    """digests: (n, 16) uint8; predicted: (n,) uint16; logits, probabilities: (n, R) float32."""
+
+    digests: np.ndarray
+    predicted: np.ndarray
+    logits: np.ndarray
+    probabilities: np.ndarray
+
+
+def write(connection: psycopg.Connection, version: int, relation: int,
+          values: Predictions) -> int:
+    """One chunk; returns its seq."""
+    parts = [array.tobytes() for array in (values.digests, values.predicted, values.logits,
+                                           values.probabilities)]
+    return connection.execute("""
+        INSERT INTO pgrain.prediction_chunk (version, relation, n_values, checksum, digests,
+                                             predicted, logits, probabilities)
+        VALUES (%s, %s, %s, %s, %b, %b, %b, %b) RETURNING seq
+        """, [version, relation, len(values.digests), checksum(*parts), *parts]).fetchone()["seq"]
+
+
+def seqs(connection: psycopg.Connection, version: int) -> list[int]:
+    """The chunks of a version."""
+    return [row["seq"] for row in connection.execute(
+        "SELECT seq FROM pgrain.prediction_chunk WHERE version = %s ORDER BY seq", [version])]
+
+
+def read(connection: psycopg.Connection, seq: int, n_classes: int) -> Predictions | None:
+    """One chunk; None if it has gone meanwhile. XX001 if it is damaged."""
+    row = connection.execute(
+        "SELECT checksum, digests, predicted, logits, probabilities FROM pgrain.prediction_chunk "
+        "WHERE seq = %s", [seq], binary=True).fetchone()
+    if row is None:
+        return None
+    parts = [row[name] for name in ("digests", "predicted", "logits", "probabilities")]
+    verify(row["checksum"], *parts, f"prediction chunk {seq}")
+    return Predictions(np.frombuffer(parts[0], np.uint8).reshape(-1, 16),
+                       np.frombuffer(parts[1], "<u2"),
+                       np.frombuffer(parts[2], "<f4").reshape(-1, n_classes),
+                       np.frombuffer(parts[3], "<f4").reshape(-1, n_classes))
+
+
+def delete(connection: psycopg.Connection, version: int, keep: list[int]) -> None:
+    """All chunks of a version but `keep`."""
+    connection.execute("DELETE FROM pgrain.prediction_chunk WHERE version = %s "
+                       "AND seq <> ALL (%s)", [version, keep])
+
+
+def attachments(connection: psycopg.Connection, model: str) -> list[dict]:
+    """The attached relations of a model that still exist: relation (oid), features."""
+    return connection.execute("""
+        SELECT a.relation::oid::bigint AS relation, a.features::text[] AS features,
+               a.relation::text AS name
+        FROM pgrain.attachment a JOIN pg_class c ON c.oid = a.relation::oid
+        WHERE a.model = %s ORDER BY a.attached_at""", [model]).fetchall()

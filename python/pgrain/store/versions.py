@@ -1,0 +1,158 @@
+"""Models, versions and what a version has learned: rows of pgrain.model_version and its chunks."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+
+import numpy as np
+import psycopg
+
+from pgrain.errors import NotReady, UndefinedObject
+from pgrain.store.arrays import pack, pack_texts, unpack, unpack_texts
+
+PART_BYTES = 8 << 20
+
+
+@dataclass
+class ModelRow:
+    """pgrain.model."""
+
+    model: str
+    training_table: int
+    key: str
+    features: list[str]
+    label: str
+    kind: str
+    architecture: str
+    options: dict
+    active_version: int | None
+
+
+@dataclass
+class VersionRow:
+    """pgrain.model_version, with what it needs of its model."""
+
+    version: int
+    model: str
+    classes: list[str]
+    encoder: dict
+    options: dict
+    alpha: float
+    architecture: str
+    kind: str
+    active_spectrum: int | None
+
+
+@dataclass
+class LearnedRows:
+    """What a version learned from: keys, classes (index), digests (N, 16)."""
+
+    keys: list[str]
+    labels: np.ndarray
+    digests: np.ndarray
+    integer_keys: bool
+
+
+def read_secret(connection: psycopg.Connection) -> bytes:
+    """The installation's secret; there is one as soon as there is a model."""
+    row = connection.execute("SELECT secret FROM pgrain.installation").fetchone()
+    if row is None:
+        raise NotReady("no model has been created in this database")
+    return row["secret"]
+
+
+def read_model(connection: psycopg.Connection, model: str) -> ModelRow:
+    """A model; 42704 if it has been dropped meanwhile."""
+    row = connection.execute("""
+        SELECT model, training_table::oid::bigint AS training_table, key, features::text[], label,
+               kind, architecture, options, active_version FROM pgrain.model WHERE model = %s
+        """, [model]).fetchone()
+    if row is None:
+        raise UndefinedObject(f'model "{model}" does not exist')
+    return ModelRow(**row)
+
+
+def read_version(connection: psycopg.Connection, version: int) -> VersionRow:
+    """A trained version; 42704 if there is none."""
+    row = connection.execute("""
+        SELECT v.version, v.model, v.classes, v.encoder, v.options, v.alpha, m.architecture,
+               m.kind, v.active_spectrum
+        FROM pgrain.model_version v JOIN pgrain.model m USING (model)
+        WHERE v.version = %s AND v.ready
+        """, [version]).fetchone()
+    if row is None:
+        raise UndefinedObject(f"there is no trained version {version}")
+    return VersionRow(**row)
+
+
+def edits(connection: psycopg.Connection, model: str) -> dict[str, str]:
+    """The edits in force: key -> intervention."""
+    return {row["train_key"]: row["intervention"] for row in connection.execute(
+        "SELECT train_key, intervention FROM pgrain.training_edit WHERE model = %s", [model])}
+
+
+def begin_version(connection: psycopg.Connection, model: str, job: int) -> int:
+    """A new version, not ready, in place of what an interrupted attempt of this job left."""
+    connection.execute("DELETE FROM pgrain.model_version WHERE job = %s AND NOT ready", [job])
+    return connection.execute(
+        "INSERT INTO pgrain.model_version (model, job) VALUES (%s, %s) RETURNING version",
+        [model, job]).fetchone()["version"]
+
+
+def write_version(connection: psycopg.Connection, version: int, *, classes: list[str],
+                  encoder: dict, options: dict, alpha: float, metrics: dict,
+                  theta: np.ndarray, rows: LearnedRows) -> None:
+    """All of a version but `ready`; call it inside a transaction."""
+    connection.execute("""
+        UPDATE pgrain.model_version SET classes = %s, encoder = %s, options = %s, alpha = %s,
+               metrics = %s, n_rows = %s, n_parameters = %s WHERE version = %s
+        """, [classes, json.dumps(encoder), json.dumps(options), alpha, json.dumps(metrics),
+              len(rows.keys), len(theta), version])
+    parts = [("parameters", {"theta": part}) for part in _split(np.asarray(theta, np.float32))]
+    parts.append(("rows", {**pack_texts(rows.keys), "labels": rows.labels.astype(np.int32),
+                           "digests": rows.digests,
+                           "integer_keys": np.array([rows.integer_keys], np.uint8)}))
+    numbers: dict[str, int] = {}
+    for kind, arrays in parts:
+        checksum, data = pack(arrays)
+        connection.execute(
+            "INSERT INTO pgrain.version_chunk (version, kind, seq, checksum, data) "
+            "VALUES (%s, %s, %s, %s, %b)", [version, kind, numbers.get(kind, 0), checksum, data])
+        numbers[kind] = numbers.get(kind, 0) + 1
+
+
+def activate(connection: psycopg.Connection, model: str, version: int) -> None:
+    """The version is ready and its model's active one."""
+    connection.execute("UPDATE pgrain.model_version SET ready = true WHERE version = %s", [version])
+    connection.execute("UPDATE pgrain.model SET active_version = %s WHERE model = %s",
+                       [version, model])
+
+
+def read_theta(connection: psycopg.Connection, version: int) -> np.ndarray:
+    """The parameters (d,) float32."""
+    parts = [unpack(row["checksum"], row["data"], f"the parameters of version {version}")["theta"]
+             for row in _chunks(connection, version, "parameters")]
+    if not parts:
+        raise NotReady(f"version {version} has no stored parameters")
+    return np.concatenate(parts)
+
+
+def read_rows(connection: psycopg.Connection, version: int) -> LearnedRows:
+    """What the version learned from."""
+    for row in _chunks(connection, version, "rows"):
+        arrays = unpack(row["checksum"], row["data"], f"the rows of version {version}")
+        return LearnedRows(unpack_texts(arrays), arrays["labels"], arrays["digests"],
+                           bool(arrays["integer_keys"][0]))
+    raise NotReady(f"version {version} has no stored rows")
+
+
+def _chunks(connection, version, kind):
+    return connection.execute(
+        "SELECT seq, checksum, data FROM pgrain.version_chunk WHERE version = %s AND kind = %s "
+        "ORDER BY seq", [version, kind], binary=True)
+
+
+def _split(array: np.ndarray) -> list[np.ndarray]:
+    step = max(PART_BYTES // array.itemsize, 1)
+    return [array[at:at + step] for at in range(0, max(len(array), 1), step)]

@@ -1,0 +1,1 @@
+"""The sidecar process: serves sessions, runs jobs, owns the device."""

@@ -1,0 +1,88 @@
+"""Predictions (and projections, once there is a spectrum) of attached relations."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from pgrain.settings import CHUNK_ROWS
+from pgrain.store import predictions, relations, spectra, versions
+from pgrain.wire.identity import DIGEST_BYTES
+from pgrain.worker.resident import Resident, load_version
+
+
+def run(job) -> str:
+    """Store what the active version predicts for the values of one relation."""
+    connection = job.connection
+    model = versions.read_model(connection, job.model)
+    resident = load_version(connection, model.active_version)
+    wanted = int(job.arguments["relation"])
+    known = stored_digests(connection, resident)
+    spectrum = resident.row.active_spectrum
+    vectors = spectra.read_vectors(connection, spectrum) if spectrum is not None else None
+    stored = 0
+    for attachment in predictions.attachments(connection, job.model):
+        if attachment["relation"] == wanted:
+            stored += len(store_relation(job, resident, attachment, known, spectrum, vectors)[1])
+    projected = "" if spectrum is not None else "; no spectrum yet, so without projections"
+    return f"{stored} new values predicted by version {resident.row.version}{projected}"
+
+
+def predict_attached(job, version: int) -> None:
+    """Predictions of every attached relation for a version that is about to become active."""
+    resident = load_version(job.connection, version)
+    known = stored_digests(job.connection, resident)
+    for attachment in predictions.attachments(job.connection, job.model):
+        store_relation(job, resident, attachment, known, None, None)
+
+
+def stored_digests(connection, resident: Resident) -> set[bytes]:
+    """Digests of the version's stored values."""
+    known: set[bytes] = set()
+    for seq in predictions.seqs(connection, resident.row.version):
+        chunk = predictions.read(connection, seq, len(resident.row.classes))
+        if chunk is not None:
+            data = chunk.digests.tobytes()
+            known.update(data[at:at + DIGEST_BYTES] for at in range(0, len(data), DIGEST_BYTES))
+    return known
+
+
+def store_relation(job, resident: Resident, attachment: dict, known: set[bytes],
+                   spectrum: int | None, vectors: np.ndarray | None
+                   ) -> tuple[list[int], list[bytes]]:
+    """Predict and store the values of one relation that `known` lacks (it is added to).
+
+    Returns (seqs of the new chunks, their digests).
+    """
+    connection, kind = job.connection, resident.row.kind
+    secret = versions.read_secret(connection)
+    total = max(relations.count(connection, attachment["relation"]), 1)
+    chunk_rows = int(CHUNK_ROWS.default)
+    values: list = []
+    names: list[bytes] = []
+    seqs: list[int] = []
+    added: list[bytes] = []
+    # Read all first: the connection is busy while a COPY runs, and chunks are written on it.
+    for done, row in enumerate(relations.read(
+            connection, attachment["relation"], kind, attachment["features"], secret,
+            names=resident.features), 1):
+        if row.digest not in known:
+            known.add(row.digest)
+            names.append(row.digest)
+            values.append(row.value)
+        if done % 1000 == 0:
+            job.report(f"read {attachment['name']}", done, max(total, done))
+    for at in range(0, len(values), chunk_rows):
+        part, part_names = values[at:at + chunk_rows], names[at:at + chunk_rows]
+        job.report(f"predict {attachment['name']}", at, len(values))
+        predicted, logits, p, J = resident.logits_and_projections(part, vectors)
+        with connection.transaction():
+            seq = predictions.write(connection, resident.row.version, attachment["relation"],
+                                    predictions.Predictions(
+                np.frombuffer(b"".join(part_names), np.uint8).reshape(-1, DIGEST_BYTES),
+                predicted.astype("<u2"), logits.astype("<f4"), p.astype("<f4")))
+            if J is not None:
+                spectra.write(connection, spectrum, "attached", seq, {"J": J})
+        seqs.append(seq)
+        added.extend(part_names)
+    job.report(f"predict {attachment['name']}", 1, 1)
+    return seqs, added

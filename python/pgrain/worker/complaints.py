@@ -1,0 +1,208 @@
+"""From a query to ranked training rows: plan, evaluate, verify, match, rank.
+
+A session asks for these in order. What one step found stays in the connection's state, so that
+nothing large crosses the wire twice; plans are shared by all connections.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import threading
+from collections import OrderedDict
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from pgrain.complaint.grammar import Complaint, parse
+from pgrain.complaint.objective import Objective
+from pgrain.errors import InvalidArgument, NotReady, PgrainError
+from pgrain.provenance.circuit import Circuit, Output
+from pgrain.provenance.compile import Capture, ModelFacts, ProbeResult, Probes, compile
+from pgrain.wire.identity import DIGEST_BYTES, unpack_value
+from pgrain.worker.ranking import Ranker, Variables
+from pgrain.worker.resident import Resident, Residents
+
+PLANS = 256
+EVALUATIONS = 4
+UNKNOWN_PLAN = "PG001"
+
+
+@dataclass
+class Plan:
+    """A compiled query. verified: whether PostgreSQL's own result has confirmed the circuit."""
+
+    capture: Capture
+    versions: dict[str, int]
+    verified: bool = False
+
+
+@dataclass
+class Evaluation:
+    """One evaluated circuit, waiting to be verified, matched and ranked."""
+
+    plan: Plan
+    circuit: Circuit
+    variables: dict[str, Variables]
+    value: Output
+    relaxed: Output
+    complaints: list[Complaint]
+    residents: dict[str, Resident] = field(default_factory=dict)
+
+
+class Complaints:
+    """The methods; one instance serves all connections."""
+
+    def __init__(self, residents: Residents):
+        self._residents = residents
+        self._ranker = Ranker(residents)
+        self._lock = threading.Lock()
+        self._plans: OrderedDict[str, Plan] = OrderedDict()
+
+    def plan(self, state: dict, params: dict, blobs: list) -> tuple:
+        """The capture of a query, or what must be known to make it."""
+        models = {name: ModelFacts(name=name, **facts)
+                  for name, facts in params["models"].items()}
+        probes = {name: ProbeResult(**result) for name, result in params["probes"].items()}
+        made = compile(params["query"], json.loads(params["explain"]), models, probes)
+        if isinstance(made, Probes):
+            return {"need_models": list(made.models), "need_probes": dict(made.sql)}, []
+        versions = {name: facts.version for name, facts in models.items()}
+        key = hashlib.sha256(json.dumps(
+            [params["query"], params["explain"], params["path"], params["role"], versions,
+             [[name, facts.classes] for name, facts in models.items()]]).encode()).hexdigest()
+        with self._lock:
+            known = self._plans.get(key)
+            self._plans[key] = Plan(made, versions, known.verified if known else False)
+            self._plans.move_to_end(key)
+            while len(self._plans) > PLANS:
+                self._plans.popitem(last=False)
+        return {"plan": key, "capture": made.sql, "result": made.result_sql,
+                "fetch": {name: made.fetch_sql(name) for name in models}}, []
+
+    def evaluate(self, state: dict, params: dict, blobs: list) -> tuple:
+        """Read the capture, find the variables, evaluate the circuit on classes and probabilities.
+
+        Answers {"missing": [models]} with the digests that are not stored, unless their values
+        come along; then the session fetches them and asks again.
+        """
+        with self._lock:
+            plan = self._plans.get(params["plan"])
+        if plan is None:
+            raise PgrainError("the worker does not know this plan any more", sqlstate=UNKNOWN_PLAN)
+        complaints = [parse(text) for text in params["complaints"]]
+        options = params["options"]
+        lineage = plan.capture.read(_rows(params["rows"], blobs))
+        every = options.get("method", "rain++") != "rain++"   # these need the values themselves
+        values = _values(params.get("values"), blobs[_count(params["rows"]):])
+        residents, found, missing = {}, {}, {}
+        for name, digests in lineage.digests.items():
+            facts = params["models"][name]
+            resident = residents[name] = self._residents.version(facts["version"])
+            if complaints and facts["spectrum"] is None:
+                raise not_precomputed(name)
+            table = self._residents.table(resident, facts["spectrum"], facts["last_seq"])
+            given = values.get(name) if values is not None else None
+            if given is not None:
+                self._add_live(resident, table, facts["spectrum"], given)
+            rows = table.find(digests)
+            absent = np.flatnonzero(rows < 0)
+            if every and given is None:
+                absent = np.arange(len(digests))
+            if len(absent):
+                missing[name] = digests[absent].tobytes()
+            found[name] = Variables(resident, facts["spectrum"], table, rows, digests, given)
+        if missing:
+            return {"missing": list(missing)}, list(missing.values())
+        circuit = Circuit(plan.capture, lineage)
+        value = circuit.value({name: v.predicted for name, v in found.items()})
+        relaxed = circuit.relaxed({name: v.p for name, v in found.items()})
+        verify = options.get("verify", "new")
+        if verify not in ("new", "always", "never"):
+            raise InvalidArgument(f'no such value of option "verify": "{verify}"',
+                                  hint="Values are new, always and never.")
+        number = state.get("next", 0)
+        state["next"] = number + 1
+        kept = state.setdefault("evaluations", OrderedDict())
+        kept[number] = Evaluation(plan, circuit, found, value, relaxed, complaints, residents)
+        while len(kept) > EVALUATIONS:
+            kept.popitem(last=False)
+        return {"evaluation": number, "where": [c.where is not None for c in complaints],
+                "verify": verify == "always" or (verify == "new" and not plan.verified)}, []
+
+    def verify(self, state: dict, params: dict, blobs: list) -> tuple:
+        """Compare with the query's own result; XX000 naming the cell where they differ."""
+        evaluation = _evaluation(state, params)
+        evaluation.value.compare(params["rows"])
+        evaluation.plan.verified = True
+        return {}, []
+
+    def match(self, state: dict, params: dict, blobs: list) -> tuple:
+        """The statement that evaluates a complaint's WHERE over the output rows, and those rows."""
+        evaluation = _evaluation(state, params)
+        complaint = evaluation.complaints[params["complaint"]]
+        return {"sql": evaluation.value.match_sql(complaint.where),
+                "output": json.dumps(evaluation.value.json_rows())}, []
+
+    def rank(self, state: dict, params: dict, blobs: list) -> tuple:
+        """Ranked rows [rank, model, train_id, train_key, intervention, score, effect]."""
+        evaluation = _evaluation(state, params)
+        objective = Objective(evaluation.complaints, evaluation.circuit, evaluation.value,
+                              evaluation.relaxed, params["matches"])
+        p = {name: v.p for name, v in evaluation.variables.items()}
+        rows = self._ranker.rank(evaluation.variables, objective.gradient(p),
+                                 objective.cell_gradient(p), params["top_k"],
+                                 params["intervention"], params["options"])
+        return {"rows": rows, "notices": objective.notices}, []
+
+    def cells(self, state: dict, params: dict, blobs: list) -> tuple:
+        """Rows of pgrain.provenance."""
+        evaluation = _evaluation(state, params)
+        return {"rows": evaluation.circuit.cells(evaluation.value, evaluation.relaxed,
+                                                 params["include_absent"])}, []
+
+    def _add_live(self, resident: Resident, table, spectrum: int | None, given: dict) -> None:
+        digests = np.frombuffer(b"".join(given), np.uint8).reshape(-1, DIGEST_BYTES)
+        new = table.find(digests) < 0
+        if not new.any():
+            return
+        raw = [value for value, wanted in zip(given.values(), new, strict=True) if wanted]
+        vectors = (self._residents.spectrum(resident, spectrum).vectors
+                   if spectrum is not None else None)
+        values = [resident.value(unpack_value(item, resident.row.kind)) for item in raw]
+        predicted, logits, _, J = resident.logits_and_projections(values, vectors)
+        table.add(digests[new], predicted, logits, J)
+
+
+def not_precomputed(name: str) -> NotReady:
+    """The error for a model without a spectrum."""
+    quoted = "'" + name.replace("'", "''") + "'"
+    return NotReady(f'model "{name}" has no stored spectrum',
+                    hint=f"Run CALL pgrain.precompute({quoted}).")
+
+
+def _evaluation(state: dict, params: dict) -> Evaluation:
+    evaluation = state.get("evaluations", {}).get(params["evaluation"])
+    if evaluation is None:
+        raise PgrainError("the worker does not know this evaluation")
+    return evaluation
+
+
+def _count(head: list) -> int:
+    return sum(sum(present) for _, _, present in head)
+
+
+def _rows(head: list, blobs: list) -> list[tuple]:
+    """The capture's rows (tag, meta, a, b, c) as they left PostgreSQL."""
+    rest = iter(blobs)
+    return [(tag, meta, *(next(rest) if there else None for there in present))
+            for tag, meta, present in head]
+
+
+def _values(counts: dict | None, blobs: list) -> dict[str, dict[bytes, memoryview]] | None:
+    """Fetched feature values: model -> digest -> packed value."""
+    if counts is None:
+        return None
+    rest = iter(blobs)
+    return {name: {bytes(next(rest)): next(rest) for _ in range(count)}
+            for name, count in counts.items()}

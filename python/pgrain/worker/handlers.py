@@ -1,0 +1,44 @@
+"""The methods that sessions call; docs/dev/protocol.md lists them with their parameters."""
+
+from __future__ import annotations
+
+import os
+
+import numpy as np
+
+from pgrain.errors import ProtocolViolation
+from pgrain.wire.identity import unpack_value
+from pgrain.worker.complaints import Complaints
+from pgrain.worker.resident import Residents
+
+
+class Handlers:
+    """Dispatches a request to its method."""
+
+    def __init__(self, residents: Residents, *, version: str, device: str):
+        self._residents = residents
+        self._about = {"version": version, "device": device, "pid": os.getpid()}
+        complaints = Complaints(residents)
+        self._methods = {
+            "ping": self._ping, "predict": self._predict,
+            "plan": complaints.plan, "evaluate": complaints.evaluate,
+            "verify": complaints.verify, "match": complaints.match,
+            "rank": complaints.rank, "cells": complaints.cells,
+        }
+
+    def handle(self, state: dict, method: str, params: dict, blobs: list) -> tuple:
+        """(result, blobs) of one request; `state` lives as long as its connection."""
+        work = self._methods.get(method)
+        if work is None:
+            raise ProtocolViolation(f'no such method: "{method}"')
+        return work(state, params, blobs)
+
+    def _ping(self, state: dict, params: dict, blobs: list) -> tuple:
+        return self._about, []
+
+    def _predict(self, state: dict, params: dict, blobs: list) -> tuple:
+        """Probabilities (float32, one blob of R a value) of raw values that are not stored."""
+        resident = self._residents.version(params["version"])
+        values = [resident.value(unpack_value(blob, resident.row.kind)) for blob in blobs]
+        _, _, p, _ = resident.logits_and_projections(values, None)
+        return {}, [np.ascontiguousarray(row, "<f4").tobytes() for row in p]

@@ -1,0 +1,160 @@
+"""Taking and running jobs.
+
+A job is taken with FOR UPDATE SKIP LOCKED and held by an advisory lock of the connection that runs
+it. When a worker dies its lock goes with its connection, so a job that says "running" without a
+lock is an orphan and is taken again, from its last finished step.
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import psycopg
+import structlog
+
+from pgrain.errors import Cancelled, PgrainError, WorkerUnreachable
+from pgrain.worker import attach_job, precompute_job, train_job
+
+log = structlog.get_logger()
+LOCK_CLASS = 0x70677261   # "pgra": advisory locks of jobs are (this, job number)
+POLL_SECONDS = 1.0
+REPORT_SECONDS = 0.5
+MOST_ATTEMPTS = 5
+
+STEPS = {"train": train_job.run, "precompute": precompute_job.run, "attach": attach_job.run}
+
+
+@dataclass
+class Job:
+    """One job under way. `connection` runs its statements; `report` commits progress."""
+
+    number: int
+    kind: str
+    model: str
+    arguments: dict
+    connection: psycopg.Connection
+    reporter: psycopg.Connection
+    stopping: threading.Event
+    message: str | None = None
+    _reported: float = 0.0
+
+    def report(self, phase: str, done: int, total: int, message: str | None = None) -> None:
+        """Write progress (at most twice a second) and raise Cancelled if that was asked for."""
+        if self.stopping.is_set():
+            raise WorkerUnreachable("the worker is stopping")
+        now = time.monotonic()
+        if now - self._reported < REPORT_SECONDS and done < total:
+            return
+        self._reported = now
+        row = self.reporter.execute("""
+            UPDATE pgrain.job SET phase = %s, done = %s, total = %s, message = %s
+            WHERE job = %s RETURNING cancel_requested""",
+            [phase, done, total, message, self.number]).fetchone()
+        if row is None or row["cancel_requested"]:
+            raise Cancelled(f"job {self.number} was cancelled")
+
+    def stage(self, phase: str) -> Callable[[int, int, str], None]:
+        """`report` for one phase, as the numerical functions call it."""
+        return lambda done, total, message="": self.report(phase, done, total, message)
+
+
+class Runner(threading.Thread):
+    """The thread that runs jobs, one at a time."""
+
+    def __init__(self, connect: Callable[[], psycopg.Connection], worker: str):
+        super().__init__(name="jobs", daemon=True)
+        self._connect, self._worker = connect, worker
+        self.stopping = threading.Event()
+
+    def run(self) -> None:
+        """Take jobs until told to stop; a lost database is waited for."""
+        while not self.stopping.is_set():
+            try:
+                with self._connect() as connection, self._connect() as reporter:
+                    connection.execute("LISTEN pgrain_job")
+                    while not self.stopping.is_set():
+                        if not self.take(connection, reporter):
+                            for _ in connection.notifies(timeout=POLL_SECONDS, stop_after=1):
+                                pass
+            except psycopg.Error as error:
+                log.warning("jobs wait for the database", error=str(error).strip())
+                self.stopping.wait(POLL_SECONDS)
+
+    def take(self, connection, reporter) -> bool:
+        """Run one job if there is one; whether there was."""
+        for candidate in connection.execute("""
+                SELECT job FROM pgrain.job WHERE state IN ('queued', 'running') ORDER BY job
+                """).fetchall():
+            number = candidate["job"]
+            if not connection.execute("SELECT pg_try_advisory_lock(%s, %s) AS mine",
+                                      [LOCK_CLASS, number]).fetchone()["mine"]:
+                continue
+            try:
+                job = self._claim(connection, reporter, number)
+                if job is not None:
+                    self._run(job)
+                    return True
+            finally:
+                if not connection.closed:
+                    connection.execute("SELECT pg_advisory_unlock(%s, %s)", [LOCK_CLASS, number])
+        return False
+
+    def _claim(self, connection, reporter, number: int) -> Job | None:
+        row = connection.execute("""
+            UPDATE pgrain.job SET state = 'running', attempts = attempts + 1, worker = %s,
+                   started_at = coalesce(started_at, now())
+            WHERE job = (SELECT job FROM pgrain.job WHERE job = %s
+                         AND state IN ('queued', 'running') FOR UPDATE SKIP LOCKED)
+            RETURNING kind, model, arguments, attempts""", [self._worker, number]).fetchone()
+        if row is None:
+            return None
+        if row["attempts"] > MOST_ATTEMPTS:
+            self._end(connection, number, "failed", None, PgrainError(
+                f"job {number} was given up after {MOST_ATTEMPTS} attempts",
+                hint="The worker died each time; see its log."))
+            return None
+        return Job(number, row["kind"], row["model"], row["arguments"], connection, reporter,
+                   self.stopping)
+
+    def _run(self, job: Job) -> None:
+        log.info("job started", job=job.number, kind=job.kind, model=job.model)
+        started = time.monotonic()
+        try:
+            message = STEPS[job.kind](job)
+        except Cancelled:
+            self._end(job.reporter, job.number, "cancelled", "cancelled", None)
+            log.info("job cancelled", job=job.number)
+        except WorkerUnreachable:
+            raise   # stopping: the job stays "running" and is taken up by the next worker
+        except PgrainError as error:
+            self._end(job.reporter, job.number, "failed", error.message, error)
+            log.info("job failed", job=job.number, error=error.message)
+        except psycopg.OperationalError:
+            raise
+        except psycopg.Error as error:
+            self._end(job.reporter, job.number, "failed", str(error), PgrainError(
+                error.diag.message_primary or str(error), detail=error.diag.message_detail,
+                hint=error.diag.message_hint, sqlstate=error.sqlstate))
+            log.warning("job failed in the database", job=job.number, error=str(error))
+        except Exception as error:
+            self._end(job.reporter, job.number, "failed", str(error), PgrainError(
+                f"{job.kind} failed: {type(error).__name__}: {error}",
+                hint="This is a defect of pgrain; the worker's log has the details."))
+            log.error("job failed", job=job.number, traceback=traceback.format_exc())
+        else:
+            self._end(job.reporter, job.number, "succeeded", message, None)
+            log.info("job finished", job=job.number,
+                     seconds=round(time.monotonic() - started, 2))
+
+    def _end(self, connection, number: int, state: str, message: str | None,
+             error: PgrainError | None) -> None:
+        connection.execute("""
+            UPDATE pgrain.job SET state = %s, message = %s, error = %s, finished_at = now(),
+                   done = CASE WHEN %s = 'succeeded' THEN total ELSE done END
+            WHERE job = %s""",
+            [state, message, json.dumps(error.to_dict()) if error else None, state, number])

@@ -1,0 +1,127 @@
+"""The precompute job: spectrum, projections of the training rows and of attached relations.
+
+Steps that are stored as they finish, and skipped when the job is taken up again: the spectrum; each
+chunk of training projections. At the end one transaction makes the spectrum the active one.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from pgrain.errors import NotReady
+from pgrain.influence.hvp import hessian_operator
+from pgrain.influence.lanczos import lanczos
+from pgrain.influence.projections import project
+from pgrain.influence.sample import sample_rows
+from pgrain.influence.selection import choose_k
+from pgrain.models.options import Option, check, pick
+from pgrain.models.softmax import residual
+from pgrain.settings import CHUNK_ROWS, CURVATURE_SAMPLE, STORED_PAIRS
+from pgrain.store import predictions, relations, spectra, versions
+from pgrain.worker import attach_job
+from pgrain.worker.resident import Resident, load_version
+
+OPTIONS = {
+    "pairs": STORED_PAIRS,
+    "sample": CURVATURE_SAMPLE,
+}
+
+
+def run(job) -> str:
+    """Precompute the active version; returns the sentence that the caller reads."""
+    connection = job.connection
+    model = versions.read_model(connection, job.model)
+    if model.active_version is None:
+        raise NotReady(f'model "{job.model}" is not trained',
+                       hint=f"Run CALL pgrain.train('{job.model}').")
+    options = check_options(job.arguments.get("options", {}))
+    resident = load_version(connection, model.active_version)
+    rows, changed = learned_rows(job, model, resident)
+    values = [row.value for row, _ in rows]
+    numbers = np.array([number for _, number in rows], np.int64)
+    X = resident.encoder.encode(values)
+    y = resident.learned.labels[numbers]
+    spectrum = spectra.resumable(connection, job.number)
+    if spectrum is None:
+        spectrum = compute_spectrum(job, resident, X, y, options)
+    vectors = spectra.read_vectors(connection, spectrum)
+    project_training(job, resident, spectrum, vectors, X, y, numbers)
+    seqs = project_attached(job, resident, spectrum, vectors)
+    with connection.transaction():
+        spectra.finish(connection, spectrum, changed)
+        predictions.delete(connection, resident.row.version, seqs)
+    stored = spectra.read(connection, spectrum)
+    note = (f"; {changed} training rows have changed since training and are not ranked"
+            if changed else "")
+    return (f"version {resident.row.version} of {job.model}: {len(stored.eigenvalues)} eigenpairs, "
+            f"k = {stored.k}, {len(numbers)} rows projected{note}")
+
+
+def check_options(options: dict) -> dict:
+    """The job's options with their defaults, whole numbers within bounds (22023)."""
+    allowed = {name: Option(name, "integer", setting.meaning, setting.minimum, setting.maximum)
+               for name, setting in OPTIONS.items()}
+    allowed["seed"] = Option("seed", "integer", "seed of the sample and of Lanczos", 0, 2**31)
+    given = check(options, allowed, what="precompute")
+    defaults = {name: int(setting.default) for name, setting in OPTIONS.items()}
+    return {**defaults, "seed": 0, **pick(given, allowed)}
+
+
+def learned_rows(job, model, resident: Resident) -> tuple[list, int]:
+    """Rows that are still as the version learned them, with their numbers among the learned rows;
+    and how many of the learned rows are not."""
+    secret = versions.read_secret(job.connection)
+    where = {key: number for number, key in enumerate(resident.learned.keys)}
+    digests = resident.learned.digests
+    found = []
+    total = max(relations.count(job.connection, model.training_table), 1)
+    for done, row in enumerate(relations.read(
+            job.connection, model.training_table, model.kind, model.features, secret,
+            key=model.key, label=model.label), 1):
+        number = where.get(row.key)
+        if number is not None and digests[number].tobytes() == row.digest:
+            found.append((row, number))
+        if done % 1000 == 0:
+            job.report("read", done, max(total, done))
+    found.sort(key=lambda pair: pair[1])
+    return found, len(where) - len(found)
+
+
+def compute_spectrum(job, resident: Resident, X, y, options: dict) -> int:
+    """Lanczos on the (sampled) Hessian; stored, not yet active."""
+    chosen = sample_rows(len(y), options["sample"], options["seed"])
+    operator = hessian_operator(resident.model, resident.theta, X[chosen], y[chosen],
+                                resident.row.alpha, n_total=len(y))
+    found = lanczos(operator, resident.model.n_parameters, options["pairs"],
+                    seed=options["seed"], progress=job.stage("spectrum"))
+    if len(found.eigenvalues) == 0:
+        raise NotReady(f'no eigenpair of model "{job.model}" converged', detail=found.status)
+    return spectra.begin(
+        job.connection, resident.row.version, job.number, eigenvalues=found.eigenvalues,
+        residuals=found.residuals, vectors=found.vectors,
+        k=choose_k(found.eigenvalues, len(resident.row.classes)), sample_rows=len(chosen),
+        status=found.status)
+
+
+def project_training(job, resident: Resident, spectrum: int, vectors, X, y, numbers) -> None:
+    """J_z and p_z - e_y of the training rows, a chunk a transaction."""
+    step = int(CHUNK_ROWS.default)
+    done = spectra.present(job.connection, spectrum, "training")
+    for seq, at in enumerate(range(0, len(y), step)):
+        job.report("project training rows", at, len(y))
+        if seq in done:
+            continue
+        part = slice(at, at + step)
+        logits, J = project(resident.model, resident.theta, X[part], vectors)
+        spectra.write(job.connection, spectrum, "training", seq,
+                      {"rows": numbers[part], "J": J,
+                       "residual": residual(None, y[part], logits)})
+
+
+def project_attached(job, resident: Resident, spectrum: int, vectors) -> list[int]:
+    """Predictions with projections of every attached relation; the seqs of the new chunks."""
+    known: set[bytes] = set()
+    seqs = []
+    for attachment in predictions.attachments(job.connection, job.model):
+        seqs += attach_job.store_relation(job, resident, attachment, known, spectrum, vectors)[0]
+    return seqs

@@ -1,0 +1,240 @@
+"""Ranking: dq/dp -> c -> changes of q for every intervention -> the top ones.
+
+Methods: ``rain++`` (stored projections, nothing of size d), ``rain`` (conjugate gradient on the
+fly, the paper's baseline), ``gradient_dot`` (no curvature). Interventions: ``delete`` and
+``relabel`` (every other class of every row) or ``relabel:<class>``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from pgrain.errors import InvalidArgument, NotReady, UnsupportedOperator
+from pgrain.influence.baselines import gradient_dot
+from pgrain.influence.conjugate_gradient import conjugate_gradient
+from pgrain.influence.filters import filter_weights
+from pgrain.influence.gradient import objective_gradient
+from pgrain.influence.hvp import hessian_operator
+from pgrain.influence.projections import objective_projection
+from pgrain.influence.sample import sample_rows
+from pgrain.influence.scores import deletion_changes, relabel_changes, relatif, top_k
+from pgrain.settings import CURVATURE_SAMPLE
+from pgrain.store import relations, versions
+from pgrain.wire.identity import unpack_value
+from pgrain.worker.resident import Resident, Residents, Spectrum
+from pgrain.worker.variables import VariableTable
+
+METHODS = ("rain++", "rain", "gradient_dot")
+NORMALIZE = ("none", "relatif")
+
+
+@dataclass
+class Variables:
+    """The variables of one model in one evaluation.
+
+    rows: (V,) numbers in the table; digests: (V, 16); values: digest -> packed value, if fetched.
+    """
+
+    resident: Resident
+    spectrum: int | None
+    table: VariableTable
+    rows: np.ndarray
+    digests: np.ndarray
+    values: dict | None
+
+    def __post_init__(self):
+        self._arrays = None
+
+    def _snapshot(self):
+        if self._arrays is None:
+            self._arrays = self.table.snapshot()
+        return self._arrays
+
+    @property
+    def predicted(self) -> np.ndarray:
+        """(V,) classes."""
+        return self._snapshot()[0][self.rows]
+
+    @property
+    def p(self) -> np.ndarray:
+        """(V, R) float64 probabilities."""
+        return self._snapshot()[1][self.rows]
+
+    def projection(self, dq_dp: np.ndarray) -> np.ndarray:
+        """c = V^T grad q, (m,) float64; only variables that q depends on are touched."""
+        _, p, J = self._snapshot()
+        used = np.flatnonzero(dq_dp.any(axis=1))
+        rows = self.rows[used]
+        return objective_projection(p[rows], J[rows], dq_dp[used])
+
+    def gradient(self, dq_dp: np.ndarray) -> np.ndarray:
+        """grad q, (d,): one batched reverse pass over the values themselves."""
+        used = np.flatnonzero(dq_dp.any(axis=1))
+        packed = [self.values[self.digests[row].tobytes()] for row in used]
+        resident = self.resident
+        values = [resident.value(unpack_value(item, resident.row.kind)) for item in packed]
+        return objective_gradient(resident.model, resident.theta,
+                                  resident.encoder.encode(values), dq_dp[used])
+
+
+class Ranker:
+    """Ranks interventions on the training rows of each model that the complaints depend on."""
+
+    def __init__(self, residents: Residents):
+        self._residents = residents
+
+    def rank(self, variables: dict[str, Variables], dq_dp: dict[str, np.ndarray],
+             dcell_dp: dict[str, np.ndarray], n: int, intervention: str,
+             options: dict) -> list[list]:
+        """Rows [rank, model, train_id, train_key, intervention, score, effect], best first.
+
+        dq_dp: gradient of the objective by model; dcell_dp: of the first complained cell.
+        """
+        method = _choice(options, "method", METHODS)
+        rows: list[list] = []
+        for name in sorted(dq_dp):
+            if method == "rain++":
+                rows += self._stored(name, variables[name], dq_dp[name], dcell_dp.get(name), n,
+                                     intervention, options)
+            else:
+                rows += self._live(name, variables[name], dq_dp[name], dcell_dp.get(name), n,
+                                   intervention, options, method)
+        return rows
+
+    def _stored(self, name, variables, dq_dp, dcell_dp, n, intervention, options) -> list[list]:
+        spectrum = self._residents.spectrum(variables.resident, variables.spectrum)
+        k, w = weights(spectrum, options)
+        c = variables.projection(dq_dp)[:k]
+        cell = np.zeros(k) if dcell_dp is None else variables.projection(dcell_dp)[:k]
+        changes, candidates = _changes(variables.resident, spectrum, k, w, c, intervention)
+        if _choice(options, "normalize", NORMALIZE) == "relatif":
+            changes = relatif(changes, spectrum.training.A[:, :k], w)
+        best = _best(-changes, candidates, n)
+        effects = _changes(variables.resident, spectrum, k, w, cell, intervention,
+                           only=best[0])[0]
+        return _rows(name, variables.resident, spectrum.training.rows,
+                     intervention, -changes, effects, best)
+
+    def _live(self, name, variables, dq_dp, dcell_dp, n, intervention, options,
+              method) -> list[list]:
+        if intervention != "delete":
+            raise UnsupportedOperator(f'method "{method}" ranks deletions only',
+                                      hint="Leave out the option method for other interventions.")
+        resident = variables.resident
+        if dcell_dp is None:
+            dcell_dp = np.zeros_like(dq_dp)
+        X, numbers = self._training_features(resident)
+        y = resident.learned.labels[numbers]
+        directions = [variables.gradient(dq_dp), variables.gradient(dcell_dp)]
+        if method == "rain":
+            directions = [self._solve(resident, X, y, g, options) for g in directions]
+        changes = gradient_dot(resident.model, resident.theta, X, y, directions[0])
+        effects = gradient_dot(resident.model, resident.theta, X, y, directions[1])
+        best = _best(-changes, None, n)
+        return _rows(name, resident, numbers, intervention, -changes, effects[best[0]], best)
+
+    def _solve(self, resident, X, y, gradient, options) -> np.ndarray:
+        if not gradient.any():
+            return gradient
+        chosen = sample_rows(len(y), int(CURVATURE_SAMPLE.default), 0)
+        operator = hessian_operator(resident.model, resident.theta, X[chosen], y[chosen],
+                                    resident.row.alpha, n_total=len(y))
+        return conjugate_gradient(operator, gradient, n_iter=int(options.get("k", 10)),
+                                  damping=float(options.get("damping", 0.0))).value
+
+    def _training_features(self, resident: Resident) -> tuple[np.ndarray, np.ndarray]:
+        """Encoded training rows that are still as they were learned, and their numbers."""
+        def read(connection):
+            model = versions.read_model(connection, resident.row.model)
+            secret = versions.read_secret(connection)
+            where = {key: number for number, key in enumerate(resident.learned.keys)}
+            values, numbers = [], []
+            for row in relations.read(connection, model.training_table, model.kind,
+                                      model.features, secret, key=model.key):
+                number = where.get(row.key)
+                if number is not None and (resident.learned.digests[number].tobytes()
+                                           == row.digest):
+                    values.append(row.value)
+                    numbers.append(number)
+            return values, np.array(numbers, np.int64)
+        values, numbers = self._residents.with_connection(read)
+        if not values:
+            raise NotReady(f'no training row of model "{resident.row.model}" is as it was learned',
+                           hint="Train again.")
+        order = np.argsort(numbers)
+        return resident.encoder.encode([values[i] for i in order]), numbers[order]
+
+
+def weights(spectrum: Spectrum, options: dict) -> tuple[int, np.ndarray]:
+    """k and the filter's weights (k,) under the options k, filter, damping."""
+    stored = len(spectrum.row.eigenvalues)
+    k = options.get("k", spectrum.row.k)
+    if type(k) is not int or not 1 <= k <= stored:
+        raise InvalidArgument(f'option "k" must be a whole number between 1 and {stored}',
+                              detail=f"{stored} eigenpairs are stored.",
+                              hint="""Store more with CALL pgrain.precompute(..., """
+                                   """'{"pairs": ...}').""")
+    damping = options.get("damping", 0.0)
+    if type(damping) not in (int, float) or not 0 <= damping < float("inf"):
+        raise InvalidArgument('option "damping" must be a number that is not negative')
+    return k, filter_weights(spectrum.row.eigenvalues[:k], options.get("filter", "inverse"),
+                             float(damping))
+
+
+def _changes(resident: Resident, spectrum: Spectrum, k: int, w, c, intervention: str,
+             only: np.ndarray | None = None):
+    """(changes, candidate classes or None): (n,) for delete, (n, R) for relabellings."""
+    training = spectrum.training
+    rows = slice(None) if only is None else only
+    if intervention == "delete":
+        return deletion_changes(training.A[rows, :k], w, c), None
+    classes = resident.row.classes
+    if intervention == "relabel":
+        candidates = np.arange(len(classes))
+    elif intervention.startswith("relabel:") and intervention[8:] in classes:
+        candidates = np.array([classes.index(intervention[8:])])
+    else:
+        raise InvalidArgument(f'no such intervention: "{intervention}"',
+                              hint="Interventions are 'delete', 'relabel' (to any class) and "
+                                   f"'relabel:<class>' with one of {', '.join(classes)}.")
+    labels = training.labels[rows]
+    changes = relabel_changes(training.J[rows][:, :, :k], labels, w, c)
+    changes[np.arange(len(labels)), labels] = np.inf   # to keep its label is no intervention
+    return changes, candidates
+
+
+def _best(scores: np.ndarray, candidates: np.ndarray | None, n: int
+          ) -> tuple[np.ndarray, np.ndarray | None]:
+    """The best rows, and for relabellings the class of each."""
+    if candidates is None:
+        return top_k(scores, n), None
+    allowed = scores[:, candidates].reshape(-1)
+    order = top_k(allowed, n)
+    order = order[allowed[order] > -np.inf]
+    return order // len(candidates), candidates[order % len(candidates)]
+
+
+def _rows(name: str, resident: Resident, numbers: np.ndarray, intervention: str,
+          scores: np.ndarray, effects: np.ndarray, best) -> list[list]:
+    rows, labels = best
+    keys, classes = resident.learned.keys, resident.row.classes
+    result = []
+    for position, row in enumerate(rows.tolist()):
+        key = keys[numbers[row]]
+        at = (row,) if labels is None else (row, labels[position])
+        effect = effects[position] if labels is None or effects.ndim == 1 else (
+            effects[position, labels[position]])
+        result.append([position + 1, name, int(key) if resident.learned.integer_keys else None,
+                       key, intervention if labels is None
+                       else f"relabel:{classes[labels[position]]}",
+                       float(scores[at]), float(effect)])
+    return result
+
+
+def _choice(options: dict, name: str, allowed: tuple[str, ...]) -> str:
+    value = options.get(name, allowed[0])
+    if value not in allowed:
+        raise InvalidArgument(f'no such {name}: "{value}"', hint=f"One of {', '.join(allowed)}.")
+    return value

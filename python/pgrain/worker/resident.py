@@ -1,0 +1,206 @@
+"""What the worker keeps in memory, loaded from tables when first asked for.
+
+Versions and spectra are immutable, so a resident copy is never stale: a request names the version,
+the spectrum and the last prediction chunk that its snapshot sees, and what is missing is loaded.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import numpy as np
+import psycopg
+import structlog
+
+from pgrain.errors import DataCorrupted
+from pgrain.influence.projections import project, training_projection
+from pgrain.models.encoding import Encoder
+from pgrain.models.predicting import predict_proba
+from pgrain.models.registry import Model, build
+from pgrain.models.softmax import softmax
+from pgrain.store import predictions, spectra, versions
+from pgrain.store.relations import plain_columns
+from pgrain.worker.variables import VariableTable
+
+log = structlog.get_logger()
+RESIDENT_VERSIONS = 8
+
+
+@dataclass
+class Training:
+    """Projections of the training rows under one spectrum.
+
+    rows: (n,) numbers among the version's learned rows; labels: (n,) classes; J: (n, R, m) float32;
+    A: (n, m) float32, a_z = J_z^T (p_z - e_y); residual: (n, R) float32.
+    """
+
+    rows: np.ndarray
+    labels: np.ndarray
+    J: np.ndarray
+    A: np.ndarray
+    residual: np.ndarray
+
+
+@dataclass
+class Spectrum:
+    """One spectrum with its projections."""
+
+    row: spectra.SpectrumRow
+    vectors: np.ndarray
+    training: Training
+
+
+@dataclass
+class Resident:
+    """One trained version: the network, its parameters and encoder, what it learned from."""
+
+    row: versions.VersionRow
+    features: list[str]
+    model: Model
+    theta: np.ndarray
+    encoder: Encoder
+    learned: versions.LearnedRows
+    lock: threading.RLock = field(default_factory=threading.RLock)
+    spectra: OrderedDict[int, Spectrum] = field(default_factory=OrderedDict)
+    tables: OrderedDict[int | None, VariableTable] = field(default_factory=OrderedDict)
+
+    def value(self, raw):
+        """A raw value off the wire as the encoder takes it."""
+        return plain_columns(raw) if self.row.kind == "columns" else raw
+
+    def logits_and_projections(self, values: list, vectors: np.ndarray | None):
+        """(predicted, logits, p float32, J or None) of raw feature values."""
+        X = self.encoder.encode(values)
+        if vectors is None:
+            logits, p = predict_proba(self.model, self.theta, X)
+            return p.argmax(axis=1), logits, p, None
+        logits, J = project(self.model, self.theta, X, vectors)
+        p = probabilities(logits)
+        return p.argmax(axis=1), logits, p, J
+
+
+def probabilities(logits: np.ndarray) -> np.ndarray:
+    """float32 probabilities as they are stored; the predicted class is their first maximum."""
+
+    return softmax(logits).astype(np.float32)
+
+
+class Residents:
+    """All of them; `connect` gives a connection to the database (autocommit)."""
+
+    def __init__(self, connect: Callable[[], psycopg.Connection]):
+        self._connect = connect
+        self._connection: psycopg.Connection | None = None
+        self._lock = threading.RLock()
+        self._versions: OrderedDict[int, Resident] = OrderedDict()
+
+    def version(self, number: int) -> Resident:
+        """A trained version; 42704 if there is none."""
+        with self._lock:
+            resident = self._versions.get(number)
+            if resident is None:
+                resident = self._query(lambda c: load_version(c, number))
+                self._versions[number] = resident
+                log.info("version loaded", version=number, model=resident.row.model,
+                         parameters=resident.model.n_parameters)
+                while len(self._versions) > RESIDENT_VERSIONS:
+                    self._versions.popitem(last=False)
+            self._versions.move_to_end(number)
+            return resident
+
+    def spectrum(self, resident: Resident, number: int) -> Spectrum:
+        """One of a version's spectra; 42704 if it has been replaced."""
+        with resident.lock:
+            known = resident.spectra.get(number)
+            if known is None:
+                with self._lock:
+                    known = self._query(lambda c: _load_spectrum(c, resident, number))
+                resident.spectra[number] = known
+                while len(resident.spectra) > 2:
+                    resident.spectra.popitem(last=False)
+            return known
+
+    def table(self, resident: Resident, spectrum: int | None, last_seq: int) -> VariableTable:
+        """The version's known values, at least those of chunks up to `last_seq`."""
+        with resident.lock:
+            table = resident.tables.get(spectrum)
+            if table is None:
+                pairs = None
+                if spectrum is not None:
+                    pairs = len(self.spectrum(resident, spectrum).row.eigenvalues)
+                table = resident.tables[spectrum] = VariableTable(len(resident.row.classes), pairs)
+                while len(resident.tables) > 3:
+                    resident.tables.popitem(last=False)
+            if table.last_seq < last_seq:
+                with self._lock:
+                    self._query(lambda c: _load_chunks(c, resident, spectrum, table))
+                table.last_seq = last_seq
+            return table
+
+    def with_connection(self, work: Callable[[psycopg.Connection], object]):
+        """Run `work` with the shared connection; once more on a new one if it has broken."""
+        with self._lock:
+            return self._query(work)
+
+    def _query(self, work):
+        reused = self._connection is not None and not self._connection.closed
+        try:
+            return work(self._live())
+        except psycopg.OperationalError:
+            if not reused:
+                raise
+            self._connection.close()
+            return work(self._live())
+
+    def _live(self) -> psycopg.Connection:
+        if self._connection is None or self._connection.closed:
+            self._connection = self._connect()
+        return self._connection
+
+
+def load_version(connection: psycopg.Connection, number: int) -> Resident:
+    """A version from its tables alone."""
+    row = versions.read_version(connection, number)
+    encoder = Encoder.from_json(row.encoder)
+    model = build(row.architecture, len(row.classes), encoder.input_shape(), row.options)
+    theta = versions.read_theta(connection, number)
+    if len(theta) != model.n_parameters:
+        raise DataCorrupted(f"version {number} has {len(theta)} stored parameters, "
+                            f"its architecture {model.n_parameters}")
+    features = versions.read_model(connection, row.model).features
+    return Resident(row, features, model, theta, encoder, versions.read_rows(connection, number))
+
+
+def _load_spectrum(connection, resident: Resident, number: int) -> Spectrum:
+    row = spectra.read(connection, number)
+    vectors = spectra.read_vectors(connection, number)
+    parts = [arrays for _, arrays in spectra.chunks(connection, number, "training")]
+    rows = np.concatenate([part["rows"] for part in parts]) if parts else np.zeros(0, np.int64)
+    shape = (0, len(resident.row.classes), vectors.shape[1])
+    J = np.concatenate([part["J"] for part in parts]) if parts else np.zeros(shape, np.float32)
+    residual = (np.concatenate([part["residual"] for part in parts]) if parts
+                else np.zeros(shape[:2], np.float32))
+    training = Training(rows, resident.learned.labels[rows], J,
+                        training_projection(J, residual), residual)
+    log.info("spectrum loaded", spectrum=number, version=row.version, rows=len(rows),
+             pairs=len(row.eigenvalues), megabytes=round(J.nbytes / 1e6))
+    return Spectrum(row, vectors, training)
+
+
+def _load_chunks(connection, resident: Resident, spectrum: int | None,
+                 table: VariableTable) -> None:
+    missing = [seq for seq in predictions.seqs(connection, resident.row.version)
+               if seq not in table.loaded]
+    projected = dict.fromkeys(missing)
+    if spectrum is not None:
+        # A chunk whose projections are not stored stays unknown: its values are computed live.
+        projected = {seq: arrays["J"] for seq, arrays in
+                     spectra.chunks(connection, spectrum, "attached", missing)}
+    for seq, J in projected.items():
+        values = predictions.read(connection, seq, table.n_classes)
+        if values is not None:
+            table.add(values.digests, values.predicted, values.logits, J)
+        table.loaded.add(seq)

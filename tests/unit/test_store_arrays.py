@@ -1,0 +1,51 @@
+"""Stored arrays: what goes in comes out, and a flipped bit is noticed."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pgrain.errors import DataCorrupted
+from pgrain.store.arrays import pack, pack_texts, unpack, unpack_texts
+from pgrain.worker.variables import VariableTable
+
+
+@given(st.lists(st.text()))
+def test_texts_survive(texts):
+    arrays = pack_texts(texts)
+    checksum, data = pack(arrays)
+    assert unpack_texts(unpack(checksum, data, "a list")) == texts
+
+
+@given(st.data())
+def test_a_flipped_bit_is_noticed(data):
+    checksum, packed = pack({"x": np.arange(20, dtype=np.float32)})
+    damaged = bytearray(packed)
+    damaged[data.draw(st.integers(0, len(packed) - 1))] ^= 1 << data.draw(st.integers(0, 7))
+    with pytest.raises(DataCorrupted, match="a chunk"):
+        unpack(checksum, bytes(damaged), "a chunk")
+
+
+digests = st.lists(st.integers(0, 40), max_size=30).map(
+    # Few distinct upper halves, so that equal ones with different lower halves occur.
+    lambda numbers: np.array([[n % 3] * 8 + [n] * 8 for n in numbers], np.uint8).reshape(-1, 16))
+
+
+@given(st.lists(digests, max_size=4), digests)
+def test_variables_are_found_as_in_a_dictionary(batches, wanted):
+    table, known = VariableTable(2, 1), {}
+    for batch in batches:
+        labels = np.array([row[15] % 2 for row in batch], np.int64)
+        logits = np.array([[row[15], 1.0] for row in batch], np.float32).reshape(-1, 2)
+        table.add(batch, labels, logits, np.zeros((len(batch), 2, 1), np.float32))
+        known.update((row.tobytes(), row[15]) for row in batch)
+    rows = table.find(wanted)
+    predicted, p, J = table.snapshot()
+    assert len(p) == len(J) == len(predicted) == len(known)
+    for digest, row in zip(wanted, rows, strict=True):
+        if digest.tobytes() not in known:
+            assert row == -1
+        else:
+            assert predicted[row] == known[digest.tobytes()] % 2
