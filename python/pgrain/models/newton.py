@@ -1,23 +1,30 @@
 """Logistic regression to the optimum: Newton's method with preconditioned conjugate gradient.
 
 Influence is the derivative of the optimum, so on a convex model theta has to be one: the gradient
-of L is driven to rounding error in float64. The Hessian is sum_z S_z (x) x_z x_z^T + alpha I with
-S = diag p - p p^T. Its Kronecker product of averages, mean(S) (x) X^T X + alpha I, is inverted
-exactly through two small eigendecompositions, and with it conjugate gradient needs some tens of
-steps where it would need thousands.
+of L is driven down in float64. The Hessian sum_z S_z (x) x_z x_z^T + alpha I, S = diag p - p p^T,
+is badly conditioned (1e6 on pictures), so each Newton step is solved by conjugate gradient with a
+preconditioner: the Cholesky factor of the same Hessian on a seeded sample of rows (exact when there
+are few rows), and for large d the Kronecker product of averages, mean(S) (x) X^T X + alpha I,
+inverted through two small eigendecompositions. Directions need no float64: products are float32.
 """
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.linalg import cho_factor, cho_solve
 
+from pgrain.models.sample import sample_rows
 from pgrain.models.softmax import log_softmax
 
-_HELD_BYTES = 1 << 30           # float64 features are kept if they fit here, else made on the fly
+_HELD_BYTES = 1 << 30           # float32 features are kept if they fit here, else made on the fly
+_DENSE_PARAMETERS = 9000        # up to here the sampled Hessian is factorised (d^2 floats)
+_DENSE_ROWS = 4096              # rows of its sample
 _KRONECKER_FEATURES = 4096      # beyond, X^T X is replaced by its diagonal
+_STALE_STEPS = 25               # a solve longer than this makes the next step factorise again
 
 
 @dataclass(frozen=True)
@@ -33,12 +40,12 @@ class Optimum:
 
 
 class _Rows:
-    """Chunks of [x, 1] in float64, with the label and the weight of each row."""
+    """Chunks of [x, 1] in float32, with the label and the weight of each row."""
 
-    def __init__(self, X: np.ndarray, y: np.ndarray, weights: np.ndarray, chunk: int = 8192):
+    def __init__(self, X: np.ndarray, y: np.ndarray, weights: np.ndarray, chunk: int = 4096):
         self.X, self.y, self.weights, self.chunk = X, y, weights, chunk
         self.features = int(np.prod(X.shape[1:])) + 1
-        held = len(X) * self.features * 8 <= _HELD_BYTES
+        held = len(X) * self.features * 4 <= _HELD_BYTES
         self._held = [self._make(start) for start in self._starts()] if held else None
 
     def _starts(self):
@@ -47,8 +54,9 @@ class _Rows:
     def _make(self, start: int):
         rows = slice(start, start + self.chunk)
         x = self.X[rows].reshape(len(self.X[rows]), -1)
-        A = np.ones((len(x), self.features))
-        np.divide(x, 255 if x.dtype == np.uint8 else 1, out=A[:, :-1])
+        A = np.ones((len(x), self.features), np.float32)
+        # As `Model.logits` does it, so that both see the same numbers.
+        np.divide(x, np.float32(255 if x.dtype == np.uint8 else 1), out=A[:, :-1])
         return A, self.y[rows], self.weights[rows]
 
     def __iter__(self):
@@ -57,7 +65,7 @@ class _Rows:
 
 def minimise(X: np.ndarray, y: np.ndarray, n_classes: int, alpha: float, *,
              weights: np.ndarray | None = None, start: np.ndarray | None = None,
-             tol: float = 1e-8, max_iterations: int = 50,
+             tol: float = 1e-6, max_iterations: int = 50,
              progress: Callable[[int, int, str], None] | None = None) -> Optimum:
     """The minimiser of L = sum w_z l + alpha/2 |theta|^2.
 
@@ -68,26 +76,27 @@ def minimise(X: np.ndarray, y: np.ndarray, n_classes: int, alpha: float, *,
     weights = np.ones(len(X)) if weights is None else np.asarray(weights, np.float64)
     rows = _Rows(X, np.asarray(y), weights)
     theta = np.zeros((rows.features, n_classes)) if start is None else np.array(start, np.float64)
-    precondition = None
-    products = 0
-    loss, gradient, S = _gradient(rows, theta, alpha)
-    reference = max(1.0, _gradient(rows, np.zeros_like(theta), alpha, only="norm"))
-    gram = _gram(rows)
+    precondition, products = None, 0
+    loss, gradient = _gradient(rows, theta, alpha)
+    reference = max(1.0, float(np.linalg.norm(
+        gradient if start is None else _gradient(rows, np.zeros_like(theta), alpha)[1])))
     status = f"stopped after {max_iterations} Newton steps; allow more iterations or raise alpha"
-    done = 0
+    used, accuracy, least = 0, 0.3, float("inf")
     for done in range(max_iterations + 1):
         norm = float(np.linalg.norm(gradient))
-        if progress is not None:
-            progress(min(done, 19), 20, f"Newton step {done}: gradient norm {norm:.3g}")
+        least = min(least, norm)         # the norm may rise; progress never falls
+        report = functools.partial(_report, progress, f"Newton step {done + 1}: gradient norm "
+                                   f"{norm:.3g}", least, tol * reference, reference)
+        report()
         if norm <= tol * reference:
             status = "converged"
             break
         if done == max_iterations:
             break
-        precondition = _preconditioner(gram, S / weights.sum(), alpha)
-        # Superlinear, not exact: the early steps need no precise direction.
-        step, used = _solve(lambda v, t=theta: _product(rows, t, v, alpha), -gradient, precondition,
-                            rtol=min(0.1, (norm / reference) ** 0.5), max_steps=200)
+        if precondition is None or used > _STALE_STEPS:
+            precondition = _preconditioner(rows, theta, alpha, report)
+        step, used = _solve(rows, theta, alpha, -gradient, precondition, report,
+                            rtol=accuracy, max_steps=100)
         products += used
         scale, slope = 1.0, float(np.vdot(gradient, step))
         for _ in range(30):
@@ -99,44 +108,92 @@ def minimise(X: np.ndarray, y: np.ndarray, n_classes: int, alpha: float, *,
         else:
             status = "no further progress in float64"
             break
-        theta, (loss, gradient, S) = theta + scale * step, trial
+        theta, (loss, gradient) = theta + scale * step, trial
+        # Eisenstat and Walker (1996), choice 2: solve as exactly as the last step was rewarded.
+        accuracy = min(0.3, max(1e-3, 0.9 * (np.linalg.norm(gradient) / norm) ** 2))
     return Optimum(theta, status, float(loss), float(np.linalg.norm(gradient)), done, products)
 
 
-def _gradient(rows: _Rows, theta: np.ndarray, alpha: float, only: str | None = None):
+def _report(progress, message: str, norm: float, goal: float, reference: float) -> None:
+    """Progress by orders of magnitude of the gradient's norm."""
+    if progress is not None:
+        span = np.log(reference / goal)
+        left = np.log(max(norm, goal) / goal) / span if span > 0 else 0.0
+        progress(int(100 * (1 - min(left, 1.0))), 100, message)
+
+
+def _gradient(rows: _Rows, theta: np.ndarray, alpha: float) -> tuple[float, np.ndarray]:
     loss, gradient = 0.5 * alpha * float(np.vdot(theta, theta)), alpha * theta
-    S = np.zeros((theta.shape[1], theta.shape[1]))
     for A, y, w in rows:
+        A = A.astype(np.float64)
         log_p = log_softmax(A @ theta)
         p = np.exp(log_p)
         loss -= float(w @ log_p[np.arange(len(y)), y])
-        S += np.diag(w @ p) - (p * w[:, None]).T @ p
         p[np.arange(len(y)), y] -= 1
         gradient = gradient + A.T @ (p * w[:, None])
-    return float(np.linalg.norm(gradient)) if only == "norm" else (loss, gradient, S)
+    return loss, gradient
 
 
-def _product(rows: _Rows, theta: np.ndarray, v: np.ndarray, alpha: float) -> np.ndarray:
+def _probabilities(rows: _Rows, theta: np.ndarray) -> list[np.ndarray]:
+    theta = theta.astype(np.float32)
+    return [np.exp(log_softmax(A @ theta)).astype(np.float32) for A, _, _ in rows]
+
+
+def _product(rows: _Rows, p_of: list[np.ndarray], v: np.ndarray, alpha: float) -> np.ndarray:
+    v = v.astype(np.float32)
     out = alpha * v
-    for A, _, w in rows:
-        p = np.exp(log_softmax(A @ theta))
+    for (A, _, w), p in zip(rows, p_of, strict=True):
         t = A @ v
         t = p * (t - (p * t).sum(axis=1, keepdims=True))
-        out = out + A.T @ (t * w[:, None])
+        out += A.T @ (t * w[:, None].astype(np.float32))
     return out
 
 
-def _gram(rows: _Rows) -> tuple[np.ndarray, np.ndarray | None]:
-    """Eigenvalues (D+1,) and eigenvectors (or None for the identity) of sum w x x^T."""
-    if rows.features > _KRONECKER_FEATURES:
-        return sum(w @ (A * A) for A, _, w in rows), None
-    return np.linalg.eigh(sum((A * w[:, None]).T @ A for A, _, w in rows))
+def _preconditioner(rows: _Rows, theta, alpha: float, report) -> Callable[[np.ndarray], np.ndarray]:
+    if theta.size <= _DENSE_PARAMETERS:
+        return _sampled_cholesky(rows, theta, alpha, report)
+    return _kronecker(rows, theta, alpha)
 
 
-def _preconditioner(gram, S: np.ndarray, alpha: float) -> Callable[[np.ndarray], np.ndarray]:
-    g, Q = gram
+def _sampled_cholesky(rows: _Rows, theta: np.ndarray, alpha: float, report):
+    n, (D, R) = len(rows.X), theta.shape
+    picked = sample_rows(n, _DENSE_ROWS, 0)
+    part = _Rows(rows.X[picked], rows.y[picked], rows.weights[picked])
+    scale = rows.weights.sum() / max(part.weights.sum(), 1e-300)
+    exact = len(picked) == n
+    H = np.zeros((R, D, R, D), np.float64 if exact else np.float32)
+    for A, _, w in part:
+        A = A.astype(H.dtype)
+        p = np.exp(log_softmax(A @ theta)).astype(H.dtype)
+        for r in range(R):
+            report()
+            for s in range(r + 1):
+                weight = (scale * w * p[:, r] * ((r == s) - p[:, s])).astype(H.dtype)
+                H[r, :, s] += (A * weight[:, None]).T @ A
+    H = H.reshape(R * D, R * D)
+    # Only the lower triangle of blocks is filled, which is what the factorisation reads.
+    H[np.diag_indices_from(H)] += alpha
+    report()
+    factor = cho_factor(H, lower=True, overwrite_a=True, check_finite=False)
+
+    def apply(v: np.ndarray) -> np.ndarray:
+        flat = cho_solve(factor, v.T.reshape(-1).astype(H.dtype), check_finite=False)
+        return flat.reshape(R, D).T.astype(np.float64)
+
+    return apply
+
+
+def _kronecker(rows: _Rows, theta: np.ndarray, alpha: float):
+    S = np.zeros((theta.shape[1], theta.shape[1]))
+    total = rows.weights.sum()
+    for (_, _, w), p in zip(rows, _probabilities(rows, theta), strict=True):
+        S += (np.diag(w @ p) - (p * w[:, None]).T @ p) / total
     s, U = np.linalg.eigh(S)
-    scale = 1 / (np.maximum(g, 0)[:, None] * np.maximum(s, 0)[None, :] + max(alpha, 1e-12))
+    if rows.features > _KRONECKER_FEATURES:
+        g, Q = sum(w @ (A * A) for A, _, w in rows), None
+    else:
+        g, Q = np.linalg.eigh(sum((A * w[:, None]).T @ A for A, _, w in rows))
+    scale = 1 / (np.maximum(g, 0)[:, None] * np.maximum(s, 0)[None, :] + alpha)
 
     def apply(v: np.ndarray) -> np.ndarray:
         inner = (v if Q is None else Q.T @ v) @ U
@@ -146,14 +203,21 @@ def _preconditioner(gram, S: np.ndarray, alpha: float) -> Callable[[np.ndarray],
     return apply
 
 
-def _solve(product, b: np.ndarray, precondition, *, rtol: float, max_steps: int):
+def _solve(rows: _Rows, theta, alpha: float, b: np.ndarray, precondition, report, *, rtol: float,
+           max_steps: int):
+    """H x = b by preconditioned conjugate gradient, to `rtol`; the steps used."""
+    p_of = _probabilities(rows, theta)
     x, r = np.zeros_like(b), b.copy()
     z = precondition(r)
     p, rz = z.copy(), float(np.vdot(r, z))
     goal = rtol * np.linalg.norm(b)
     for used in range(1, max_steps + 1):
-        hp = product(p)
-        step = rz / float(np.vdot(p, hp))
+        report()
+        hp = _product(rows, p_of, p, alpha).astype(np.float64)
+        curvature = float(np.vdot(p, hp))
+        if curvature <= 0:          # float32 has nothing more to say
+            break
+        step = rz / curvature
         x, r = x + step * p, r - step * hp
         if np.linalg.norm(r) <= goal:
             break

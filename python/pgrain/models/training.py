@@ -36,7 +36,7 @@ OPTIONS = {option.name: option for option in (
            1e-14, 1),
 )}
 DEFAULTS = {
-    "logistic_regression": {"alpha": 1.0, "tol": 1e-8},
+    "logistic_regression": {"alpha": 1.0, "tol": 1e-6},
     "mlp": {"alpha": 1.0, "epochs": 10, "batch_size": 256, "learning_rate": 1e-3,
             "optimizer": "adam"},
     "cnn": {"alpha": 1.0, "epochs": 5, "batch_size": 256, "learning_rate": 2e-3,
