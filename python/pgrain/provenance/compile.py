@@ -1,0 +1,192 @@
+"""From the query's text to its capture; asks for what it must know on the way.
+
+>>> compile(query, explain, models, probes)      # may return Probes(sql, models)
+>>> compile(query, explain, models, probes)      # at last a Capture
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from pgrain.errors import UnsupportedOperator
+from pgrain.plan.explain import check_calls, check_relations, read_explain
+from pgrain.plan.query import build, check_single_model, model_names
+from pgrain.plan.select import read_select
+from pgrain.provenance.annotate import Annotated, Annotator
+from pgrain.provenance.capture_sql import capture_sql, side_from, with_clause
+from pgrain.provenance.lineage import Lineage, read_lineage
+from pgrain.provenance.output import OutputColumn, match_sql
+from pgrain.provenance.probes import (
+    Catalog,
+    ProbeResult,
+    Probes,
+    catalog_sql,
+    check_catalog,
+    columns_sql,
+    output_sql,
+    read_columns,
+)
+from pgrain.wire.identity import digest_sql
+
+NUMERIC_TYPES = {20: "bigint", 21: "smallint", 23: "integer", 700: "real",
+                 701: "double precision", 1700: "numeric"}
+_TYPE_NAMES = NUMERIC_TYPES | {16: "boolean", 17: "bytea", 25: "text", 1043: "varchar",
+                               1082: "date", 1083: "time", 1114: "timestamp",
+                               1184: "timestamptz", 1186: "interval", 2950: "uuid",
+                               114: "json", 3802: "jsonb", 1009: "text[]", 1007: "integer[]",
+                               1022: "float8[]", 19: "name", 26: "oid"}
+
+
+@dataclass(frozen=True)
+class ModelFacts:
+    """What the walker needs to know about a model's active version."""
+
+    name: str
+    version: int
+    classes: list[str]
+    kind: str
+    features: list[str]
+
+
+@dataclass
+class Capture:
+    """The capture of one query: what to run, and how to read what comes back.
+
+    Attributes
+    ----------
+    sql : str
+        One SELECT; ``$1`` is the secret (bytea). Few rows (tag, meta, a, b, c), packed.
+    result_sql : str
+        The query itself, each output column as text.
+    output_columns : list of OutputColumn
+    """
+
+    annotated: Annotated
+    models: dict[str, ModelFacts]
+    output_columns: list[OutputColumn]
+    sql: str
+    result_sql: str
+
+    @property
+    def model(self) -> ModelFacts:
+        """The query's one model."""
+        return self.models[self.annotated.slots[0].model]
+
+    def fetch_sql(self, model: str) -> str:
+        """SQL for (digest, value) of the feature values whose digest is in ``$2`` (bytea[]).
+
+        ``$1`` is the secret. `value` is bytea, text, float8[], or the text of a JSON object.
+        """
+        facts, parts = self.models[model], []
+        for slot in self.annotated.slots:
+            if slot.model != model:
+                continue
+            argument = slot.argument + "\n"
+            value = {"bytea": f"({argument})::pg_catalog.bytea",
+                     "text": f"({argument})::pg_catalog.text",
+                     "float8": f"({argument})::pg_catalog.float8[]",
+                     "columns": f"pg_catalog.to_jsonb({argument})::pg_catalog.text"}[facts.kind]
+            parts.append(
+                "SELECT _pgrain_x, _pgrain_v FROM (\nSELECT "
+                f"{digest_sql(argument, facts.kind, facts.features)} AS _pgrain_x, "
+                f"{value} AS _pgrain_v\n{side_from(self.annotated.sides[slot.side])}\nOFFSET 0"
+                f"\n) AS _pgrain_s{slot.index}\nWHERE _pgrain_x IN"
+                " (SELECT pg_catalog.unnest($2::pg_catalog.bytea[]))")
+        return (with_clause(self.annotated, [])
+                + "SELECT DISTINCT ON (_pgrain_x) _pgrain_x AS digest, _pgrain_v AS value FROM (\n"
+                + "\nUNION ALL\n".join(parts) + "\n) AS _pgrain_u")
+
+    def read(self, rows) -> Lineage:
+        """The lineage that `rows` of `sql` carry; 54000 over a limit."""
+        return read_lineage(self.annotated, len(self.model.classes), rows)
+
+    def match_sql(self, where: str) -> str:
+        """SQL for the output rows that meet a complaint's WHERE; ``$1`` is `Output.match_json`."""
+        return match_sql(self.output_columns, where)
+
+
+def compile(query: str, explain, models: dict[str, ModelFacts],
+            probes: dict[str, ProbeResult]) -> Probes | Capture:
+    """The capture of `query`, or what must be asked first.
+
+    Parameters
+    ----------
+    query : str
+        The caller's text.
+    explain : list, dict or str
+        Its ``EXPLAIN (VERBOSE, COSTS OFF, FORMAT JSON)``.
+    models : dict
+        `ModelFacts` of the models asked for so far; unknown ones are the caller's error (42704).
+    probes : dict
+        Answers of the SQL asked for so far.
+
+    Raises
+    ------
+    ComplaintSyntax, UnsupportedOperator, InvalidArgument
+        42601 not one SELECT; 0A000 a construct without provenance; 22023 no model call.
+    """
+    select = read_select(query)
+    facts = read_explain(explain)
+    names = model_names(select)
+    wanted = Probes(models=[name for name in names if name not in models])
+    if "catalog" not in probes:
+        build(select, set())          # refuse what the text alone shows
+        wanted.sql["catalog"] = catalog_sql(select, facts.functions)
+    if "output" not in probes:
+        wanted.sql["output"] = output_sql(select)
+    if wanted.sql or wanted.models:
+        return wanted
+    catalog = Catalog.read(probes["catalog"])
+    operators = build(select, catalog.aggregates)
+    calls = operators.calls()
+    check_catalog(select, catalog, calls)
+    check_calls(facts, calls, catalog.predict_is_ours)
+    check_relations(facts, catalog.relations,
+                    bool(catalog.user_functions & (select.functions | facts.functions)))
+    check_single_model(operators)
+    expressions = _typed_expressions(operators)
+    if "columns" not in probes:
+        return Probes({"columns": columns_sql(select, operators.from_, expressions)})
+    columns, types = read_columns(operators.from_, expressions, probes["columns"])
+    annotated = Annotator(operators, columns, types).run()
+    output = probes["output"]
+    unknown = [oid for oid in output.types if oid not in _TYPE_NAMES]
+    if unknown and "types" not in probes:
+        return Probes({"types": "SELECT t.oid::pg_catalog.text, pg_catalog.format_type(t.oid, NULL)"
+                                " FROM pg_catalog.pg_type AS t WHERE t.oid IN ("
+                                + ", ".join(str(oid) for oid in sorted(set(unknown))) + ")"})
+    type_names = dict(_TYPE_NAMES)
+    if unknown:
+        type_names |= {int(oid): name for oid, name in probes["types"].rows}
+    if len(output.columns) != len(annotated.cells):
+        raise UnsupportedOperator(
+            "the select list cannot be analysed",
+            detail=f"PostgreSQL says {len(output.columns)} columns, the text "
+                   f"{len(annotated.cells)}.", hint="Name the columns instead of *.")
+    described = []
+    for name, oid, cell in zip(output.columns, output.types, annotated.cells, strict=True):
+        if cell.role == "aggregate" and oid not in NUMERIC_TYPES:
+            raise UnsupportedOperator(
+                f'the aggregate "{name}" of type {type_names[oid]} has no provenance yet',
+                hint="Make its argument a number, as with extract(epoch FROM ...).")
+        described.append(OutputColumn(name, oid, type_names[oid], cell.dependent,
+                                      oid in NUMERIC_TYPES, cell.role))
+    numbered = ", ".join(f"_pgrain_{i}" for i in range(len(described)))
+    result = ("SELECT " + ", ".join(f"_pgrain_{i}::pg_catalog.text"
+                                    for i in range(len(described)))
+              + f" FROM (\n{select.query}\n) AS _pgrain_result ({numbered})")
+    return Capture(annotated, models, described, capture_sql(annotated, models), result)
+
+
+def _typed_expressions(operators) -> list[str]:
+    """Texts of the deterministic expressions whose value may become a detail of a pattern."""
+    found = []
+    if operators.aggregated:
+        found = [e for e, _ in operators.keys
+                 if not e.calls and not (len(e.tokens) == 1 and e.tokens[0].kind == "number")]
+        aliases = {item.alias for item in operators.items if item.alias}
+        found = [e for e in found if not (len(e.tokens) == 1 and e.tokens[0].value in aliases)]
+        if operators.select.grouped:
+            found += [item.expression for item in operators.items
+                      if item.kind == "plain" and not item.expression.calls]
+    return list(dict.fromkeys(e.text for e in found))

@@ -1,0 +1,187 @@
+"""Packed lineage: the bytes of a capture as numpy arrays (layout: `capture_sql`)."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from pgrain import settings
+from pgrain.errors import PgrainError, UnsupportedOperator
+from pgrain.provenance.annotate import Annotated
+from pgrain.wire.identity import DIGEST_BYTES
+
+_HINTS = {
+    "factor_pairs": "Join on columns with fewer matches, or filter the inputs first.",
+    "base_rows": "Filter the inputs first, or join on columns.",
+    "assignments": "Let expressions that call the model use columns with fewer distinct values.",
+    "output_rows": "Filter the rows, or aggregate.",
+}
+
+
+@dataclass
+class SideRows:
+    """The base rows of one side, factor after factor."""
+
+    starts: np.ndarray            # (F,) first row of each factor
+    factor: np.ndarray            # (N,) factor of each row
+    pattern: np.ndarray           # (F,) pattern of each factor
+    variables: list[np.ndarray]   # per slot of the side: (N,) variable, V where NULL
+    weights: list[np.ndarray]     # (N,) float64; the first is all ones
+    flag_weight: list[int] = field(default_factory=list)    # of each measure
+    value_weight: list[int] = field(default_factory=list)   # of each measure, or flag_weight
+
+
+@dataclass
+class Lineage:
+    """What the circuit is made of.
+
+    Attributes
+    ----------
+    digests : dict
+        Model name -> (V, 16) uint8, the distinct feature values in ascending order.
+    entries : (E, 1 + slots) int64
+        Pattern and class of each slot; class R stands for NULL.
+    group_of_entry : (E,) int64
+    """
+
+    n_classes: int
+    digests: dict[str, np.ndarray]
+    n_variables: int
+    sides: list[SideRows]
+    entries: np.ndarray
+    group_of_entry: np.ndarray
+    flags: np.ndarray                        # (E, aggregates) bool
+    values: dict[int, np.ndarray]            # cell -> (E,) float64
+    texts: list[list]                        # of each group or row: texts of its columns
+    labels: list[list]                       # by row: texts of each entry's labels
+    pairs: tuple | None                      # factors of side 0 and 1 that join, None: all do
+    joint: tuple | None                      # patterns of side 0 and 1 of each joint pattern
+
+
+def _array(data: bytes | None, dtype: str) -> np.ndarray:
+    return np.frombuffer(bytes(data) if data is not None else b"", dtype=dtype)
+
+
+def _int32(data) -> np.ndarray:
+    return _array(data, ">i4").astype(np.int64)
+
+
+def number_digests(digests: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(distinct digests (V, 16), the number of each row's digest) of (N, 16) bytes.
+
+    Sorted by the first eight bytes alone: those of a keyed digest do not collide by chance; where
+    they do all the same, both halves are sorted.
+    """
+    halves = np.ascontiguousarray(digests).view(">u8").reshape(-1, 2).astype(np.uint64)
+    if not len(halves):
+        return digests.reshape(0, DIGEST_BYTES), np.zeros(0, np.int64)
+    order = np.argsort(halves[:, 0], kind="stable")
+    first = halves[order]
+    new = first[1:, 0] != first[:-1, 0]
+    if (~new & (first[1:, 1] != first[:-1, 1])).any():
+        order = np.lexsort((halves[:, 1], halves[:, 0]))
+        first = halves[order]
+        new = (first[1:] != first[:-1]).any(axis=1)
+    begins = np.concatenate(([True], new))
+    numbers = np.empty(len(order), np.int64)
+    numbers[order] = np.cumsum(begins) - 1
+    return digests[order[begins]], numbers
+
+
+def read_lineage(annotated: Annotated, n_classes: int, rows) -> Lineage:
+    """The lineage in the rows (tag, meta, a, b, c) of a capture; 54000 over a limit."""
+    table = {}
+    for tag, meta, a, b, c in rows:
+        if tag == "size":
+            count = int(_array(a, ">i8")[0]) if a is not None else 0
+            limit = settings.FACTOR_PAIRS if meta == "base_rows" else settings.ALL[meta]
+            limit.limit(count, hint=_HINTS[meta])
+        else:
+            table[tag] = (meta, a, b, c)
+    slots = annotated.slots
+    try:
+        parts = [_array(table[f"digest:{s.index}"][1], np.uint8).reshape(-1, DIGEST_BYTES)
+                 for s in slots]
+        digests, numbers = number_digests(np.concatenate(parts))
+        of_slot = np.split(numbers, np.cumsum([len(p) for p in parts])[:-1])
+        read = _read_rows if annotated.by_row else _read_groups
+        lineage = read(annotated, n_classes, table, digests, of_slot)
+    except (KeyError, ValueError, IndexError) as error:
+        raise PgrainError("the capture came back in an unknown layout", detail=str(error)) from None
+    settings.OUTPUT_ROWS.limit(len(lineage.texts), hint=_HINTS["output_rows"])
+    return lineage
+
+
+def _read_groups(annotated, n_classes, table, digests, of_slot) -> Lineage:
+    sides = []
+    for number, side in enumerate(annotated.sides):
+        _, counts, patterns, nulls = table[f"factor:{number}"]
+        counts = _int32(counts)
+        nulls = _array(nulls, np.uint8).astype(bool).reshape(len(counts), len(side.slots))
+        factor = np.repeat(np.arange(len(counts)), counts)
+        rows = SideRows(np.cumsum(counts) - counts, factor, _int32(patterns),
+                        _variables(side.slots, nulls[factor], of_slot, len(digests)),
+                        [np.ones(len(factor))])
+        for m, measure in enumerate(side.measures):
+            _, flags, values, _ = table[f"measure:{number}:{m}"]
+            flags = _array(flags, np.uint8).astype(np.float64)
+            if len(flags) != len(factor):
+                raise ValueError("measures do not fit their rows")
+            rows.flag_weight.append(len(rows.weights))
+            rows.weights.append(flags)
+            if measure.value:
+                values = _array(values, ">f8").astype(np.float64)
+                _finite(values)
+                rows.weights.append(values * flags)
+            rows.value_weight.append(len(rows.weights) - 1)
+        sides.append(rows)
+    meta, counts, codes, flags = table["group"]
+    counts = _int32(counts)
+    entries = _int32(codes).reshape(-1, 1 + len(annotated.slots))
+    aggregates = sum(cell.role == "aggregate" for cell in annotated.cells)
+    values = {}
+    for j, cell in enumerate(annotated.cells):
+        if cell.value:
+            values[j] = _array(table[f"value:{j}"][1], ">f8").astype(np.float64)
+            _finite(values[j])
+    pairs = joint = None
+    if len(sides) == 2:
+        joint = (_int32(table["pattern"][1]), _int32(table["pattern"][2]))
+        if annotated.cross:
+            pairs = (_int32(table["pair"][1]), _int32(table["pair"][2]))
+    return Lineage(n_classes, {annotated.slots[0].model: digests}, len(digests), sides, entries,
+                   np.repeat(np.arange(len(counts)), counts),
+                   _array(flags, np.uint8).astype(bool).reshape(len(entries), aggregates),
+                   values, json.loads(meta or "[]"), [], pairs, joint)
+
+
+def _read_rows(annotated, n_classes, table, digests, of_slot) -> Lineage:
+    side = annotated.sides[0]
+    meta, patterns, nulls, _ = table["row"]
+    patterns = _int32(patterns)
+    nulls = _array(nulls, np.uint8).astype(bool).reshape(len(patterns), len(side.slots))
+    rows = SideRows(np.arange(len(patterns)), np.arange(len(patterns)), patterns,
+                    _variables(side.slots, nulls, of_slot, len(digests)),
+                    [np.ones(len(patterns))])
+    labels, codes, _, _ = table["entry"]
+    entries = _int32(codes).reshape(-1, 1 + len(annotated.slots))
+    return Lineage(n_classes, {annotated.slots[0].model: digests}, len(digests), [rows], entries,
+                   np.zeros(len(entries), np.int64), np.zeros((len(entries), 0), bool), {},
+                   json.loads(meta or "[]"), json.loads(labels or "[]"), None, None)
+
+
+def _variables(slots, nulls, of_slot, n_variables) -> list[np.ndarray]:
+    variables = []
+    for number, slot in enumerate(slots):
+        variable = np.full(len(nulls), n_variables, np.int64)
+        variable[~nulls[:, number]] = of_slot[slot.index]
+        variables.append(variable)
+    return variables
+
+
+def _finite(values: np.ndarray) -> None:
+    if not np.isfinite(values).all():
+        raise UnsupportedOperator("an aggregate over NaN or infinity has no provenance yet",
+                                  hint="Filter such values out.")

@@ -1,0 +1,210 @@
+"""The circuit's output rows: as JSON, for a complaint's WHERE, and compared with PostgreSQL's."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections import Counter, defaultdict
+from dataclasses import dataclass
+from decimal import Decimal, InvalidOperation
+
+import numpy as np
+
+from pgrain.errors import PgrainError
+from pgrain.provenance.annotate import quote
+
+RELATIVE = 1e-9
+_RELATIVE_REAL = 1e-5        # PostgreSQL adds real in real
+_INTEGERS = (20, 21, 23)
+
+
+@dataclass(frozen=True)
+class OutputColumn:
+    """One column of the query's output."""
+
+    name: str
+    type_oid: int
+    type_name: str
+    model_dependent: bool
+    numeric: bool
+    role: str                # "constant", "group", "row", "label", "aggregate"
+
+
+@dataclass
+class Output:
+    """The output rows of one evaluation of the circuit, those that are absent included.
+
+    Attributes
+    ----------
+    present : (G,) bool
+        Whether the row is in the query's result (for `value`; for `relaxed`: more likely than not).
+    weight : (G,) float64
+        Rows that the group has (expected); probability of the row without aggregation.
+    numbers : (G, C) float64
+        Cells of aggregates and numeric labels, NaN for NULL and for all other columns.
+    """
+
+    columns: list[OutputColumn]
+    key_columns: list[int]
+    keys: list[list]
+    present: np.ndarray
+    weight: np.ndarray
+    numbers: np.ndarray
+    labels: dict[int, list]
+    scales: np.ndarray
+    hard: bool
+
+    def text(self, row: int, column: int) -> str | None:
+        """The cell as text, None for NULL."""
+        described = self.columns[column]
+        if described.role in ("row", "group", "constant"):
+            return self.keys[row][self.key_columns.index(column)]
+        if described.role == "label" and column in self.labels:
+            return self.labels[column][row]
+        number = self.numbers[row, column]
+        if math.isnan(number):
+            return None
+        if described.type_oid in _INTEGERS and (self.hard or float(number).is_integer()):
+            return str(round(number))
+        return repr(float(number))
+
+    def json_rows(self, include_absent: bool = False) -> list[dict]:
+        """The rows as objects, for `pgrain.provenance`; ``row`` numbers them from 1.
+
+        Each is ``{"row": int, "present": bool, "output": {name: value}}``.
+        """
+        rows = []
+        for row in self._rows(include_absent):
+            output = {}
+            for column, described in enumerate(self.columns):
+                output[described.name] = _json_value(described.type_oid, self.text(row, column))
+            rows.append({"row": row + 1, "present": bool(self.present[row]), "output": output})
+        return rows
+
+    def match_json(self, include_absent: bool = False) -> str:
+        """``$1`` of `match_sql`: every cell as text, under the column's position."""
+        return json.dumps([
+            {"output_row": row} | {f"c{column}": self.text(row, column)
+                                   for column in range(len(self.columns))}
+            for row in self._rows(include_absent)])
+
+    def match_sql(self, where: str) -> str:
+        """See `match_sql`."""
+        return match_sql(self.columns, where)
+
+    def compare(self, result_rows) -> None:
+        """PostgreSQL's own result (rows of ``result_sql``) has the same rows and cells.
+
+        Raises
+        ------
+        PgrainError
+            XX000, naming the row, the column and both values.
+        """
+        mine, theirs = defaultdict(list), defaultdict(list)
+        keyed = [c for c, d in enumerate(self.columns) if d.role != "aggregate"]
+        counted = [c for c, d in enumerate(self.columns) if d.role == "aggregate"]
+        for row in np.flatnonzero(self.present).tolist():
+            key = tuple(_normal(self.columns[c], self.text(row, c)) for c in keyed)
+            mine[key].append(([self.numbers[row, c] for c in counted],
+                              [self.scales[row, c] for c in counted]))
+        for texts in result_rows:
+            key = tuple(_normal(self.columns[c], texts[c]) for c in keyed)
+            theirs[key].append([math.nan if texts[c] is None else float(texts[c])
+                                for c in counted])
+        for key in theirs.keys() | mine.keys():
+            if len(mine[key]) != len(theirs[key]):
+                names = [self.columns[c].name for c in keyed]
+                raise _differs(f"{len(mine[key])} rows {_describe(names, key)} by the circuit, "
+                               f"{len(theirs[key])} by PostgreSQL")
+            cells = sorted(mine[key], key=lambda pair: _order(pair[0]))
+            for (numbers, scales), expected in zip(cells, sorted(theirs[key], key=_order),
+                                                   strict=True):
+                for c, number, other, scale in zip(counted, numbers, expected, scales,
+                                                   strict=True):
+                    if not _close(number, other, scale, self.columns[c].type_oid):
+                        names = [self.columns[k].name for k in keyed]
+                        raise _differs(
+                            f'column "{self.columns[c].name}" of the row '
+                            f"{_describe(names, key)} is {_show(number)} by the circuit, "
+                            f"{_show(other)} by PostgreSQL")
+
+    def _rows(self, include_absent: bool) -> list[int]:
+        return list(range(len(self.keys))) if include_absent else \
+            np.flatnonzero(self.present).tolist()
+
+
+def match_sql(columns: list[OutputColumn], where: str) -> str:
+    """SQL for the numbers of the output rows that meet `where`; ``$1`` is `Output.match_json`.
+
+    Cells travel as text and are cast to the query's types, so that every type reads its own
+    output. The end of line keeps a comment in `where` from swallowing the bracket.
+    """
+    counts = Counter()
+    cells, names = [], []
+    for number, column in enumerate(columns):
+        counts[column.name] += 1
+        cells.append(f"c{number} pg_catalog.text")
+        names.append(f"c{number}::{column.type_name} AS {quote(column.name)}")
+    return (f"SELECT _pgrain_row AS output_row FROM (SELECT output_row AS _pgrain_row, "
+            f"{', '.join(names)} FROM pg_catalog.jsonb_to_recordset($1::pg_catalog.jsonb) AS "
+            f"_pgrain_r (output_row pg_catalog.int4, {', '.join(cells)})) AS q\n"
+            f"WHERE ({where}\n) ORDER BY 1")
+
+
+def _json_value(oid: int, text: str | None):
+    if text is None:
+        return None
+    if oid == 16:
+        return text in ("true", "t")
+    if oid in _INTEGERS:
+        return int(text)
+    if oid in (700, 701, 1700):
+        try:
+            number = float(text)
+        except ValueError:
+            return text
+        return number if math.isfinite(number) else text
+    if oid in (114, 3802):
+        return json.loads(text)
+    return text
+
+
+def _normal(column: OutputColumn, text: str | None):
+    """A key cell as it is compared: numbers by value, for 1.0 and 1.00 may share a group."""
+    if text is None or not column.numeric:
+        return text
+    try:
+        number = Decimal(text)
+    except InvalidOperation:
+        return text
+    return number if number.is_finite() else text
+
+
+def _order(numbers) -> tuple:
+    return tuple((1, 0.0) if math.isnan(x) else (0, float(f"{x:.9g}")) for x in numbers)
+
+
+def _close(number: float, other: float, scale: float, oid: int) -> bool:
+    if math.isnan(number) or math.isnan(other):
+        return math.isnan(number) and math.isnan(other)
+    relative = _RELATIVE_REAL if oid == 700 else RELATIVE
+    bound = relative * max(abs(number), abs(other))
+    return abs(number - other) <= max(bound, 1e-3 * relative * scale)
+
+
+def _describe(names, key) -> str:
+    if not names:
+        return "of the result"
+    return "(" + ", ".join(f"{n} = {'NULL' if k is None else k}"
+                           for n, k in zip(names, key, strict=True)) + ")"
+
+
+def _show(number: float) -> str:
+    return "NULL" if math.isnan(number) else f"{number:.12g}"
+
+
+def _differs(detail: str) -> PgrainError:
+    return PgrainError("the circuit differs from the query's own result",
+                       detail=detail[0].upper() + detail[1:] + ".",
+                       hint="If the data changed between the two, try again; "
+                            "else please report the query.")

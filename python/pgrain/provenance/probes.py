@@ -1,0 +1,168 @@
+"""What compile asks PostgreSQL before it can write the capture: small SELECTs, run as the caller.
+
+``catalog``  the functions and relations that the text and the plan name
+``output``   names and types of the query's output columns
+``columns``  names and types of the relations in FROM, and types of the expressions to keep
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from pgrain.errors import UnsupportedOperator
+from pgrain.plan.expression import MODEL_FUNCTIONS, OWN_SCHEMA, refuse
+from pgrain.plan.from_clause import From
+from pgrain.plan.query import AGGREGATES
+from pgrain.plan.select import Select
+from pgrain.provenance.annotate import quote
+from pgrain.provenance.capture_sql import literal
+
+_CATALOG = """WITH RECURSIVE named (written, oid) AS (
+ SELECT n, pg_catalog.to_regclass(n)::pg_catalog.oid FROM pg_catalog.unnest({tables}) AS n
+), reached (oid) AS (
+ SELECT oid FROM named WHERE oid IS NOT NULL
+ UNION
+ SELECT e.oid FROM reached AS r CROSS JOIN LATERAL (
+  SELECT inhrelid FROM pg_catalog.pg_inherits WHERE inhparent = r.oid
+  UNION ALL
+  SELECT d.refobjid FROM pg_catalog.pg_rewrite AS w JOIN pg_catalog.pg_depend AS d
+   ON d.classid = 'pg_catalog.pg_rewrite'::pg_catalog.regclass AND d.objid = w.oid
+   AND d.refclassid = 'pg_catalog.pg_class'::pg_catalog.regclass AND d.refobjid <> r.oid
+   WHERE w.ev_class = r.oid
+  UNION ALL
+  SELECT d.refobjid FROM pg_catalog.pg_policy AS p JOIN pg_catalog.pg_depend AS d
+   ON d.classid = 'pg_catalog.pg_policy'::pg_catalog.regclass AND d.objid = p.oid
+   AND d.refclassid = 'pg_catalog.pg_class'::pg_catalog.regclass AND d.refobjid <> r.oid
+   WHERE p.polrelid = r.oid
+ ) AS e (oid))
+SELECT 'relation' AS what, n.nspname::text AS a, c.relname::text AS b, c.relkind::text AS c,
+ (SELECT bool_or(true) FROM named WHERE named.oid = c.oid)::text AS d
+ FROM reached JOIN pg_catalog.pg_class AS c ON c.oid = reached.oid
+ JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
+UNION ALL
+SELECT DISTINCT 'function', n.nspname::text, p.proname::text,
+ p.prokind::text || p.provolatile::text, pg_catalog.pg_function_is_visible(p.oid)::text
+ FROM pg_catalog.pg_proc AS p JOIN pg_catalog.pg_namespace AS n ON n.oid = p.pronamespace
+ WHERE p.proname = ANY ({functions})"""
+SEPARATOR = "_pgrain_next"
+
+
+@dataclass
+class ProbeResult:
+    """What a probe returned: names and type oids of its columns, and its rows as text."""
+
+    columns: list[str]
+    types: list[int]
+    rows: list[list[str | None]]
+
+
+@dataclass
+class Probes:
+    """What must be known before the next call of `compile`."""
+
+    sql: dict[str, str] = field(default_factory=dict)
+    models: list[str] = field(default_factory=list)
+
+
+@dataclass
+class Catalog:
+    """The answer of the ``catalog`` probe."""
+
+    relations: set                # (schema, name) named or reached
+    kinds: dict                   # (schema, name) -> relkind
+    aggregates: set               # names
+    volatile: list                # (schema, name, visible)
+    user_functions: set           # names outside pg_catalog and pgrain
+    predict_is_ours: bool         # an unqualified predict is pgrain's
+
+    @classmethod
+    def read(cls, result: ProbeResult) -> Catalog:
+        catalog = cls(set(), {}, set(), [], set(), True)
+        visible_models = set()
+        for what, schema, name, kind, flag in result.rows:
+            if what == "relation":
+                catalog.relations.add((schema, name))
+                catalog.kinds[schema, name] = kind
+                continue
+            if kind[0] in "aw" and (flag == "true" or schema != "pg_catalog"):
+                catalog.aggregates.add(name)
+            if schema == OWN_SCHEMA and name in MODEL_FUNCTIONS:
+                pass
+            elif kind[1] == "v":
+                catalog.volatile.append((schema, name, flag == "true"))
+            if schema not in ("pg_catalog", OWN_SCHEMA):
+                catalog.user_functions.add(name)
+            if name == "predict" and flag == "true":
+                visible_models.add(schema)
+        catalog.predict_is_ours = visible_models == {OWN_SCHEMA}
+        return catalog
+
+
+def array(names: Sequence[str]) -> str:
+    """A text[] constant."""
+    return f"ARRAY[{', '.join(literal(name) for name in names)}]::pg_catalog.text[]"
+
+
+def catalog_sql(select: Select, functions: set) -> str:
+    """The ``catalog`` probe."""
+    tables = [".".join(quote(part) for part in table) for table in select.tables]
+    names = select.functions | functions | set(AGGREGATES) | {"predict"}
+    return _CATALOG.format(tables=array(tables), functions=array(sorted(names)))
+
+
+def output_sql(select: Select) -> str:
+    """The ``output`` probe: PostgreSQL itself says what the query's columns are."""
+    return f"SELECT * FROM (\n{select.query}\n) AS _pgrain_output LIMIT 0"
+
+
+def columns_sql(select: Select, from_: From, expressions: Sequence[str]) -> str:
+    """The ``columns`` probe: each alias of FROM, then the expressions whose type is needed."""
+    columns = []
+    for unit in from_.units:
+        for alias in unit.aliases:
+            if alias != "_pgrain_unnamed":
+                columns.append(f"{quote(alias)}.*")
+            columns.append(f"1 AS {SEPARATOR}")
+    columns += [f"({text}\n)" for text in expressions]
+    with_ = ""
+    if select.prefix:
+        with_ = ("WITH RECURSIVE " if select.recursive else "WITH ") + select.prefix[:-2] + "\n"
+    units = ", ".join(f"{unit.text}\n" for unit in from_.units)
+    return f"{with_}SELECT {', '.join(columns)} FROM {units} LIMIT 0"
+
+
+def read_columns(from_: From, expressions: Sequence[str], result: ProbeResult):
+    """(columns of each alias, type of each expression) from the ``columns`` probe."""
+    aliases = [alias for unit in from_.units for alias in unit.aliases]
+    columns: dict[str, list] = {alias: [] for alias in aliases}
+    pairs = list(zip(result.columns, result.types, strict=True))
+    position = 0
+    for alias in aliases:
+        while pairs[position][0] != SEPARATOR:
+            columns[alias].append(pairs[position])
+            position += 1
+        position += 1
+    types = {text: oid for text, (_, oid) in zip(expressions, pairs[position:], strict=True)}
+    return columns, types
+
+
+def check_catalog(select: Select, catalog: Catalog, calls) -> None:
+    """Volatile functions and foreign functions named ``predict`` are refused by name."""
+    words = {t.value for item in select.items for t in item}
+    words |= {t.value for t in select.from_ + select.where}
+    words |= {t.value for item in select.group for t in item}
+    for schema, name, visible in sorted(catalog.volatile):
+        if name in select.functions and (visible or schema in words):
+            token = next((t for item in [*select.items, select.from_, select.where,
+                                         *select.group, select.order] for t in item
+                          if t.is_name and t.value == name), None)
+            place = token.start if token else 0
+            raise refuse(f"the volatile function {schema}.{name}", select.query, place, None,
+                         "Declare it STABLE if its result does not change within a statement.")
+    for call in calls:
+        if call.bare and not catalog.predict_is_ours:
+            raise UnsupportedOperator(
+                "an unqualified predict that may be another function has no provenance yet",
+                detail="No function named predict is visible, or one outside schema pgrain is.",
+                hint=f"Write {OWN_SCHEMA}.predict(...).")
