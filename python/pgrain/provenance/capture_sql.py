@@ -275,14 +275,14 @@ def _entries(annotated: Annotated, n_classes: int):
 def _rows(annotated: Annotated, models, n_classes: int):
     """Each row of the FROM is an output row; patterns say what the model-dependent part is."""
     side = annotated.sides[0]
-    columns = [f"{_digest(slot, models)} AS _pgrain_x{slot.index}" for slot in side.slots]
+    columns = ["(pg_catalog.row_number() OVER ())::pg_catalog.int4 AS _pgrain_r"]
+    columns += [f"{_digest(slot, models)} AS _pgrain_x{slot.index}" for slot in side.slots]
     columns += [f"({d.sql}) AS {d.name}" for d in side.details]
     texts = [f"({cell.sql}\n)::pg_catalog.text" for cell in annotated.cells if cell.role == "row"]
     columns.append(f"pg_catalog.jsonb_build_array({', '.join(texts)}) AS _pgrain_o")
     nulls = [f"(_pgrain_x{slot.index} IS NULL)" for slot in side.slots]
     terms = [term for d in side.details for term in group_terms(d.name, d.oid)] + nulls
-    numbered = ["(pg_catalog.row_number() OVER ())::pg_catalog.int4 AS _pgrain_r",
-                f"(pg_catalog.dense_rank() OVER (ORDER BY {', '.join(terms)}) - 1)"
+    numbered = [f"(pg_catalog.dense_rank() OVER (ORDER BY {', '.join(terms)}) - 1)"
                 "::pg_catalog.int4 AS _pgrain_q"]
     numbered += [f"{null} AS _pgrain_null{slot.index}"
                  for null, slot in zip(nulls, side.slots, strict=True)]

@@ -1,0 +1,203 @@
+"""The objective: a function q of the class probabilities, always to be reduced.
+
+For a cell with value v (on classes), relaxed value r (on probabilities) and target t, with scale
+s = max(|v - t|, 1) and sign sigma = sign(v - t):
+
+- a violated ``<=``, ``>=``, ``<``, ``>`` or ``=`` adds sigma r / s; a met one adds nothing, and a
+  note says so (a strict one is met only strictly: at v = t it pushes away from t);
+- ``too high`` adds r / max(|v|, 1), ``too low`` -r / max(|v|, 1);
+- ``= 'text'`` adds -log P(the row is there and the cell shows the text).
+
+The direction comes from the value, the slope from the relaxed value.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from pgrain.complaint.grammar import Complaint, check_supported
+from pgrain.errors import InvalidArgument, UndefinedColumn
+from pgrain.provenance.circuit import Circuit
+from pgrain.provenance.output import Output
+
+# Below this a probability is taken for this much, so that -log and its slope stay finite.
+LEAST_PROBABILITY = 1e-12
+
+
+def complained_column(complaint: Complaint, circuit: Circuit) -> int:
+    """Number of the output column a complaint names.
+
+    Raises
+    ------
+    UndefinedColumn
+        42703: not in the output.
+    InvalidArgument
+        22023: named twice, or it does not depend on the model.
+    """
+    check_supported(complaint)
+    names = [c.name for c in circuit.columns]
+    found = [i for i, name in enumerate(names) if name == complaint.column]
+    listed = "The output columns are: " + ", ".join(f'"{n}"' for n in names) + "."
+    if not found:
+        raise UndefinedColumn(f'the query has no output column "{complaint.column}"',
+                              detail=listed)
+    if len(found) > 1:
+        raise InvalidArgument(f'the query has several output columns "{complaint.column}"',
+                              detail=listed, hint="Give them different names with AS.")
+    column = circuit.columns[found[0]]
+    if not column.model_dependent:
+        dependent = [f'"{c.name}"' for c in circuit.columns if c.model_dependent]
+        raise InvalidArgument(
+            f'column "{complaint.column}" does not depend on the model',
+            hint=f"Complain about {', '.join(dependent)}." if dependent else None)
+    return found[0]
+
+
+@dataclass
+class Objective:
+    """q and its slopes, for complaints that hold together.
+
+    Parameters
+    ----------
+    complaints : list of Complaint
+    circuit : Circuit
+    value, relaxed : Output
+        The circuit on predicted classes and on `P`.
+    matched : list of list of int
+        For each complaint the output rows (numbers as in `Output.match_json`) that its WHERE
+        selects; for one without WHERE all present rows (`all_rows`).
+    P : dict
+        Model name -> (V, R) probabilities.
+
+    Attributes
+    ----------
+    q : float
+    weights : dict
+        What each cell adds to the slope of q (keys of `Circuit.gradient`).
+    notes : list of str
+        One for each complained cell: met or violated, with numbers.
+    violated : int
+        How many cells are violated.
+    """
+
+    complaints: Sequence[Complaint]
+    circuit: Circuit
+    value: Output
+    relaxed: Output
+    matched: Sequence[Sequence[int]]
+    P: dict
+    q: float = 0.0
+    weights: dict = field(default_factory=dict)
+    notes: list = field(default_factory=list)
+    violated: int = 0
+    first: tuple | None = None
+
+    def __post_init__(self):
+        for complaint, rows in zip(self.complaints, self.matched, strict=True):
+            column = complained_column(complaint, self.circuit)
+            if not len(rows):
+                raise self._nothing_matched(complaint)
+            for row in rows:
+                if not 0 <= row < len(self.value.present):
+                    raise InvalidArgument(f"there is no output row {row}")
+                self._cell(complaint, int(row), column)
+
+    def gradient(self) -> dict[str, np.ndarray]:
+        """dq/dP, (V, R) float64 for each model."""
+        return self.circuit.gradient(self.P, self.weights)
+
+    def effect_gradient(self) -> dict[str, np.ndarray]:
+        """Gradient of the first complained cell's relaxed value alone.
+
+        For a text target it is that of the probability that the cell shows the text.
+        """
+        return self.circuit.gradient(self.P, {self.first: 1.0})
+
+    def _cell(self, complaint: Complaint, row: int, column: int) -> None:
+        if isinstance(complaint.target, str):
+            self._text_cell(complaint, row, column)
+            return
+        described = self.circuit.columns[column]
+        if not described.numeric:
+            raise InvalidArgument(
+                f'column "{complaint.column}" is no number',
+                hint=f"Write {complaint.column} = 'text'.")
+        v, r = float(self.value.numbers[row, column]), float(self.relaxed.numbers[row, column])
+        if math.isnan(v) or math.isnan(r):
+            raise InvalidArgument(
+                f'the cell "{complaint.column}" of output row {row + 1} is NULL',
+                detail=f'The complaint is "{complaint.text}"; there is no value to move.',
+                hint="Choose other rows with WHERE, or complain about a count.")
+        key = (row, column)
+        if self.first is None:
+            self.first = key
+        weight = self._weight(complaint, v)
+        state = f"value {v:g}, relaxed {r:g}"
+        if weight == 0.0:
+            self._note(complaint, row, f"is met ({state})")
+            return
+        self.violated += 1
+        self.q += weight * r
+        self.weights[key] = self.weights.get(key, 0.0) + weight
+        self._note(complaint, row, f"is violated ({state})")
+
+    @staticmethod
+    def _weight(complaint: Complaint, v: float) -> float:
+        """What one unit of the relaxed value adds to q; 0 where the complaint is met."""
+        if complaint.operator in ("too high", "too low"):
+            return (1.0 if complaint.operator == "too high" else -1.0) / max(abs(v), 1.0)
+        t = complaint.target
+        scale = max(abs(v - t), 1.0)
+        high = {"<=": v > t, "<": v >= t, "=": v > t}.get(complaint.operator, False)
+        low = {">=": v < t, ">": v <= t, "=": v < t}.get(complaint.operator, False)
+        return (high - low) / scale
+
+    def _text_cell(self, complaint: Complaint, row: int, column: int) -> None:
+        described, target = self.circuit.columns[column], complaint.target
+        if complaint.operator != "=":
+            raise InvalidArgument(f'a text is compared with "=", not with "{complaint.operator}"',
+                                  detail=f'The complaint is "{complaint.text}".')
+        if described.role != "label":
+            raise InvalidArgument(f'column "{complaint.column}" is a number',
+                                  hint="Write the target without quotes.")
+        possible = self.circuit.possible_texts(column)
+        if target not in possible:
+            shown = ", ".join(f"'{t}'" for t in possible[:20])
+            raise InvalidArgument(
+                f'column "{complaint.column}" can never be \'{target}\'',
+                detail=f"It can be {shown}." if possible else None)
+        p = self.circuit.probability(self.P, row, column, target)
+        key = (row, column, target)
+        if self.first is None:
+            self.first = key
+        shown = self.value.text(row, column)
+        state = f"value {'NULL' if shown is None else repr(shown)}, probability {p:g}"
+        if shown == target and self.value.present[row]:
+            self._note(complaint, row, f"is met ({state})")
+            return
+        self.violated += 1
+        bounded = max(p, LEAST_PROBABILITY)
+        self.q -= math.log(bounded)
+        self.weights[key] = self.weights.get(key, 0.0) - 1.0 / bounded
+        self._note(complaint, row, f"is violated ({state})")
+
+    def _note(self, complaint: Complaint, row: int, state: str) -> None:
+        self.notes.append(f'"{complaint.text}" {state} in output row {row + 1}')
+
+    def _nothing_matched(self, complaint: Complaint) -> InvalidArgument:
+        absent = int((~self.value.present).sum())
+        hint = "Look at the query's output, or leave WHERE out."
+        if absent:
+            hint += (f" {absent} more rows are possible but not in the result: "
+                     "pgrain.provenance(query, include_absent => true) shows them.")
+        return InvalidArgument(f'no output row matches the complaint "{complaint.text}"',
+                               hint=hint)
+
+
+def all_rows(value: Output) -> list[int]:
+    """The rows that a complaint without WHERE is about."""
+    return np.flatnonzero(value.present).tolist()
