@@ -42,8 +42,8 @@ def hessian_operator(model: Model, theta, X: np.ndarray, y: np.ndarray, alpha: f
     `models.batches.MEMORY_BYTES`. Compiled once a model and shape.
     """
     n = len(y)
-    # Forward and backward activations and their tangents: about six copies live at a time.
-    chunk = min(chunk or fitting(model.row_floats, 6), n)
+    # Forward and backward activations and their tangents; the compiler reuses about half of them.
+    chunk = min(chunk or fitting(model.row_floats, 3), n)
     chunks = -(-n // chunk)
     w = np.ones(n, np.float32) if weights is None else np.asarray(weights, np.float32)
 

@@ -25,7 +25,14 @@ from pgrain.models.registry import Model
 def _push(model: Model, theta, X, tangents):
     """Logits (B, R) and their directional derivatives (k, B, R); tangents: (k, d)."""
     logits, linear = jax.linearize(lambda t: model.logits(t, X), theta)
-    return logits, jax.vmap(linear)(tangents)
+    return logits, jax.lax.map(linear, tangents, batch_size=_tangents_at_a_time(len(tangents)))
+
+
+def _tangents_at_a_time(k: int) -> int | None:
+    """One after the other on a CPU: its caches hold one, and a batched convolution takes twice as
+    long (measured on two cores, 30 tangents, ms a 1 000 rows: cnn 950 against 1 700; mlp 110 either
+    way). All at once elsewhere."""
+    return None if jax.default_backend() == "cpu" or k < 2 else min(k, 32)
 
 
 def project(model: Model, theta, X: np.ndarray, V: np.ndarray, *, batch: int | None = None,
@@ -37,10 +44,9 @@ def project(model: Model, theta, X: np.ndarray, V: np.ndarray, *, batch: int | N
     `models.batches.MEMORY_BYTES`. progress(done, total, message) is called once a batch.
     """
     k = V.shape[1]
-    # theta's length is d whatever k is, also for k = 0.
     tangents = jnp.asarray(np.ascontiguousarray(np.asarray(V, np.float32).T))
     theta = jnp.asarray(theta, jnp.float32)
-    batch = batch or fitting(model.row_floats, k + 1)
+    batch = batch or fitting(model.row_floats, 3 if _tangents_at_a_time(k) is None else k + 2)
     logits = np.empty((len(X), model.n_classes), np.float32)
     J = np.empty((len(X), model.n_classes, k), np.float32)
     for rows, size in padded(len(X), batch):

@@ -1,9 +1,15 @@
 """A convolution that is fast on a CPU, also under vmap and forward mode.
 
 XLA's convolution on the CPU is slow as soon as it is batched over kernels, which is what pushing k
-tangents through a network does. Here a convolution is the gathering of patches by strided slices
-(linear, no parameters, differentiates into itself) followed by one matrix product, which XLA hands
-to its fast matrix kernels whatever is batched.
+tangents through a network does, and so is its gradient. Here a convolution is a gathering of
+patches followed by one product of two-dimensional matrices. Two details make the difference
+(measured, 256 pictures, three layers: gradient 10 ms, `lax.conv` 18 ms, strided slices times a
+four-dimensional Dense 46 ms):
+
+1. With stride s the picture is first cut into s x s phases; then every patch is a slice of unit
+   stride, whose transpose is a plain pad. The transpose of a strided slice is slow.
+2. Patches are reshaped to a matrix before the product. The gradient of a Dense over four dimensions
+   contracts three of them at once, which XLA does not give to its fast matrix kernels.
 """
 
 from __future__ import annotations
@@ -19,17 +25,18 @@ def patches(x: jax.Array, size: int, stride: int) -> jax.Array:
     x: (N, H, W, C). Returns (N, H', W', size*size*C), each patch row-major over (row, column,
     channel). The padding is that of TensorFlow's and Flax's "SAME".
     """
-    pads, outs = [], []
-    for length in x.shape[1:3]:
-        out = -(-length // stride)
-        total = max((out - 1) * stride + size - length, 0)
-        pads.append((total // 2, total - total // 2))
-        outs.append(out)
-    x = jnp.pad(x, ((0, 0), pads[0], pads[1], (0, 0)))
-    slices = [x[:, i: i + (outs[0] - 1) * stride + 1: stride,
-                j: j + (outs[1] - 1) * stride + 1: stride, :]
-              for i in range(size) for j in range(size)]
-    return jnp.concatenate(slices, axis=-1)
+    outs = [-(-length // stride) for length in x.shape[1:3]]
+    reach = (size - 1) // stride              # how many whole strides a patch reaches over
+    pads = []
+    for length, out in zip(x.shape[1:3], outs, strict=True):
+        before = max((out - 1) * stride + size - length, 0) // 2
+        # Beyond what patches read, up to whole strides; cropping, where the stride skips pixels.
+        pads.append((before, (out + reach) * stride - length - before, 0))
+    x = jax.lax.pad(x, jnp.zeros((), x.dtype), [(0, 0, 0), *pads, (0, 0, 0)])
+    phases = x.reshape(len(x), outs[0] + reach, stride, outs[1] + reach, stride, x.shape[3])
+    return jnp.concatenate([phases[:, i // stride: i // stride + outs[0], i % stride,
+                                   j // stride: j // stride + outs[1], j % stride]
+                            for i in range(size) for j in range(size)], axis=-1)
 
 
 class PatchConvolution(nn.Module):
@@ -45,5 +52,8 @@ class PatchConvolution(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        return nn.Dense(self.features, name="matrix",
-                        kernel_init=nn.initializers.he_normal())(patches(x, self.size, self.stride))
+        p = patches(x, self.size, self.stride)
+        kernel = self.param("kernel", nn.initializers.he_normal(), (p.shape[-1], self.features))
+        bias = self.param("bias", nn.initializers.zeros, (self.features,))
+        flat = p.reshape(-1, p.shape[-1]) @ kernel + bias
+        return flat.reshape(*p.shape[:-1], self.features)

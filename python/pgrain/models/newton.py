@@ -211,7 +211,9 @@ def _solve(rows: _Rows, theta, alpha: float, b: np.ndarray, precondition, report
     z = precondition(r)
     p, rz = z.copy(), float(np.vdot(r, z))
     goal = rtol * np.linalg.norm(b)
-    for used in range(1, max_steps + 1):
+    used = 0
+    while used < max_steps:
+        used += 1
         report()
         hp = _product(rows, p_of, p, alpha).astype(np.float64)
         curvature = float(np.vdot(p, hp))

@@ -26,5 +26,6 @@ def predict_proba(model: Model, theta, X: np.ndarray,
     batch = batch or fitting(model.row_floats)
     logits = np.empty((len(X), model.n_classes), np.float32)
     for rows, size in padded(len(X), batch):
-        logits[rows] = np.asarray(_logits(model, theta, pad(X[rows], size)))[: rows.stop - rows.start]
+        out = np.asarray(_logits(model, theta, pad(X[rows], size)))
+        logits[rows] = out[: rows.stop - rows.start]
     return logits, softmax(logits).astype(np.float32)
