@@ -36,7 +36,7 @@ class Steps:
         self._number = 0
 
     def say(self, text: str = "") -> None:
-        self.console.print(text, markup=False)
+        self.console.print(text, markup=False, soft_wrap=True)
 
     def heading(self, text: str) -> None:
         self._number += 1
@@ -45,7 +45,7 @@ class Steps:
     def sql(self, statement: str) -> None:
         """Shows a statement as psql would."""
         self.console.print("\n".join(f"  {line}" for line in statement.strip().splitlines()),
-                           style="cyan", markup=False)
+                           style="cyan", markup=False, soft_wrap=True)
 
     @contextmanager
     def timed(self, name: str) -> Iterator[None]:

@@ -187,9 +187,10 @@ class Story:
             self.steps.say("  The number is not above the clean one: this error does not move the "
                            "report.\n  We complain all the same, that it is too high.")
         self.complaint = self.result["complaint"] = complaint
-        self.steps.say(f"  A person will look at {self.choices.inspected:,} training rows, an "
-                       "afternoon at seven seconds a picture: as many are deleted\n  below, "
-                       "whatever the ranking turns out to be.")
+        n = self.choices.inspected
+        self.steps.say(f"  Said beforehand: a person will look at {n:,} training rows "
+                       f"({n * 7 / 3600:.1f} hours at seven seconds a picture),\n  so as many are "
+                       "deleted below, whatever the ranking turns out to be.")
         self.steps.sql(f"SELECT * FROM pgrain.complain($$\n{report_sql(MODEL)}\n$$, "
                        f"'{complaint}', top_k => 100)")
         start = time.perf_counter()
