@@ -9,8 +9,8 @@ from __future__ import annotations
 import json
 
 from pgrain.backend import session
-from pgrain.backend.spi import entry_point, fetch_all, prepared, query
-from pgrain.errors import InvalidArgument, PgrainError
+from pgrain.backend.spi import entry_point, fetch_all, from_postgres, prepared, query
+from pgrain.errors import ComplaintSyntax, InvalidArgument, PgrainError
 from pgrain.settings import QUERY_BYTES, TOP_K
 from pgrain.wire.identity import pack_value
 
@@ -19,9 +19,16 @@ UNKNOWN_PLAN = "PG001"   # the worker has restarted or forgotten this plan
 _OPTIONS = {"method", "k", "damping", "filter", "normalize", "verify"}
 
 
+@entry_point
 def explain_json(plpy, text: str) -> str:
     """EXPLAIN of one statement as JSON text; through a cursor, which refuses several."""
-    rows = fetch_all(plpy, "EXPLAIN (VERBOSE, COSTS OFF, FORMAT JSON) " + text)
+    try:
+        rows = fetch_all(plpy, "EXPLAIN (VERBOSE, COSTS OFF, FORMAT JSON) " + text)
+    except plpy.SPIError as error:
+        if from_postgres(error).sqlstate != "42P11":   # invalid_cursor_definition
+            raise
+        raise ComplaintSyntax("the query is not one SELECT",
+                              detail="It holds several statements.") from None
     return next(iter(rows[0].values()))
 
 

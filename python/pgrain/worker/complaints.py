@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from pgrain.complaint.grammar import Complaint, parse
-from pgrain.complaint.objective import Objective
+from pgrain.complaint.objective import Objective, all_rows, complained_column
 from pgrain.errors import InvalidArgument, NotReady, PgrainError
 from pgrain.provenance.circuit import Circuit, Output
 from pgrain.provenance.compile import Capture, ModelFacts, ProbeResult, Probes, compile
@@ -25,6 +25,7 @@ from pgrain.worker.resident import Resident, Residents
 
 PLANS = 256
 EVALUATIONS = 4
+NOTICES = 5
 UNKNOWN_PLAN = "PG001"
 
 
@@ -115,6 +116,8 @@ class Complaints:
         if missing:
             return {"missing": list(missing)}, list(missing.values())
         circuit = Circuit(plan.capture, lineage)
+        for complaint in complaints:
+            complained_column(complaint, circuit)   # before anything more is computed or verified
         value = circuit.value({name: v.predicted for name, v in found.items()})
         relaxed = circuit.relaxed({name: v.p for name, v in found.items()})
         verify = options.get("verify", "new")
@@ -142,24 +145,45 @@ class Complaints:
         evaluation = _evaluation(state, params)
         complaint = evaluation.complaints[params["complaint"]]
         return {"sql": evaluation.value.match_sql(complaint.where),
-                "output": json.dumps(evaluation.value.json_rows())}, []
+                "output": evaluation.value.match_json()}, []
 
     def rank(self, state: dict, params: dict, blobs: list) -> tuple:
         """Ranked rows [rank, model, train_id, train_key, intervention, score, effect]."""
         evaluation = _evaluation(state, params)
+        matched = [all_rows(evaluation.value) if rows is None else rows
+                   for rows in params["matches"]]
         objective = Objective(evaluation.complaints, evaluation.circuit, evaluation.value,
-                              evaluation.relaxed, params["matches"])
-        p = {name: v.p for name, v in evaluation.variables.items()}
-        rows = self._ranker.rank(evaluation.variables, objective.gradient(p),
-                                 objective.cell_gradient(p), params["top_k"],
+                              evaluation.relaxed, matched,
+                              {name: v.p for name, v in evaluation.variables.items()})
+        met = len(objective.notes) - objective.violated
+        notices = [note for note in objective.notes if " is met " in note][:NOTICES]
+        if met > len(notices):
+            notices.append(f"{met - len(notices)} more complained cells are met")
+        if not objective.violated:
+            return {"rows": [], "notices": [*notices, "nothing is violated, so nothing is ranked"]
+                    }, []
+        rows = self._ranker.rank(evaluation.variables, objective.gradient(),
+                                 objective.effect_gradient(), params["top_k"],
                                  params["intervention"], params["options"])
-        return {"rows": rows, "notices": objective.notices}, []
+        return {"rows": rows, "notices": notices}, []
 
     def cells(self, state: dict, params: dict, blobs: list) -> tuple:
-        """Rows of pgrain.provenance."""
+        """Rows of pgrain.provenance: output_row, output, output_column, value, relaxed,
+        variables."""
         evaluation = _evaluation(state, params)
-        return {"rows": evaluation.circuit.cells(evaluation.value, evaluation.relaxed,
-                                                 params["include_absent"])}, []
+        counts = evaluation.circuit.variables()
+        dependent = [(number, column.name) for number, column in
+                     enumerate(evaluation.circuit.columns) if column.model_dependent]
+        rows = []
+        for row in evaluation.value.json_rows(params["include_absent"]):
+            at, output = row["row"] - 1, json.dumps(row["output"])
+            for number, name in dependent:
+                cells = (evaluation.value.numbers[at, number],
+                         evaluation.relaxed.numbers[at, number])
+                rows.append([row["row"], output, name,
+                             *(None if np.isnan(cell) else float(cell) for cell in cells),
+                             int(counts[at])])
+        return {"rows": rows}, []
 
     def _add_live(self, resident: Resident, table, spectrum: int | None, given: dict) -> None:
         digests = np.frombuffer(b"".join(given), np.uint8).reshape(-1, DIGEST_BYTES)

@@ -1,0 +1,76 @@
+"""Without its worker a database keeps what is stored, and says how to get the rest back."""
+
+from __future__ import annotations
+
+import time
+
+import psycopg
+import pytest
+
+REPORT = ("SELECT hour, count(*) AS flagged FROM items "
+          "WHERE pgrain.predict('colour', x) <> claim GROUP BY hour ORDER BY hour")
+COMPLAIN = f"SELECT train_id, score FROM pgrain.complain($q${REPORT}$q$, 'flagged too high')"
+
+
+def unreachable(connection, statement):
+    with pytest.raises(psycopg.Error) as caught:
+        connection.execute(statement).fetchall()
+    assert caught.value.sqlstate == "08006"
+    assert "pgrain worker" in caught.value.diag.message_hint
+    return caught.value
+
+
+def test_killed_worker_loses_nothing(small):
+    before = small.rows(REPORT), small.rows(COMPLAIN)
+    session = small.connect()
+    assert session.execute(COMPLAIN).fetchall() == before[1]
+    small.worker.kill()
+
+    # Stored predictions work on, in old sessions and new ones.
+    assert session.execute(REPORT).fetchall() == before[0]
+    fresh = small.connect()
+    assert fresh.execute(REPORT).fetchall() == before[0]
+    for connection in (session, fresh):
+        unreachable(connection, COMPLAIN)
+        unreachable(connection, "SELECT pgrain.predict('colour', ARRAY[0.123, 4.5])")
+    # EXPLAIN calls predict on constants to estimate, and must not need the worker.
+    small.rows("EXPLAIN SELECT * FROM items WHERE claim = "
+               "pgrain.predict('colour', ARRAY[0.123, 4.5])")
+    unreachable(small.connection, "SELECT * FROM items WHERE claim = "
+                                  "pgrain.predict('colour', ARRAY[0.123, 4.5])")
+    checks = {row[0]: row for row in small.rows("SELECT * FROM pgrain.doctor()")}
+    assert checks["worker"][1] is False
+    assert "pgrain worker" in checks["worker"][3]
+
+    small.worker.start()
+    # Everything comes back from tables, and the old session reconnects by itself.
+    assert session.execute(COMPLAIN).fetchall() == before[1]
+    assert small.rows(COMPLAIN) == before[1]
+    assert all(row[1] for row in small.rows("SELECT * FROM pgrain.doctor()"))
+
+
+def test_a_job_survives_its_worker(small):
+    """kill -9 in the middle of a job: no half version is visible, and a new worker ends it."""
+    version = small.value("SELECT version FROM pgrain.models")
+    ranking = small.rows(COMPLAIN)
+    small.execute("CALL pgrain.train('colour', wait => false)")
+    deadline = time.monotonic() + 30
+    while not small.value("SELECT count(*) FROM pgrain.jobs WHERE kind = 'train' "
+                          "AND (state = 'running' OR (state = 'succeeded' AND job > 3))"):
+        assert time.monotonic() < deadline
+        time.sleep(0.002)
+    small.worker.kill()
+    if small.value("SELECT version FROM pgrain.models") == version:
+        assert small.value("SELECT count(*) FROM pgrain.versions WHERE active AND NOT ready") == 0
+    small.worker.start()
+    while small.value("SELECT count(*) FROM pgrain.progress"):
+        assert time.monotonic() < deadline + 30
+        time.sleep(0.05)
+    assert small.value("SELECT state FROM pgrain.jobs ORDER BY job DESC LIMIT 1") == "succeeded"
+    after = small.value("SELECT version FROM pgrain.models")
+    assert after > version
+    # Training is deterministic: the same rows give the same model, hence the same ranking.
+    small.execute("CALL pgrain.precompute('colour', '{\"pairs\": 9}')")
+    again = small.rows(COMPLAIN)
+    assert [row[0] for row in again] == [row[0] for row in ranking]
+    assert [row[1] for row in again] == pytest.approx([row[1] for row in ranking], rel=1e-4)

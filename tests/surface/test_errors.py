@@ -1,0 +1,216 @@
+"""Bad input: each case has its SQLSTATE, and a hint or detail where there is something to do."""
+
+from __future__ import annotations
+
+import threading
+import time
+
+import psycopg
+import pytest
+
+REPORT = ("SELECT hour, count(*) AS flagged FROM items "
+          "WHERE pgrain.predict('colour', x) <> claim GROUP BY hour")
+TABLES = """
+CREATE TABLE pictures (id integer, image bytea, label text);
+INSERT INTO pictures SELECT i, decode(repeat(lpad(to_hex(i % 256), 2, '0'), 4), 'hex'),
+    (ARRAY['a', 'b'])[i % 2 + 1] FROM generate_series(1, 40) AS i;
+CREATE TABLE copies (LIKE pictures);
+INSERT INTO copies SELECT * FROM pictures UNION ALL SELECT 7, '\\x01020304', 'a';
+CREATE TABLE unlabelled (LIKE pictures);
+INSERT INTO unlabelled SELECT * FROM pictures UNION ALL SELECT 99, '\\x01020304', NULL;
+CREATE TABLE crooked (LIKE pictures);
+INSERT INTO crooked SELECT * FROM pictures UNION ALL SELECT 99, '\\x0102', 'a';
+CREATE TABLE uniform (LIKE pictures);
+INSERT INTO uniform SELECT id, image, 'a' FROM pictures;
+CREATE TABLE vacant (LIKE pictures);
+"""
+SHAPE = """'{"shape": [2, 2, 1], "epochs": 1}'"""
+
+
+@pytest.fixture(scope="module")
+def place(small):
+    """The small model, and one model each on tables with something wrong."""
+    for statement in TABLES.split(";\n"):
+        if statement.strip():
+            small.execute(statement)
+    for table in ("pictures", "copies", "unlabelled", "crooked", "uniform", "vacant"):
+        small.execute(f"SELECT pgrain.create_model('{table}', '{table}', 'id', '{{image}}', "
+                      f"'label', 'mlp', {SHAPE})")
+    small.execute("CALL pgrain.train('pictures')")
+    return small
+
+
+def failure(database, statement, connection=None):
+    with pytest.raises(psycopg.Error) as caught:
+        (connection or database.connection).execute(statement).fetchall()
+    return caught.value
+
+
+def create(**changes) -> str:
+    given = {"model": "'new'", "table": "'pictures'", "key": "'id'", "features": "'{image}'",
+             "label": "'label'", "architecture": "'mlp'", "options": SHAPE, **changes}
+    return f"SELECT pgrain.create_model({', '.join(given.values())})"
+
+
+CASES = [
+    # statement, SQLSTATE, part of the message, part of the hint or detail
+    ("SELECT pgrain.predict('nope', 'x')", "42704", 'model "nope" does not exist', "pgrain.models"),
+    ("CALL pgrain.train('nope')", "42704", 'model "nope" does not exist', "create_model"),
+    ("CALL pgrain.attach('colour', 'nope')", "42P01", '"nope" does not exist', ""),
+    ("SELECT pgrain.drop_model('nope')", "42704", "does not exist", ""),
+    ("SELECT pgrain.activate('colour', 999)", "42704", "no version 999", "pgrain.versions"),
+    ("SELECT pgrain.detach('colour', 'pictures')", "42704", "not attached", "pgrain.attached"),
+    (create(table="'nope'"), "42P01", '"nope" does not exist', ""),
+    (create(key="'nope'"), "42703", 'no column "nope"', "id, image, label"),
+    (create(features="'{nope}'"), "42703", 'no column "nope"', "id, image, label"),
+    (create(label="'nope'"), "42703", 'no column "nope"', "id, image, label"),
+    (create(features="'{}'"), "22023", "at least one column", ""),
+    (create(features="'{label}'"), "22023", "cannot be a feature", ""),
+    (create(architecture="'oracle'"), "22023", 'no such architecture: "oracle"', "mlp"),
+    (create(architecture="'lstm'"), "0A000", "not available yet", "mlp"),
+    (create(options="'{}'"), "22023", "needs its shape", '"shape"'),
+    (create(options="'[]'"), "22023", "not a JSON object", ""),
+    (create(model="'colour'"), "42710", "already exists", "drop_model"),
+    ("CALL pgrain.train('copies')", "23505", 'key column "id"', "Key 7 occurs 2 times"),
+    ("CALL pgrain.train('unlabelled')", "23502", 'label column "label"', "key 99"),
+    ("CALL pgrain.train('crooked')", "22023", "expected 4 bytes (2 x 2 x 1), not 2", ""),
+    ("CALL pgrain.train('uniform')", "22023", "one class only", ""),
+    ("CALL pgrain.train('vacant')", "22023", "no usable rows", ""),
+    ("CALL pgrain.train('pictures', '{\"epoch\": 3}')", "22023", "epoch", "epochs"),
+    ("CALL pgrain.precompute('copies')", "55000", "not trained", "CALL pgrain.train('copies')"),
+    ("CALL pgrain.precompute('colour', '{\"pairs\": 0}')", "22023", "pairs", ""),
+    ("CALL pgrain.attach('colour', 'pictures')", "42703", 'no column "x"', "image"),
+    ("CALL pgrain.attach('colour', 'pictures', '{image}')", "22023", "bytea", ""),
+    ("CALL pgrain.attach('colour', 'items', '{x,id}')", "22023", "1 features, not 2", ""),
+    ("SELECT pgrain.predict('copies', '\\x01020304'::bytea)", "55000", "not trained", "CALL"),
+    ("SELECT pgrain.predict('pictures', '\\x0102'::bytea)", "22023",
+     "expected 4 bytes (2 x 2 x 1), not 2", ""),
+    ("SELECT pgrain.predict('colour', '\\x0102'::bytea)", "22023", "takes float8[]", "x"),
+    ("SELECT pgrain.apply('colour', '{1}', 'burn')", "22023", "burn", "delete"),
+    ("SELECT pgrain.apply('colour', '{1}', 'relabel:mauve')", "22023", "mauve", "blue"),
+    ("SELECT pgrain.apply('colour', '{123456}', 'delete')", "42704", "123456", ""),
+]
+
+
+@pytest.mark.parametrize("statement,sqlstate,message,more", CASES)
+def test_statement(place, statement, sqlstate, message, more):
+    error = failure(place, statement)
+    assert error.sqlstate == sqlstate
+    assert message in error.diag.message_primary
+    assert more in f"{error.diag.message_detail} {error.diag.message_hint}"
+
+
+COMPLAINTS = [
+    # query, complaint, options, SQLSTATE, part of the message, part of the hint or detail
+    (REPORT, "flags <= 1", "{}", "42703", "flags", "flagged"),
+    (REPORT, "hour <= 1", "{}", "22023", "hour", ""),
+    (REPORT, "flagged <= 1 WHERE hour = 99", "{}", "22023", "no", ""),
+    (REPORT, "flagged <= 1 WHERE hours = 1", "{}", "42703", "hours", ""),
+    (REPORT, "flagged much too high", "{}", "42601", "", ""),
+    (REPORT, "", "{}", "42601", "", ""),
+    (REPORT, "flagged <= 1) OR (true", "{}", "42601", "", ""),
+    (REPORT + "; SELECT 1", "flagged <= 1", "{}", "42601", "", ""),
+    ("SELECT 1; DROP TABLE items", "flagged <= 1", "{}", "42601", "", ""),
+    ("INSERT INTO items SELECT * FROM items", "flagged <= 1", "{}", "42601", "", ""),
+    ("SELEC hour", "flagged <= 1", "{}", "42601", "", ""),
+    ("SELECT hour, count(*) AS n FROM items GROUP BY hour", "n <= 1", "{}", "22023", "", ""),
+    ("SELECT count(*) AS n FROM items WHERE pgrain.predict('nope', x) = claim", "n too high", "{}",
+     "42704", "nope", "pgrain.models"),
+    ("SELECT count(*) AS n FROM items WHERE pgrain.predict('colour', x) = claim AND id / (id-id) = 1",
+     "n too high", "{}", "22012", "division by zero", ""),
+    ("SELECT count(*) AS n FROM nope WHERE pgrain.predict('colour', x) = claim", "n too high", "{}",
+     "42P01", "nope", ""),
+    (REPORT, "flagged too high", '{"method": "magic"}', "22023", "magic", "rain++"),
+    (REPORT, "flagged too high", '{"k": 0}', "22023", "k", "stored"),
+    (REPORT, "flagged too high", '{"k": 10}', "22023", "k", "precompute"),
+    (REPORT, "flagged too high", '{"filter": "sepia"}', "22023", "sepia", ""),
+    (REPORT, "flagged too high", '{"depth": 3}', "22023", "depth", "damping"),
+]
+
+
+@pytest.mark.parametrize("query,complaint,options,sqlstate,message,more", COMPLAINTS)
+def test_complaint(place, query, complaint, options, sqlstate, message, more):
+    with pytest.raises(psycopg.Error) as caught:
+        place.execute("SELECT * FROM pgrain.complain(%s, %s, options => %s::jsonb)",
+                      [query, complaint, options])
+    error = caught.value
+    assert error.sqlstate == sqlstate, error
+    assert error.diag.message_primary.startswith("pgrain: ")
+    assert message in error.diag.message_primary
+    assert more in f"{error.diag.message_detail} {error.diag.message_hint}"
+
+
+def test_top_k_is_checked(place):
+    error = failure(place, f"SELECT * FROM pgrain.complain($q${REPORT}$q$, 'flagged too high', 0)")
+    assert error.sqlstate == "22023"
+
+
+def test_a_query_that_writes_is_stopped(place):
+    """A volatile function inside a SELECT can write; the complaint's transaction is read-only."""
+    place.execute("CREATE FUNCTION sneak(i integer) RETURNS boolean LANGUAGE plpgsql VOLATILE AS "
+                  "$$ BEGIN DELETE FROM copies; RETURN true; END $$")
+    place.execute("CREATE FUNCTION sly(i integer) RETURNS boolean LANGUAGE plpgsql STABLE AS "
+                  "$$ BEGIN PERFORM sneak(i); RETURN true; END $$")
+    for name, sqlstate in (("sneak", "0A000"), ("sly", "25006")):
+        error = failure(place, f"""SELECT * FROM pgrain.complain($$
+            SELECT count(*) AS n FROM items WHERE pgrain.predict('colour', x) = claim
+            AND {name}(id) $$, 'n too high')""")
+        assert error.sqlstate == sqlstate, error
+    assert place.value("SELECT count(*) FROM copies") == 41
+
+
+def test_a_null_feature_has_no_prediction(place):
+    assert place.value("SELECT pgrain.predict('pictures', NULL::bytea)") is None
+
+
+def test_a_model_without_spectrum_says_what_to_run(place):
+    error = failure(place, """SELECT * FROM pgrain.complain($$ SELECT count(*) AS n FROM pictures
+        WHERE pgrain.predict('pictures', image) = label $$, 'n too low')""")
+    assert error.sqlstate == "55000"
+    assert error.diag.message_primary == 'pgrain: model "pictures" has no stored spectrum'
+    assert error.diag.message_hint == "Run CALL pgrain.precompute('pictures')."
+
+
+def test_a_call_inside_a_transaction_block(place):
+    connection = place.connect()
+    connection.execute("BEGIN")
+    error = failure(place, "CALL pgrain.train('pictures')", connection)
+    assert error.sqlstate == "25001"
+    assert "wait => false" in error.diag.message_hint
+    connection.execute("ROLLBACK")
+    assert place.value("SELECT count(*) FROM pgrain.progress") == 0
+
+
+def test_train_twice_at_once_and_cancel(place):
+    """The second is refused; cancelling the first ends its job, and the next one works."""
+    first = place.connect()
+    outcome = []
+
+    def run():
+        try:
+            first.execute("CALL pgrain.train('pictures', '{\"epochs\": 100000}')")
+        except psycopg.Error as error:
+            outcome.append(error)
+    thread = threading.Thread(target=run)
+    version = place.value("SELECT version FROM pgrain.models WHERE model = 'pictures'")
+    thread.start()
+    deadline = time.monotonic() + 20
+    while not place.value("SELECT count(*) FROM pgrain.progress WHERE phase = 'train'"):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    error = failure(place, "CALL pgrain.train('pictures')")
+    assert error.sqlstate == "55006"
+    assert "pgrain.progress" in error.diag.message_hint
+    cancelled = time.monotonic()
+    first.cancel()
+    thread.join(10)
+    assert time.monotonic() - cancelled < 2
+    assert outcome[0].sqlstate == "57014"
+    while place.value("SELECT count(*) FROM pgrain.progress"):
+        assert time.monotonic() - cancelled < 20
+        time.sleep(0.05)
+    assert place.value("SELECT state FROM pgrain.jobs ORDER BY job DESC LIMIT 1") == "cancelled"
+    assert place.value("SELECT version FROM pgrain.models WHERE model = 'pictures'") == version
+    assert place.value("SELECT count(*) FROM pgrain.versions WHERE model = 'pictures' "
+                       "AND NOT ready") == 0
+    place.execute("CALL pgrain.train('pictures')")
