@@ -84,7 +84,6 @@ def find_calls(query: str, tokens: list[Token]) -> list[Call]:
     """The model calls among `tokens`, outermost first; 0A000 where they cannot be followed."""
     calls, index, subqueries = [], 0, []
     while index < len(tokens):
-        token = tokens[index]
         if _opens_subquery(tokens, index):
             subqueries.append(closing(tokens, index))
         found = _call_at(tokens, index)

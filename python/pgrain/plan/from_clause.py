@@ -131,8 +131,9 @@ def _primary(query: str, tokens: list[Token], result: From) -> None:
     if rest and rest[0].value == "(":
         rest = rest[closing(rest, 0) + 1:]
     if rest:
-        construct = "TABLESAMPLE" if rest[0].is_word("tablesample") else f'"{rest[0].value}" in FROM'
-        raise refuse(construct, query, rest[0].start)
+        sample = rest[0].is_word("tablesample")
+        raise refuse("TABLESAMPLE" if sample else f'"{rest[0].value}" in FROM', query,
+                     rest[0].start)
     if mentions_model(tokens):
         place = next(i for i in range(len(tokens)) if mentions_model(tokens[i:i + 4]))
         raise refuse("a model call inside a subquery or function of FROM", query,

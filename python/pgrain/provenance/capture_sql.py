@@ -128,7 +128,8 @@ def _factors(number: int, side: Side, models) -> list[str]:
     if not side.keys:
         rank = "pg_catalog.row_number() OVER ()"
     factor = (f"_pgrain_f{number} AS MATERIALIZED (\nSELECT (pg_catalog.row_number() OVER () - 1)"
-              f"::pg_catalog.int4 AS _pgrain_f, ({rank} - 1)::pg_catalog.int4 AS _pgrain_p, _pgrain_f.*"
+              f"::pg_catalog.int4 AS _pgrain_f, ({rank} - 1)::pg_catalog.int4 AS _pgrain_p,"
+              " _pgrain_f.*"
               f"\nFROM (SELECT {', '.join(made)}\nFROM (\n{base}\n) AS _pgrain_b{grouping}"
               f") AS _pgrain_f\n)")
     if not side.keys:

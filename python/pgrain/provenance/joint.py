@@ -85,7 +85,7 @@ class TwoSlots:
         S = self.outer.forward(x, y)
         shared = self.diagonal.sum(P[self.first[self.same]] * weights[self.same, None])
         np.einsum("qaa->qa", S)[:] += shared
-        return S.reshape(self.n, -1)
+        return S.reshape(self.n, P.shape[1] ** 2)
 
     def backward(self, P: np.ndarray, combination: tuple, gradient: np.ndarray) -> np.ndarray:
         gradient = gradient.reshape(self.n, P.shape[1], P.shape[1])
@@ -178,7 +178,7 @@ class TwoSides:
             p = P[self.shared_v]
             S -= self.shared_outer.forward(weights * p, p)
             np.einsum("qaa->qa", S)[:] += self.shared_diagonal.sum(weights * p)
-        return S.reshape(self.n, -1)
+        return S.reshape(self.n, P.shape[1] ** 2)
 
     def backward(self, P: np.ndarray, combination: tuple, gradient: np.ndarray) -> np.ndarray:
         gradient = gradient.reshape(self.n, P.shape[1], P.shape[1])

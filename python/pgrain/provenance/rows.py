@@ -1,7 +1,7 @@
 """Gates of a query without aggregation: each row of FROM is an output row of its own.
 
-The row is there with the probability of the assignments that pass; a label's text has a probability;
-a numeric label is the ratio of expectations over the assignments that pass.
+The row is there with the probability of the assignments that pass; a label's text has a
+probability; a numeric label is the ratio of expectations over the assignments that pass.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ class Rows:
     def cells(self, p: np.ndarray) -> dict[int, np.ndarray]:
         """(rows,) values of the numeric labels; NaN where NULL or never there."""
         cells = {}
-        for column, numbers in self.numbers.items():
+        for column in self.numbers:
             n, total = self._moments(column, p)
             with np.errstate(invalid="ignore", divide="ignore"):
                 cells[column] = np.where(n > 0, total / n, np.nan)
