@@ -116,7 +116,8 @@ COMPLAINTS = [
     ("SELECT hour, count(*) AS n FROM items GROUP BY hour", "n <= 1", "{}", "22023", "", ""),
     ("SELECT count(*) AS n FROM items WHERE pgrain.predict('nope', x) = claim", "n too high", "{}",
      "42704", "nope", "pgrain.models"),
-    ("SELECT count(*) AS n FROM items WHERE pgrain.predict('colour', x) = claim AND id / (id-id) = 1",
+    ("SELECT count(*) AS n FROM items WHERE pgrain.predict('colour', x) = claim "
+     "AND id / (id - id) = 1",
      "n too high", "{}", "22012", "division by zero", ""),
     ("SELECT count(*) AS n FROM nope WHERE pgrain.predict('colour', x) = claim", "n too high", "{}",
      "42P01", "nope", ""),

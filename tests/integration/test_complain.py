@@ -1,0 +1,176 @@
+"""complain and provenance through SQL: values, signs, baselines, interventions."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+REPORT = ("SELECT hour, count(*) AS flagged FROM items "
+          "WHERE pgrain.predict('colour', x) <> claim GROUP BY hour")
+COUNT = "SELECT count(*) AS n FROM items WHERE pgrain.predict('colour', x) = 'red'"
+
+
+def complain(database, query, complaint, **options):
+    arguments = "".join(f", {name} => %({name})s" for name in options)
+    kind = "text" if isinstance(complaint, str) else "text[]"
+    return database.rows(f"SELECT * FROM pgrain.complain(%(q)s, %(c)s::{kind}{arguments})",
+                         {"q": query, "c": complaint, **options})
+
+
+def relaxed(database, query=COUNT):
+    return database.rows("SELECT value, relaxed FROM pgrain.provenance(%s)", [query])[0]
+
+
+def test_provenance_has_the_query_s_values_and_expectations(small):
+    rows = {row[1]["hour"]: row for row in small.rows(
+        "SELECT * FROM pgrain.provenance(%s)", [REPORT])}
+    result = dict(small.rows(REPORT))
+    assert {hour: row[3] for hour, row in rows.items()} == result
+    expected = dict(small.rows("""
+        SELECT hour, sum(1 - (pgrain.predict_proba('colour', x))[array_position(m.classes, claim)])
+        FROM items, pgrain.models m WHERE x IS NOT NULL GROUP BY hour"""))
+    for hour, row in rows.items():
+        assert row[4] == pytest.approx(expected[hour], rel=1e-5)
+        assert row[1] == {"hour": hour, "flagged": result[hour]}
+
+
+def test_the_ranking_is_a_ranking(small):
+    rows = complain(small, REPORT, "flagged too high WHERE hour = 1", top_k=240)
+    assert [row[0] for row in rows] == list(range(1, 241))
+    assert {row[1] for row in rows} == {"colour"}
+    assert [str(row[2]) for row in rows] == [row[3] for row in rows]
+    assert {row[2] for row in rows} == {row[0] for row in small.rows("SELECT id FROM train")}
+    scores = [row[5] for row in rows]
+    assert scores == sorted(scores, reverse=True)
+    short = complain(small, REPORT, "flagged too high WHERE hour = 1", top_k=7)
+    assert [row[2:] for row in short] == [row[2:] for row in rows[:7]]
+
+
+def test_effect_is_the_first_order_change_of_the_complained_cell(small):
+    """score = -(change of q); for one cell `too high` q is the cell over max(value, 1)."""
+    value = relaxed(small)[0]
+    for row in complain(small, COUNT, "n too high", top_k=240):
+        assert row[5] == pytest.approx(-row[6] / max(value, 1), rel=1e-4, abs=1e-9)
+    for row in complain(small, COUNT, "n too low", top_k=240):
+        assert row[5] == pytest.approx(row[6] / max(value, 1), rel=1e-4, abs=1e-9)
+
+
+def retrained(small, keys, intervention):
+    """The relaxed count after an intervention and retraining, through SQL alone."""
+    small.execute("SELECT pgrain.apply('colour', %s, %s)", [keys, intervention])
+    try:
+        small.execute("CALL pgrain.train('colour')")
+        return relaxed(small)[1]
+    finally:
+        small.execute("SELECT pgrain.revert('colour')")
+
+
+@pytest.mark.parametrize("intervention", ["delete", "relabel:red"])
+def test_effect_has_the_sign_and_size_of_the_truth(small, intervention):
+    """Rows at both ends and in the middle: the effect of each against a retrained model.
+
+    (Every single row, removed and relabelled, is tested on arrays in tests/numerics.)
+    """
+    version = small.value("SELECT version FROM pgrain.models")
+    before = relaxed(small)[1]
+    rows = complain(small, COUNT, "n too high", top_k=1000, intervention=intervention,
+                    options='{"k": 9}')
+    assert {row[4] for row in rows} == {intervention}
+    chosen = [rows[i] for i in (0, 1, len(rows) // 2, -2, -1)]
+    truth = [retrained(small, [row[3]], intervention) - before for row in chosen]
+    small.execute("SELECT pgrain.activate('colour', %s)", [version])
+    effect = [row[6] for row in chosen]
+    assert np.corrcoef(effect, truth)[0, 1] > 0.98
+    slope = np.dot(effect, truth) / np.dot(truth, truth)
+    assert 0.9 < slope < 1.1
+    assert np.sign(effect).tolist() == np.sign(truth).tolist()
+
+
+def test_relabel_ranks_every_other_class(small):
+    rows = complain(small, COUNT, "n too low", top_k=1000, intervention="relabel")
+    assert len(rows) == 2 * 240
+    labels = dict(small.rows("SELECT id, label FROM train"))
+    assert all(row[4] != f"relabel:{labels[row[2]]}" for row in rows)
+    assert len({(row[2], row[4]) for row in rows}) == len(rows)
+
+
+def test_rain_on_all_rows_agrees_with_all_eigenpairs(small):
+    """Conjugate gradient to convergence and k = d are the same inverse Hessian."""
+    full = complain(small, COUNT, "n too high", top_k=240, options='{"k": 9}')
+    rain = complain(small, COUNT, "n too high", top_k=240, options='{"method": "rain", "k": 100}')
+    scores = {row[2]: row[5] for row in full}
+    assert [scores[row[2]] for row in rain] == pytest.approx([row[5] for row in rain],
+                                                             rel=2e-3, abs=1e-6)
+
+
+def test_gradient_dot_is_another_ranking_of_the_same_rows(small):
+    rows = complain(small, COUNT, "n too high", top_k=240, options='{"method": "gradient_dot"}')
+    assert {row[2] for row in rows} == set(range(1, 241))
+    assert [row[2] for row in rows] != [row[2] for row in complain(small, COUNT, "n too high",
+                                                                   top_k=240)]
+
+
+def test_several_complaints_hold_together(small):
+    one = {row[2]: row[5] for row in complain(small, REPORT, "flagged too high WHERE hour = 1",
+                                              top_k=240)}
+    two = {row[2]: row[5] for row in complain(small, REPORT, "flagged too low WHERE hour = 2",
+                                              top_k=240)}
+    both = complain(small, REPORT, ["flagged too high WHERE hour = 1",
+                                    "flagged too low WHERE hour = 2"], top_k=240)
+    for row in both:
+        assert row[5] == pytest.approx(one[row[2]] + two[row[2]], rel=1e-4, abs=1e-7)
+
+
+def test_a_met_complaint_says_so_and_ranks_nothing(small):
+    notices = []
+    session = small.connect()
+    session.add_notice_handler(lambda notice: notices.append(notice.message_primary))
+    rows = session.execute("SELECT * FROM pgrain.complain(%s, 'n <= 100000')", [COUNT]).fetchall()
+    assert rows == []
+    assert any("is met" in notice for notice in notices)
+
+
+def test_where_sees_values_and_types_of_the_output(small):
+    """A WHERE on the complained column itself, with the query's own types."""
+    worst = small.rows(REPORT + " ORDER BY 2 DESC LIMIT 1")[0]
+    by_value = complain(small, REPORT, f"flagged too high WHERE flagged = {worst[1]}::bigint")
+    by_hour = complain(small, REPORT, "flagged too high WHERE hour IN (" + ", ".join(
+        str(hour) for hour, n in small.rows(REPORT) if n == worst[1]) + ")")
+    assert [row[2:] for row in by_value] == [row[2:] for row in by_hour]
+
+
+def test_values_that_are_not_attached_are_computed_live(small):
+    """The same complaint on a copy of the rows under other values gives the same kind of answer,
+    and on equal values exactly the same one."""
+    stored = complain(small, COUNT, "n too high", top_k=240)
+    query = COUNT.replace("FROM items", "FROM (SELECT ARRAY[x[1], x[2] + 1e-12 * i] AS x "
+                          "FROM items, generate_series(1, 1) AS i WHERE x IS NOT NULL) AS moved")
+    live = complain(small, query, "n too high", top_k=240)
+    scores = {row[2]: row[5] for row in stored}
+    assert [row[5] for row in live] == pytest.approx([scores[row[2]] for row in live],
+                                                     rel=1e-3, abs=1e-6)
+
+
+def test_a_point_complaint(small):
+    query = "SELECT id, pgrain.predict('colour', x) AS label FROM items WHERE x IS NOT NULL"
+    row = small.rows(query + " LIMIT 1")[0]
+    wanted = next(c for c in ("red", "green", "blue") if c != row[1])
+    rows = complain(small, query, f"label = '{wanted}' WHERE id = {row[0]}", top_k=5)
+    assert len(rows) == 5
+    assert rows[0][5] > 0 and rows[0][6] > 0   # deleting it makes the wanted label likelier
+
+
+def test_a_self_join_on_predictions(small):
+    query = ("SELECT count(*) AS n FROM items a JOIN items b "
+             "ON pgrain.predict('colour', a.x) = pgrain.predict('colour', b.x)")
+    value, expectation = relaxed(small, query)
+    assert value == small.value(query)
+    p = np.array([row[0] for row in small.rows(
+        "SELECT pgrain.predict_proba('colour', x) FROM items WHERE x IS NOT NULL ORDER BY id")])
+    values = [str(row[0]) for row in small.rows("SELECT x FROM items WHERE x IS NOT NULL "
+                                                "ORDER BY id")]
+    pairs = p @ p.T
+    same = np.array([[a == b for b in values] for a in values])
+    # Where both sides show one value they are one variable and agree surely.
+    assert expectation == pytest.approx(np.where(same, 1.0, pairs).sum(), rel=1e-5)
+    assert len(complain(small, query, "n too high", top_k=3)) == 3
