@@ -124,7 +124,8 @@ class Lab:
     def predicted(self, circuit: Circuit) -> dict[str, np.ndarray]:
         """The classes that the stand-in predicts for the circuit's variables."""
         model = circuit.model
-        labels = dict(self.rows(f"SELECT value, label FROM pgrain.stand_in WHERE model = '{model}'"))
+        labels = dict(self.rows("SELECT value, label FROM pgrain.stand_in"
+                                f" WHERE model = '{model}'"))
         classes = self.models[model].classes
         return {model: np.array([classes.index(labels[value])
                                  for value in self.values(model, circuit)], dtype=np.int64)}

@@ -71,6 +71,8 @@ def read_select(text: str) -> Select:
             raise refuse(f'a name that begins with "{RESERVED_PREFIX}"', text, token.start,
                          token.end)
     while tokens[0].value == "(" and closing(tokens, 0) == len(tokens) - 1:
+        for bracket in (tokens[0], tokens[-1]):
+            text = text[:bracket.start] + " " + text[bracket.end:]
         tokens = tokens[1:-1]
     query = text[:tokens[-1].end]
     prefix, recursive, start = _with(query, tokens)
@@ -135,11 +137,12 @@ def _with(query: str, tokens: list[Token]) -> tuple[str, bool, int]:
 def _clauses(query: str, tokens: list[Token]) -> dict[str, list[Token]]:
     clauses: dict[str, list[Token]] = {"select": []}
     current, previous, skip = "select", None, False
+    depth = tokens[0].depth if tokens else 0
     for token in tokens:
         if skip:
             skip, previous = False, token
             continue
-        if token.depth == 0 and token.is_word(*_CLAUSES) and not _is_part(token, previous):
+        if token.depth == depth and token.is_word(*_CLAUSES) and not _is_part(token, previous):
             if token.value in _REFUSED:
                 construct, hint = _REFUSED[token.value]
                 raise refuse(construct, query, token.start, None, hint)

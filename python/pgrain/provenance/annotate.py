@@ -232,8 +232,8 @@ class Annotator:
                 continue
             if found is None or found[3] or found[1] == "*" or not found[2]:
                 written = ".".join(part for part in column if part)
-                raise refuse(f'"{written}" beside a model call' if purpose == "details"
-                             else f'"{written}" in a condition between the inputs',
+                raise refuse(f'column "{written}" beside a model call' if purpose == "details"
+                             else f'column "{written}" in a condition between the inputs',
                              self.query.text, expression.start, expression.end,
                              "Name a column of one relation, as alias.column.")
             alias, name, oid, _ = found
@@ -279,7 +279,7 @@ class Annotator:
                 return [Cell("label", self.evaluated(expression), dependent=True)]
             return [Cell("row", expression.text)]
         if not self.query.select.grouped:
-            if expression.calls or self.touched(expression):
+            if expression.calls:      # of columns PostgreSQL itself says so
                 raise refuse("a column beside aggregates without GROUP BY", self.query.text,
                              expression.start, expression.end)
             return [Cell("constant", expression.text)]
