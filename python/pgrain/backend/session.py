@@ -90,7 +90,8 @@ def load_model(plpy, name: str, predictions: bool) -> None:
     """Read a model's facts and, if asked, its new stored predictions. Runs as the owner."""
     rows = query(plpy, """
         SELECT m.model, m.kind, m.features, m.active_version AS version, v.classes,
-               v.active_spectrum AS spectrum,
+               (SELECT s.spectrum FROM pgrain.spectrum s
+                WHERE s.spectrum = v.active_spectrum) AS spectrum,   -- a dump leaves them out
                (SELECT coalesce(max(c.seq), 0) FROM pgrain.prediction_chunk c
                 WHERE c.version = m.active_version) AS last_seq
         FROM pgrain.model m LEFT JOIN pgrain.model_version v ON v.version = m.active_version

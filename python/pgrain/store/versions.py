@@ -77,8 +77,9 @@ def read_version(connection: psycopg.Connection, version: int) -> VersionRow:
     """A trained version; 42704 if there is none."""
     row = connection.execute("""
         SELECT v.version, v.model, v.classes, v.encoder, v.options, v.alpha, m.architecture,
-               m.kind, v.active_spectrum
+               m.kind, s.spectrum AS active_spectrum   -- a dump leaves spectra out
         FROM pgrain.model_version v JOIN pgrain.model m USING (model)
+        LEFT JOIN pgrain.spectrum s ON s.spectrum = v.active_spectrum
         WHERE v.version = %s AND v.ready
         """, [version]).fetchone()
     if row is None:

@@ -1,0 +1,175 @@
+"""The SQL surface as the catalogs show it: markers, rights, what a dump takes along."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+
+import psycopg
+import pytest
+
+USER = {"predict", "predict_proba", "complain", "provenance", "doctor", "_load_session",
+        "_load_model", "_explain"}
+ADMIN = USER | {"create_model", "drop_model", "activate", "detach", "apply", "revert",
+                "train", "precompute", "attach", "_ensure_secret", "_drop_predictions"}
+VIEWS = {"attached", "edits", "jobs", "models", "progress", "versions", "workers"}
+TABLES = {"attachment", "installation", "job", "model", "model_version", "prediction_chunk",
+          "spectrum", "spectrum_chunk", "training_edit", "version_chunk", "worker"}
+
+SIGNATURES = """
+f activate(model text, version bigint) -> void
+f apply(model text, train_keys text[], intervention text) -> void
+f complain(query text, complaint text, top_k integer DEFAULT 100, intervention text DEFAULT 'delete'::text, options jsonb DEFAULT '{}'::jsonb) -> TABLE(rank integer, model text, train_id bigint, train_key text, intervention text, score double precision, effect double precision)
+f complain(query text, complaint text[], top_k integer DEFAULT 100, intervention text DEFAULT 'delete'::text, options jsonb DEFAULT '{}'::jsonb) -> TABLE(rank integer, model text, train_id bigint, train_key text, intervention text, score double precision, effect double precision)
+f create_model(model text, training_table regclass, key name, features name[], label name, architecture text, options jsonb DEFAULT '{}'::jsonb) -> void
+f detach(model text, relation regclass) -> void
+f doctor() -> TABLE(what text, ok boolean, detail text, hint text)
+f drop_model(model text) -> void
+f grant_usage(role name, admin boolean DEFAULT false) -> void
+f predict(model text, x bytea) -> text
+f predict(model text, x double precision[]) -> text
+f predict(model text, x jsonb) -> text
+f predict(model text, x record) -> text
+f predict(model text, x text) -> text
+f predict_proba(model text, x bytea) -> double precision[]
+f predict_proba(model text, x double precision[]) -> double precision[]
+f predict_proba(model text, x jsonb) -> double precision[]
+f predict_proba(model text, x record) -> double precision[]
+f predict_proba(model text, x text) -> double precision[]
+f provenance(query text, include_absent boolean DEFAULT false) -> TABLE(output_row integer, output jsonb, output_column text, value double precision, relaxed double precision, variables bigint)
+f revert(model text, train_keys text[] DEFAULT NULL::text[]) -> void
+p attach(IN model text, IN relation regclass, IN features name[] DEFAULT NULL::name[], IN wait boolean DEFAULT true) ->
+p precompute(IN model text, IN options jsonb DEFAULT '{}'::jsonb, IN wait boolean DEFAULT true) ->
+p train(IN model text, IN options jsonb DEFAULT '{}'::jsonb, IN wait boolean DEFAULT true) ->
+"""   # noqa: E501
+
+
+@pytest.fixture(scope="module")
+def fresh(module_database):
+    return module_database()
+
+
+def test_signatures(fresh):
+    found = fresh.rows("""
+        SELECT prokind, proname, pg_get_function_arguments(oid), coalesce(
+               pg_get_function_result(oid), '')
+        FROM pg_proc WHERE pronamespace = 'pgrain'::regnamespace AND proname NOT LIKE E'\\\\_%'""")
+    lines = sorted(f"{kind} {name}({arguments}) -> {result}".strip()
+                   for kind, name, arguments, result in found)
+    assert lines == sorted(SIGNATURES.strip().split("\n"))
+
+
+def test_members(fresh):
+    """Everything of the schema belongs to the extension, so that DROP EXTENSION takes it all."""
+    relations = {row[0]: row[1] for row in fresh.rows("""
+        SELECT c.relname, c.relkind FROM pg_class c JOIN pg_depend d ON d.objid = c.oid
+            AND d.deptype = 'e' AND d.classid = 'pg_class'::regclass
+        WHERE c.relnamespace = 'pgrain'::regnamespace""")}
+    assert {name for name, kind in relations.items() if kind == "r"} == TABLES
+    assert {name for name, kind in relations.items() if kind == "v"} == VIEWS
+
+
+def test_markers(fresh):
+    """predict and complain: STABLE, never IMMUTABLE; all of ours parallel unsafe."""
+    for name, volatility, parallel, strict, definer, configuration in fresh.rows("""
+            SELECT proname, provolatile, proparallel, proisstrict, prosecdef, proconfig
+            FROM pg_proc WHERE pronamespace = 'pgrain'::regnamespace"""):
+        assert parallel == "u", name
+        assert volatility != "i", name
+        if name in ("predict", "predict_proba", "complain", "provenance"):
+            assert (volatility, strict, definer) == ("s", True, False), name
+        if name in ("complain", "provenance"):
+            assert configuration == ["transaction_read_only=on"], name
+        elif definer:
+            assert configuration == ["search_path=pg_catalog, pg_temp"], name
+
+
+def test_rights(fresh, as_role):
+    """Role x function x table: PUBLIC nothing, users what they need, admins models too."""
+    as_role(fresh, "somebody")
+    as_role(fresh, "analyst", "user")
+    as_role(fresh, "modeller", "admin")
+
+    def functions(role):
+        return {row[0] for row in fresh.rows(
+            "SELECT proname FROM pg_proc WHERE pronamespace = 'pgrain'::regnamespace "
+            "AND has_function_privilege(%s, oid, 'EXECUTE')", [role])}
+
+    def relations(role, right):
+        return {row[0] for row in fresh.rows(
+            "SELECT relname FROM pg_class WHERE relnamespace = 'pgrain'::regnamespace "
+            "AND relkind IN ('r', 'v') AND has_table_privilege(%s, oid, %s)", [role, right])}
+    writable = {"model", "model_version", "attachment", "training_edit", "job"}
+    assert functions("somebody") == set()
+    assert functions("analyst") == USER
+    assert functions("modeller") == ADMIN
+    assert not fresh.value("SELECT has_schema_privilege('somebody', 'pgrain', 'USAGE')")
+    for right in ("SELECT", "INSERT", "UPDATE", "DELETE", "TRUNCATE"):
+        assert relations("somebody", right) == set()
+    assert relations("analyst", "SELECT") == VIEWS
+    assert relations("modeller", "SELECT") == VIEWS | writable
+    for right in ("INSERT", "UPDATE", "DELETE"):
+        assert relations("analyst", right) == set()
+        assert relations("modeller", right) == writable
+    assert "secret" not in str(fresh.rows("SELECT * FROM pg_settings WHERE name LIKE 'pgrain%'"))
+
+
+def test_no_secret_for_anybody(fresh, as_role):
+    for role, grant in (("analyst2", "user"), ("modeller2", "admin")):
+        connection = as_role(fresh, role, grant)
+        for table in ("installation", "worker", "version_chunk", "prediction_chunk"):
+            with pytest.raises(psycopg.errors.InsufficientPrivilege):
+                connection.execute(f"SELECT * FROM pgrain.{table}")
+
+
+def test_drop_extension_leaves_nothing(database):
+    own = database()
+    own.execute("CREATE TABLE t (id integer PRIMARY KEY, x float8[], label text)")
+    own.execute("SELECT pgrain.create_model('m', 't', 'id', '{x}', 'label', 'mlp')")
+    own.execute("DROP EXTENSION pgrain")
+    assert own.value("SELECT count(*) FROM pg_namespace WHERE nspname = 'pgrain'") == 0
+    assert own.value("SELECT count(*) FROM t") == 0
+    own.execute("CREATE EXTENSION pgrain")
+
+
+def test_dump_and_restore_keep_models(small, module_database, worker):
+    """Models, versions, edits and the secret survive; what can be computed again is left out."""
+    small.execute("SELECT pgrain.apply('colour', '{3}', 'delete')")
+    before = small.rows("SELECT model, version, classes, n_rows FROM pgrain.models")
+    labels = small.rows("SELECT id, pgrain.predict('colour', x) FROM items ORDER BY id")
+    dump = subprocess.run([small.cluster.server.program("pg_dump"), small.dsn()],
+                          capture_output=True, text=True, check=True).stdout
+    copy = module_database(extension=False)
+    restored = subprocess.run([small.cluster.server.program("psql"), "-qX", "-v",
+                               "ON_ERROR_STOP=1", copy.dsn()], input=dump, text=True,
+                              capture_output=True)
+    assert restored.returncode == 0, restored.stderr
+    assert copy.rows("SELECT model, version, classes, n_rows FROM pgrain.models") == before
+    assert copy.rows("SELECT model, train_key, intervention FROM pgrain.edits") == [
+        ("colour", "3", "delete")]
+    worker(copy)
+    assert copy.rows("SELECT id, pgrain.predict('colour', x) FROM items ORDER BY id") == labels
+    with pytest.raises(psycopg.errors.ObjectNotInPrerequisiteState, match="no stored spectrum"):
+        copy.execute("SELECT * FROM pgrain.complain($$ SELECT count(*) AS n FROM items WHERE "
+                     "pgrain.predict('colour', x) = 'red' $$, 'n too high')")
+    copy.execute("CALL pgrain.precompute('colour', '{\"pairs\": 9}')")
+    report = "SELECT count(*) AS n FROM items WHERE pgrain.predict('colour', x) = 'red'"
+    complain = f"SELECT train_id FROM pgrain.complain($q${report}$q$, 'n too high', 240)"
+    assert copy.rows(complain) == small.rows(complain)
+    small.execute("SELECT pgrain.revert('colour')")
+
+
+def test_every_function_and_view_has_a_comment(fresh):
+    bare = fresh.rows("""
+        SELECT proname FROM pg_proc WHERE pronamespace = 'pgrain'::regnamespace
+            AND proname NOT LIKE E'\\\\_%' AND obj_description(oid, 'pg_proc') IS NULL
+        UNION ALL SELECT relname FROM pg_class WHERE relnamespace = 'pgrain'::regnamespace
+            AND relkind = 'v' AND obj_description(oid, 'pg_class') IS NULL""")
+    assert bare == []
+
+
+def test_error_messages_are_as_promised(fresh):
+    """lower case, our prefix once, no final stop."""
+    with pytest.raises(psycopg.Error) as caught:
+        fresh.execute("SELECT pgrain.predict('Nope', 'x')")
+    assert re.fullmatch(r'pgrain: model "Nope" does not exist', caught.value.diag.message_primary)
