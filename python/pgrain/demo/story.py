@@ -136,6 +136,7 @@ class Story:
             self.steps.say("  And the same model on the true labels, to know what the report "
                            "should say:")
             self.call("train_clean", f"CALL pgrain.train('{CLEAN_MODEL}', '{options}')")
+            self.call("attach_clean", f"CALL pgrain.attach('{CLEAN_MODEL}', 'sellerdata')")
             versions = dict(self.rows("SELECT model, version FROM pgrain.models"))
             self.connection.execute(
                 "INSERT INTO pgrain_demo.run VALUES (%s, %s, %s)",
