@@ -18,7 +18,7 @@ from pgrain.models.options import Option, check, pick
 
 OPTIONS = {option.name: option for option in (
     Option("shape", "integers", "shape of one tensor, row-major, such as [28, 28, 1]", 1, 1 << 24),
-    Option("standardize", "boolean", "scale the elements of float8[] values to mean 0, deviation 1"),
+    Option("standardize", "boolean", "scale elements of float8[] values to mean 0, deviation 1"),
     Option("categorical", "names", "columns that hold categories although they look like numbers"),
 )}
 MAX_CATEGORIES = 1000

@@ -1,0 +1,82 @@
+"""The choice of k, the filters, the exact top k."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from pgrain.errors import InvalidArgument
+from pgrain.influence.filters import NAMES, filter_weights
+from pgrain.influence.scores import relatif, self_influence
+from pgrain.influence.selection import choose_k
+from pgrain.influence.top_k import top_k
+
+
+@pytest.mark.parametrize("eigenvalues, n_classes, k", [
+    ([100, 50, 25, 24, 12], 2, 3),           # 24/25 is the first ratio >= 0.9
+    ([100, 95, 40, 20, 19], 1, 1),           # 95/100 counts when R allows it
+    ([100, 95, 40, 20, 19], 2, 4),           # and does not when k must be at least 2
+    ([100, 95, 40, 20, 10], 2, 5),           # no inflection: all that is stored
+    ([100, 90], 1, 1),                       # 0.9 itself counts
+    ([100, 50, 25], 10, 3),                  # fewer stored than classes
+    ([100, 50, 25], 3, 3),
+    ([], 10, 0),
+])
+def test_smallest_k_at_an_inflection(eigenvalues, n_classes, k):
+    assert choose_k(np.array(eigenvalues, float), n_classes) == k
+
+
+def test_filters_by_their_formulas():
+    values, d = np.array([4.0, 2.0, 0.1]), 0.1
+    assert np.allclose(filter_weights(values), [0.25, 0.5, 10])
+    assert np.allclose(filter_weights(values, "damped", d), 1 / (values + 0.4))
+    assert np.allclose(filter_weights(values, "tikhonov", d), values / (values**2 + 0.16))
+    assert np.allclose(filter_weights(values, "truncated", d), [0.25, 0.5, 0])
+    assert np.allclose(filter_weights(values, "identity", d), 1)
+    for name in set(NAMES) - {"identity"}:
+        assert np.allclose(filter_weights(values, name, 0.0), 1 / values)
+        assert filter_weights(np.zeros(0), name).shape == (0,)
+    for bad in (dict(name="inverted"), dict(damping=-1.0), dict(damping=float("nan"))):
+        with pytest.raises(InvalidArgument):
+            filter_weights(values, **bad)
+
+
+def slow_top_k(scores, k):
+    order = sorted(range(len(scores)),
+                   key=lambda i: (np.isnan(scores[i]), -scores[i] if scores[i] == scores[i] else 0,
+                                  i))
+    return order[:k]
+
+
+@settings(max_examples=200, deadline=None)
+@given(hnp.arrays(st.sampled_from([np.float32, np.float64]), st.integers(0, 60),
+                  elements=st.sampled_from([0.0, -0.0, 1.0, 2.5, -1.0, float("nan"), float("inf"),
+                                            -float("inf"), 1e30])),
+       st.integers(0, 80))
+def test_top_k_is_exact_with_ties_nan_and_infinities(scores, k):
+    assert top_k(scores, k).tolist() == slow_top_k(scores, k)
+
+
+@pytest.mark.parametrize("make", [
+    lambda rng, n: rng.standard_normal(n),
+    lambda rng, n: np.sort(rng.standard_normal(n)),
+    lambda rng, n: np.round(rng.standard_normal(n), 1),              # many ties
+    lambda rng, n: np.where(np.arange(n) % 16 == 0, -1.0, rng.random(n)),   # misleads the sample
+    lambda rng, n: np.where(np.arange(n) % 16 == 0, 9.0, rng.random(n)),
+    lambda rng, n: np.full(n, 3.0),
+    lambda rng, n: np.where(rng.random(n) < 0.5, np.nan, rng.random(n)),
+    lambda rng, n: np.full(n, np.nan),
+])
+@pytest.mark.parametrize("k", [1, 100, 900])
+def test_top_k_of_long_arrays(make, k):
+    scores = make(np.random.default_rng(0), 100_000).astype(np.float32)
+    expected = np.lexsort((np.arange(len(scores)), -scores, np.isnan(scores)))[:k]
+    np.testing.assert_array_equal(top_k(scores, k), expected)
+
+
+def test_relatif_divides_by_the_root_of_self_influence():
+    A, w = np.array([[3.0, 4.0], [0.0, 0.0]], np.float32), np.array([1.0, 1.0])
+    np.testing.assert_allclose(self_influence(A, w), [25, 0])
+    np.testing.assert_allclose(relatif(np.array([10.0, 0.0], np.float32), A, w), [2, 0])
+    np.testing.assert_allclose(relatif(np.ones((2, 3), np.float32), A, w), [[0.2] * 3, [0] * 3])
