@@ -1,0 +1,166 @@
+"""The objective: direction from the value, slope from the relaxed value, errors that say why."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from provenance_harness import Lab, random_probabilities
+
+from pgrain.complaint.grammar import parse
+from pgrain.complaint.objective import Objective, all_rows, complained_column
+from pgrain.errors import InvalidArgument, LimitExceeded, PgrainError, UndefinedColumn
+
+CLASSES = ["a", "b", "c"]
+REPORT = ("SELECT g AS hour, count(*) AS flagged, sum(v) FILTER (WHERE v > 100) AS nothing,"
+          " 'k' AS what FROM t WHERE pgrain.predict('m', x) <> c GROUP BY g")
+LABELS = "SELECT id, pgrain.predict('m', x) AS label, d, length(pgrain.predict('m', x)) FROM t"
+
+
+@pytest.fixture(scope="module")
+def schema(lab: Lab) -> Lab:
+    lab.connection.execute(
+        "CREATE TABLE t AS SELECT i AS id, 'f' || i % 11 AS x, (ARRAY['a', 'b', 'c'])[1 + i % 3]"
+        " AS c, i % 3 AS g, i::numeric / 4 AS v, date '2026-01-01' + i AS d"
+        " FROM generate_series(1, 40) AS i")
+    lab.add_model("m", CLASSES, {f"f{i}": CLASSES[i * i % 3] for i in range(11)})
+    return lab
+
+
+def objective(lab: Lab, query: str, *complaints: str) -> Objective:
+    circuit, capture = lab.circuit(query)
+    P = random_probabilities(np.random.default_rng(1), circuit)
+    value, relaxed = circuit.value(lab.predicted(circuit)), circuit.relaxed(P)
+    parsed = [parse(text) for text in complaints]
+    for complaint in parsed:
+        complained_column(complaint, circuit)
+    matched = [all_rows(value) if c.where is None else lab.match(capture, value, c.where)
+               for c in parsed]
+    return Objective(parsed, circuit, value, relaxed, matched, P)
+
+
+def cell(made: Objective, hour: int) -> tuple[float, float]:
+    row = next(r for r in range(len(made.value.present)) if made.value.text(r, 0) == str(hour))
+    return made.value.numbers[row, 1], made.relaxed.numbers[row, 1]
+
+
+def test_violated_comparisons(schema: Lab) -> None:
+    v, r = cell(objective(schema, REPORT, "flagged too high"), 1)
+    for text, expected in [(f"flagged <= {v - 3}", r / 3), (f"flagged >= {v + 4}", -r / 4),
+                           (f"flagged = {v - 2}", r / 2), (f"flagged = {v + 2}", -r / 2),
+                           (f"flagged < {v}", r), (f"flagged > {v}", -r),
+                           (f"flagged <= {v - 0.5}", r),
+                           ("flagged too high", r / max(v, 1)),
+                           ("flagged too low", -r / max(v, 1))]:
+        made = objective(schema, REPORT, text + " WHERE hour = 1")
+        assert made.q == pytest.approx(expected), text
+        assert made.violated == 1
+        assert "is violated" in made.notes[0]
+
+
+def test_met_complaints_add_nothing_and_say_so(schema: Lab) -> None:
+    v, _ = cell(objective(schema, REPORT, "flagged too high"), 1)
+    for text in (f"flagged <= {v}", f"flagged >= {v}", f"flagged = {v}", f"flagged < {v + 1}"):
+        made = objective(schema, REPORT, text + " WHERE hour = 1")
+        assert made.q == 0 and made.violated == 0
+        assert "is met" in made.notes[0]
+        assert not made.gradient()["m"].any()
+        assert made.effect_gradient()["m"].any()
+
+
+def test_several_hold_together(schema: Lab) -> None:
+    alone = [objective(schema, REPORT, f"flagged <= 1 WHERE hour = {h}") for h in (0, 1, 2)]
+    together = objective(schema, REPORT, *(f"flagged <= 1 WHERE hour = {h}" for h in (0, 1, 2)))
+    everywhere = objective(schema, REPORT, "flagged <= 1")
+    assert together.q == pytest.approx(sum(o.q for o in alone))
+    assert everywhere.q == pytest.approx(together.q)
+    np.testing.assert_allclose(together.gradient()["m"], sum(o.gradient()["m"] for o in alone))
+    np.testing.assert_allclose(together.effect_gradient()["m"], alone[0].effect_gradient()["m"])
+
+
+def test_gradient_equals_finite_differences(schema: Lab) -> None:
+    for query, texts in [(REPORT, ("flagged <= 1 WHERE hour < 2",
+                                   "flagged too low WHERE hour = 2")),
+                         (LABELS, ("label = 'a' WHERE id = 17", "label = 'b' WHERE id IN (3, 4)",
+                                   "length too high WHERE id = 1"))]:
+        made = objective(schema, query, *texts)
+        direction = np.random.default_rng(2).normal(size=made.P["m"].shape)
+
+        def q_at(step, made=made, direction=direction):
+            P = {"m": made.P["m"] + step * direction}
+            return Objective(made.complaints, made.circuit, made.value, made.circuit.relaxed(P),
+                             made.matched, P).q
+
+        slope = (q_at(1e-6) - q_at(-1e-6)) / 2e-6
+        assert float((made.gradient()["m"] * direction).sum()) == pytest.approx(slope, rel=1e-5)
+
+
+def test_a_text_target_is_minus_log_probability(schema: Lab) -> None:
+    made = objective(schema, LABELS, "label = 'b' WHERE id = 17")
+    row = made.matched[0][0]
+    p = made.circuit.probability(made.P, row, 1, "b")
+    variable = made.circuit.lineage.sides[0].variables[0][row]
+    assert p == pytest.approx(made.P["m"][variable, 1])
+    shown = made.value.text(row, 1)
+    assert made.q == (0 if shown == "b" else pytest.approx(-math.log(p)))
+
+
+def test_where_is_evaluated_by_postgresql_in_the_querys_types(schema: Lab) -> None:
+    made = objective(schema, LABELS, "label = 'b' WHERE d = date '2026-01-08' AND label <> 'zz'"
+                                     " -- so\n AND id::text LIKE '7%'")
+    assert [made.value.text(row, 0) for row in made.matched[0]] == ["7"]
+    made = objective(schema, REPORT, "flagged <= 1 WHERE flagged > 0 AND what = 'k'")
+    assert len(made.matched[0]) == int((made.value.numbers[:, 1] > 0).sum())
+
+
+@pytest.mark.parametrize(("query", "complaint", "kind", "words"), [
+    (REPORT, "flaged <= 1", UndefinedColumn, "flaged"),
+    (REPORT, '"Flagged" <= 1', UndefinedColumn, "Flagged"),
+    (REPORT, "hour <= 1", InvalidArgument, "does not depend"),
+    (REPORT, "flagged <= 1 WHERE hour = 99", InvalidArgument, "no output row"),
+    (REPORT, "nothing <= 1", InvalidArgument, "is NULL"),
+    (REPORT, "flagged = 'x'", InvalidArgument, "is a number"),
+    (LABELS, "label <= 'x'", InvalidArgument, "compared with"),
+    (LABELS, "label <= 1", InvalidArgument, "is no number"),
+    (LABELS, "label = 'zebra'", InvalidArgument, "can never be"),
+    (LABELS, "id <= 1", InvalidArgument, "does not depend"),
+])
+def test_bad_complaints(schema: Lab, query, complaint, kind, words) -> None:
+    with pytest.raises(kind) as raised:
+        objective(schema, query, complaint)
+    assert words in raised.value.message
+
+
+def test_the_hint_tells_of_rows_that_are_possible_but_absent(schema: Lab) -> None:
+    query = ("SELECT pgrain.predict('m', x) AS label, count(*) AS n FROM t WHERE id = 3"
+             " GROUP BY 1")
+    shown = schema.rows(query)[0][0]
+    absent = next(c for c in CLASSES if c != shown)
+    with pytest.raises(InvalidArgument) as raised:
+        objective(schema, query, f"n >= 1 WHERE label = '{absent}'")
+    assert "2 more rows are possible" in raised.value.hint
+    circuit, _ = schema.circuit(query)
+    output = circuit.value(schema.predicted(circuit))
+    assert len(output.json_rows()) == 1 and len(output.json_rows(include_absent=True)) == 3
+
+
+def test_limits_say_what_would_be_needed(schema: Lab, monkeypatch) -> None:
+    from pgrain import settings
+
+    for name, query in [("OUTPUT_ROWS", LABELS), ("ASSIGNMENTS", REPORT), ("FACTOR_PAIRS", REPORT),
+                        ("OUTPUT_ROWS", REPORT)]:
+        small = settings.Setting(getattr(settings, name).name, 2, 1, 10, "rows", "few")
+        monkeypatch.setattr(settings, name, small)
+        monkeypatch.setitem(settings.ALL, small.name, small)
+        with pytest.raises(LimitExceeded) as raised:
+            schema.lineage(schema.capture(query))
+        assert raised.value.sqlstate == "54000" and raised.value.hint
+        monkeypatch.undo()
+
+
+def test_an_unknown_layout_is_an_internal_error(schema: Lab) -> None:
+    capture = schema.capture(REPORT)
+    with pytest.raises(PgrainError) as raised:
+        capture.read([("factor:0", None, b"\x00", None, None)])
+    assert raised.value.sqlstate == "XX000"
