@@ -151,10 +151,15 @@ def _read_groups(annotated, n_classes, table, digests, of_slot) -> Lineage:
         joint = (_int32(table["pattern"][1]), _int32(table["pattern"][2]))
         if annotated.cross:
             pairs = (_int32(table["pair"][1]), _int32(table["pair"][2]))
+    # PostgreSQL's hashing gives the groups in no order that a person would know again.
+    texts = json.loads(meta or "[]")
+    order = sorted(range(len(texts)), key=lambda g: [_sortable(text) for text in texts[g]])
+    rank = np.empty(len(texts), np.int64)
+    rank[order] = np.arange(len(texts))
     return Lineage(n_classes, {annotated.slots[0].model: digests}, len(digests), sides, entries,
-                   np.repeat(np.arange(len(counts)), counts),
+                   np.repeat(rank, counts),
                    _array(flags, np.uint8).astype(bool).reshape(len(entries), aggregates),
-                   values, json.loads(meta or "[]"), [], pairs, joint)
+                   values, [texts[g] for g in order], [], pairs, joint)
 
 
 def _read_rows(annotated, n_classes, table, digests, of_slot) -> Lineage:
@@ -170,6 +175,16 @@ def _read_rows(annotated, n_classes, table, digests, of_slot) -> Lineage:
     return Lineage(n_classes, {annotated.slots[0].model: digests}, len(digests), [rows], entries,
                    np.zeros(len(entries), np.int64), np.zeros((len(entries), 0), bool), {},
                    json.loads(meta or "[]"), json.loads(labels or "[]"), None, None)
+
+
+def _sortable(text: str | None) -> tuple:
+    """Numbers by value, then texts, NULL last, as a person would sort."""
+    if text is None:
+        return (2, 0.0, "")
+    try:
+        return (0, float(text), text)
+    except ValueError:
+        return (1, 0.0, text)
 
 
 def _variables(slots, nulls, of_slot, n_variables) -> list[np.ndarray]:
