@@ -80,6 +80,9 @@ QUERIES = [
     f"(SELECT count(*) FROM t WHERE {P} = 'a')",
     f"SELECT {P} l, count(*) FILTER (WHERE g = 1 AND {P} = 'a' OR v > 3) FROM t GROUP BY l",
     "SELECT count(*) FROM t WHERE pgrain.predict('m', 'f1') = c",
+    f"SELECT count(v) FILTER (WHERE {P} IN (SELECT k.c FROM t k)) FROM pick(1)",
+    f"SELECT count(*) FROM t WHERE {P} NOT IN (SELECT k.c FROM t k WHERE k.c IS NOT NULL)",
+    f"SELECT count(*) FROM t WHERE {P} <> ALL (SELECT k.c FROM t k WHERE k.id < t.id)",
     "SELECT count(*), 'it''s' AS what, (SELECT max(id) FROM t) FROM t"
     f" WHERE {P} = 'a' AND false IS NULL",
 ]

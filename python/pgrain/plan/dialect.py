@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import sqlglot
 from sqlglot import exp
 from sqlglot.dialects.postgres import Postgres
@@ -20,6 +22,8 @@ class Dialect(Postgres):
                      if name != "PREDICT"}
 
 
+# Trees are shared: nobody may change one. A query is read several times while it is compiled.
+@lru_cache(maxsize=512)
 def parse_statement(text: str) -> exp.Expression:
     """The syntax tree of one statement; 0A000 where sqlglot cannot read it."""
     try:
@@ -33,6 +37,7 @@ def parse_statement(text: str) -> exp.Expression:
     return trees[0]
 
 
+@lru_cache(maxsize=512)
 def parse_expression(text: str) -> exp.Expression:
     """The syntax tree of one scalar expression (or select item)."""
     tree = parse_statement(f"SELECT {text}")

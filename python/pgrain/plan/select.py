@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import lru_cache
 
 from sqlglot import exp
 
@@ -43,6 +44,8 @@ class Select:
     grouped: bool = False           # has GROUP BY
 
 
+# A query is cut once although `compile` is called several times for it.
+@lru_cache(maxsize=32)
 def read_select(text: str) -> Select:
     """`text` cut into clauses.
 
