@@ -7,6 +7,7 @@ the complaint's WHERE all run here, as the calling user and in the caller's snap
 from __future__ import annotations
 
 import json
+import struct
 
 from pgrain.backend import session
 from pgrain.backend.spi import entry_point, fetch_all, from_postgres, prepared, query
@@ -132,24 +133,62 @@ def _probe(plpy, sql: str) -> dict:
 
 
 def _capture(plpy, plan: dict, models: dict, complaints: list[str], options: dict) -> dict:
-    secret = session.STATE.secret
-    rows = fetch_all(plpy, prepared(plpy, plan["capture"], "bytea"), [secret])
+    """Run the capture and hand it over; by tuple stamps if that is possible, else by digests."""
+    keys = _stamp_keys(plpy, plan)
+    for stamped in ([keys, []] if keys else [[]]):
+        params, blobs = _run_capture(plpy, plan, stamped)
+        params |= {"complaints": complaints, "options": options,
+                   "models": {name: {"version": model.version, "spectrum": model.spectrum,
+                                     "last_seq": model.last_seq}
+                              for name, model in models.items()}}
+        answer, wanted = session.call(plpy, "evaluate", params, blobs)
+        if "unknown" in answer:
+            _learn(plpy, plan, stamped, wanted)
+            answer, wanted = session.call(plpy, "evaluate", params, blobs)
+        if "unknown" not in answer:
+            break   # else: tuples that are not the table's own, such as a new child's
+    if "missing" in answer:
+        counts, values = _fetch(plpy, plan, models, answer["missing"], wanted)
+        answer, wanted = session.call(plpy, "evaluate", {**params, "values": counts},
+                                      [*blobs, *values])
+        if "missing" in answer:
+            raise PgrainError("the rows changed while the complaint was read")
+    return {**answer, "plan": plan}
+
+
+def _run_capture(plpy, plan: dict, stamped: list[str]) -> tuple[dict, list]:
+    if stamped:
+        rows = fetch_all(plpy, prepared(plpy, plan["stamped"]), [])
+    else:
+        rows = fetch_all(plpy, prepared(plpy, plan["capture"], "bytea"), [session.STATE.secret])
     head, blobs = [], []
     for row in rows:
         parts = [row["a"], row["b"], row["c"]]
         head.append([row["tag"], row["meta"], [part is not None for part in parts]])
         blobs.extend(part for part in parts if part is not None)
-    params = {"plan": plan["plan"], "rows": head, "complaints": complaints, "options": options,
-              "models": {name: {"version": model.version, "spectrum": model.spectrum,
-                                "last_seq": model.last_seq} for name, model in models.items()}}
-    answer, wanted = session.call(plpy, "evaluate", params, blobs)
-    if "missing" in answer:
-        fetched = _fetch(plpy, plan, models, answer["missing"], wanted)
-        answer, wanted = session.call(plpy, "evaluate", {**params, "values": fetched[0]},
-                                      [*blobs, *fetched[1]])
-        if "missing" in answer:
-            raise PgrainError("the rows changed while the complaint was read")
-    return {**answer, "plan": plan}
+    return {"plan": plan["plan"], "rows": head, "stamps": stamped}, blobs
+
+
+def _stamp_keys(plpy, plan: dict) -> list[str]:
+    """The keys under which the worker keeps stamps of each slot; empty if one can't have any."""
+    keys = []
+    for stamp in plan["stamps"]:
+        rows = query(plpy, plan["key"], ["text", "name"], [stamp["relation"], stamp["column"]])
+        if not rows or session.STATE.incarnation is None:
+            return []
+        keys.append(f"{session.STATE.incarnation}:{rows[0]['key']}")
+    return keys
+
+
+def _learn(plpy, plan: dict, keys: list[str], unknown: list) -> None:
+    """Look up the tuples behind stamps that the worker has not seen, and tell it their digests."""
+    learned = []
+    for stamp, packed in zip(plan["stamps"], unknown, strict=True):
+        tuples = [f"({block},{offset})" for block, offset in
+                  (struct.unpack_from("!IH", packed, at) for at in range(0, len(packed), 16))]
+        rows = query(plpy, stamp["learn"], ["bytea", "tid[]"], [session.STATE.secret, tuples])
+        learned.append(rows[0]["learned"] or b"")
+    session.call(plpy, "learn", {"keys": keys}, learned)
 
 
 def _fetch(plpy, plan: dict, models: dict, missing: list[str], wanted: list):

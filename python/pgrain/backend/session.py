@@ -62,6 +62,7 @@ class State:
         self.version: str | None = None
         self.database = ""
         self.socket: str | None = None
+        self.incarnation: str | None = None   # of the server: see provenance/stamps.py
         self.hasher = None
         self.secret: bytes | None = None
         self.models: dict[str, Model] = {}
@@ -78,9 +79,12 @@ def load(plpy) -> None:
         SELECT pg_catalog.current_database() AS database,
                (SELECT extversion FROM pg_catalog.pg_extension WHERE extname = 'pgrain') AS version,
                (SELECT secret FROM pgrain.installation) AS secret,
+               (SELECT backend_start::text FROM pg_catalog.pg_stat_activity
+                WHERE backend_type = 'checkpointer') AS incarnation,
                (SELECT socket FROM pgrain.worker ORDER BY seen_at DESC LIMIT 1) AS socket
         """)[0]
     STATE.version, STATE.database, STATE.socket = row["version"], row["database"], row["socket"]
+    STATE.incarnation = row["incarnation"]
     if row["secret"] is not None and row["secret"] != STATE.secret:
         STATE.secret, STATE.hasher = row["secret"], hasher(row["secret"])
         STATE.models.clear()

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 
 from pgrain.errors import UnsupportedOperator
 from pgrain.plan.expression import Expression, refuse
+from pgrain.plan.lexer import tokenize
 from pgrain.plan.query import Query, resolve_keys
 
 SLOTS = 2
@@ -29,6 +30,7 @@ class Slot:
     side: int
     model: str
     argument: str
+    column: tuple | None = None  # (alias, name) if the argument is nothing but a column
 
 
 @dataclass
@@ -172,28 +174,28 @@ class Annotator:
         self.slots, known = [], {}
         for call in self.query.calls():
             columns = [self.resolve(column) for column in call.columns]
-            key = (call.model, call.argument)
-            if len(columns) == 1 and columns[0] is not None \
-                    and call.argument.split(".")[-1].strip('"').lower() == columns[0][1].lower():
-                key = (call.model, columns[0][:2])
+            key, column = (call.model, call.argument), None
+            if len(columns) == 1 and columns[0] is not None and _is_column(call.argument):
+                key, column = (call.model, columns[0][:2]), columns[0][:2]
             if key not in known:
                 if len(known) == SLOTS:
                     raise refuse("a third different model call", self.query.text, call.start,
                                  call.end, "Use at most two different calls in one query.")
                 known[key] = len(known)
-                self.slots.append((call, self.units_of(call.columns)))
+                self.slots.append((call, self.units_of(call.columns), column))
             self.labels[call.start] = f'"_pgrain_c{known[key]}"."_pgrain_label"'
 
     def assign_sides(self) -> None:
         """`side_of` for each unit, and the slots with their sides."""
         self.side_of = [0] * len(self.units)
         if self.query.aggregated and len(self.slots) == 2:
-            groups = [self.with_laterals(units) for _, units in self.slots]
+            groups = [self.with_laterals(units) for _, units, _ in self.slots]
             if groups[0] and groups[1] and not groups[0] & groups[1]:
                 self.spread(groups)
                 self.side_of = [1 if unit in groups[1] else 0 for unit in range(len(self.units))]
-        self.slots = [Slot(number, self.side_of[min(units, default=0)], call.model, call.argument)
-                      for number, (call, units) in enumerate(self.slots)]
+        self.slots = [Slot(number, self.side_of[min(units, default=0)], call.model, call.argument,
+                           column)
+                      for number, (call, units, column) in enumerate(self.slots)]
 
     def with_laterals(self, units: set[int]) -> set[int]:
         """`units`, and all that stand before a lateral one (it may refer to any of them)."""
@@ -351,3 +353,11 @@ def present(sql: str) -> str:
 def quote(name: str) -> str:
     """A name as a quoted identifier."""
     return '"' + name.replace('"', '""') + '"'
+
+
+def _is_column(argument: str) -> bool:
+    """Nothing but a column: a name, or names with dots between them."""
+    tokens = tokenize(argument)
+    return len(tokens) % 2 == 1 and all(
+        token.is_name if number % 2 == 0 else token.value == "."
+        for number, token in enumerate(tokens))

@@ -24,7 +24,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from pgrain.provenance.annotate import Annotated, Detail, Side, Slot, quote
+from pgrain.provenance.annotate import Annotated, Detail, Side, quote
 from pgrain.provenance.grouping import group_terms, representative
 from pgrain.settings import ASSIGNMENTS, FACTOR_PAIRS, OUTPUT_ROWS
 from pgrain.wire.identity import digest_sql
@@ -55,24 +55,29 @@ def side_from(side: Side) -> str:
     return text
 
 
-def capture_sql(annotated: Annotated, models: dict) -> str:
-    """The whole statement; ``$1`` is the secret of the digests."""
-    classes = models[annotated.slots[0].model].classes
+def digests(annotated: Annotated, models: dict) -> dict[int, str]:
+    """SQL for the digest of each slot's value; ``$1`` is the secret."""
+    return {slot.index: digest_sql(slot.argument + "\n", models[slot.model].kind,
+                                   models[slot.model].features) for slot in annotated.slots}
+
+
+def capture_sql(annotated: Annotated, classes: Sequence[str], names: dict[int, str]) -> str:
+    """The whole statement; `names` has SQL for 16 bytes that name each slot's value."""
     rows = ", ".join(f"({number}, {literal(label)}::pg_catalog.text)"
                      for number, label in enumerate(classes))
     ctes = [f"_pgrain_class (_pgrain_i, _pgrain_label) AS MATERIALIZED (VALUES {rows}, "
             f"({len(classes)}, NULL))"]
     make = _rows if annotated.by_row else _groups
-    parts, results = make(annotated, models, len(classes))
+    parts, results = make(annotated, names, len(classes))
     return with_clause(annotated, ctes + parts) + "\nUNION ALL\n".join(results)
 
 
 # --- aggregation ---------------------------------------------------------------------------
 
-def _groups(annotated: Annotated, models, n_classes: int):
+def _groups(annotated: Annotated, names, n_classes: int):
     ctes, results = [], []
     for number, side in enumerate(annotated.sides):
-        ctes += _factors(number, side, models)
+        ctes += _factors(number, side, names)
         results += _factor_results(number, side)
     ctes += _patterns(annotated)
     if len(annotated.sides) == 2:
@@ -96,10 +101,10 @@ def _groups(annotated: Annotated, models, n_classes: int):
     return ctes, results
 
 
-def _factors(number: int, side: Side, models) -> list[str]:
+def _factors(number: int, side: Side, names) -> list[str]:
     """The base rows of one side, grouped by keys, details and which digests are NULL."""
     kept = side.keys + side.details
-    columns = [f"{_digest(slot, models)} AS _pgrain_x{slot.index}" for slot in side.slots]
+    columns = [f"{names[slot.index]} AS _pgrain_x{slot.index}" for slot in side.slots]
     columns += [f"({detail.sql}) AS {detail.name}" for detail in kept]
     for m, measure in enumerate(side.measures):
         columns.append(f"({measure.flag}) AS _pgrain_mf{m}")
@@ -146,8 +151,8 @@ def _factor_results(number: int, side: Side) -> list[str]:
     results = [_row(f"factor:{number}", None, _ints("_pgrain_n", order), _ints("_pgrain_p", order),
                     f"pg_catalog.string_agg({nulls}, {_EMPTY} ORDER BY {order})"
                     if nulls else None, source=source),
-               _row("size", "'base_rows'", "pg_catalog.int8send(sum(_pgrain_n)::pg_catalog.int8)",
-                    source=source)]
+               _row("size", "'base_rows'", "pg_catalog.int8send(pg_catalog.sum(_pgrain_n)"
+                    "::pg_catalog.int8)", source=source)]
     for slot in side.slots:
         column = f"_pgrain_x{slot.index}"
         results.append(_row(f"digest:{slot.index}", None,
@@ -273,11 +278,11 @@ def _entries(annotated: Annotated, n_classes: int):
 
 # --- rows without aggregation --------------------------------------------------------------
 
-def _rows(annotated: Annotated, models, n_classes: int):
+def _rows(annotated: Annotated, names, n_classes: int):
     """Each row of the FROM is an output row; patterns say what the model-dependent part is."""
     side = annotated.sides[0]
     columns = ["(pg_catalog.row_number() OVER ())::pg_catalog.int4 AS _pgrain_r"]
-    columns += [f"{_digest(slot, models)} AS _pgrain_x{slot.index}" for slot in side.slots]
+    columns += [f"{names[slot.index]} AS _pgrain_x{slot.index}" for slot in side.slots]
     columns += [f"({d.sql}) AS {d.name}" for d in side.details]
     texts = [f"({cell.sql}\n)::pg_catalog.text" for cell in annotated.cells if cell.role == "row"]
     columns.append(f"pg_catalog.jsonb_build_array({', '.join(texts)}) AS _pgrain_o")
@@ -323,11 +328,6 @@ def _rows(annotated: Annotated, models, n_classes: int):
 
 
 # --- small things --------------------------------------------------------------------------
-
-def _digest(slot: Slot, models) -> str:
-    facts = models[slot.model]
-    return digest_sql(slot.argument + "\n", facts.kind, facts.features)
-
 
 def _ints(column: str, order: str | None = "_pgrain_q") -> str:
     by = f" ORDER BY {order}" if order else ""

@@ -6,14 +6,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from pgrain.errors import UnsupportedOperator
 from pgrain.plan.explain import check_calls, check_relations, read_explain
 from pgrain.plan.query import build, check_single_model, model_names
 from pgrain.plan.select import read_select
 from pgrain.provenance.annotate import Annotated, Annotator
-from pgrain.provenance.capture_sql import capture_sql, side_from, with_clause
+from pgrain.provenance.capture_sql import capture_sql, digests, side_from, with_clause
 from pgrain.provenance.lineage import Lineage, read_lineage
 from pgrain.provenance.output import OutputColumn, match_sql
 from pgrain.provenance.probes import (
@@ -26,6 +26,7 @@ from pgrain.provenance.probes import (
     output_sql,
     read_columns,
 )
+from pgrain.provenance.stamps import Stamped, learn_sql, stamp_sql, stamped_slots
 from pgrain.wire.identity import digest_sql
 
 NUMERIC_TYPES = {20: "bigint", 21: "smallint", 23: "integer", 700: "real",
@@ -59,6 +60,8 @@ class Capture:
     result_sql : str
         The query itself, each output column as text.
     output_columns : list of OutputColumn
+    stamps, stamped_sql : list of Stamped, str or None
+        `sql` with tuple stamps in place of digests (stamps.py), if the query's text allows it.
     """
 
     annotated: Annotated
@@ -66,6 +69,8 @@ class Capture:
     output_columns: list[OutputColumn]
     sql: str
     result_sql: str
+    stamps: list[Stamped] = field(default_factory=list)
+    stamped_sql: str | None = None
 
     @property
     def model(self) -> ModelFacts:
@@ -95,6 +100,11 @@ class Capture:
         return (with_clause(self.annotated, [])
                 + "SELECT DISTINCT ON (_pgrain_x) _pgrain_x AS digest, _pgrain_v AS value FROM (\n"
                 + "\nUNION ALL\n".join(parts) + "\n) AS _pgrain_u")
+
+    def learn_sql(self, stamp: Stamped) -> str:
+        """SQL for stamps beside digests of the tuples in ``$2``; ``$1`` is the secret."""
+        facts = self.models[self.annotated.slots[stamp.slot].model]
+        return learn_sql(stamp, facts.kind, facts.features)
 
     def read(self, rows) -> Lineage:
         """The lineage that `rows` of `sql` carry; 54000 over a limit."""
@@ -138,9 +148,8 @@ def compile(query: str, explain, models: dict[str, ModelFacts],
         return wanted
     catalog = Catalog.read(probes["catalog"])
     operators = build(select, catalog.aggregates)
-    calls = operators.calls()
-    check_catalog(select, catalog, calls)
-    check_calls(facts, calls, catalog.predict_is_ours)
+    check_catalog(operators, catalog)
+    check_calls(facts, operators.calls(), catalog.predict_is_ours)
     check_relations(facts, catalog.relations,
                     bool(catalog.user_functions & (select.functions | facts.functions)))
     check_single_model(operators)
@@ -152,7 +161,7 @@ def compile(query: str, explain, models: dict[str, ModelFacts],
     output = probes["output"]
     unknown = [oid for oid in output.types if oid not in _TYPE_NAMES]
     if unknown and "types" not in probes:
-        return Probes({"types": "SELECT t.oid::pg_catalog.text, pg_catalog.format_type(t.oid, NULL)"
+        return Probes({"types": "SELECT t.oid::pg_catalog.text, pg_catalog.format_type(t.oid, -1)"
                                 " FROM pg_catalog.pg_type AS t WHERE t.oid IN ("
                                 + ", ".join(str(oid) for oid in sorted(set(unknown))) + ")"})
     type_names = dict(_TYPE_NAMES)
@@ -175,7 +184,13 @@ def compile(query: str, explain, models: dict[str, ModelFacts],
     result = ("SELECT " + ", ".join(f"_pgrain_{i}::pg_catalog.text"
                                     for i in range(len(described)))
               + f" FROM (\n{select.query}\n) AS _pgrain_result ({numbered})")
-    return Capture(annotated, models, described, capture_sql(annotated, models), result)
+    classes = models[annotated.slots[0].model].classes
+    stamps = stamped_slots(annotated)
+    stamped_sql = stamps and capture_sql(annotated, classes,
+                                         {stamp.slot: stamp_sql(stamp) for stamp in stamps})
+    return Capture(annotated, models, described,
+                   capture_sql(annotated, classes, digests(annotated, models)), result,
+                   stamps or [], stamped_sql)
 
 
 def _typed_expressions(operators) -> list[str]:

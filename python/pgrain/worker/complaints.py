@@ -18,14 +18,18 @@ from pgrain.complaint.grammar import Complaint, parse
 from pgrain.complaint.objective import Objective, all_rows, complained_column
 from pgrain.errors import InvalidArgument, NotReady, PgrainError
 from pgrain.provenance.circuit import Circuit, Output
-from pgrain.provenance.compile import Capture, ModelFacts, ProbeResult, Probes, compile
+from pgrain.provenance.compile import Capture, ModelFacts, compile
+from pgrain.provenance.probes import ProbeResult, Probes
+from pgrain.provenance.stamps import KEY_SQL
 from pgrain.wire.identity import DIGEST_BYTES, unpack_value
 from pgrain.worker.ranking import Ranker, Variables
 from pgrain.worker.resident import Resident, Residents
+from pgrain.worker.variables import StampTable
 
 PLANS = 256
 EVALUATIONS = 4
 NOTICES = 5
+STAMP_TABLES = 64
 UNKNOWN_PLAN = "PG001"
 
 
@@ -59,6 +63,7 @@ class Complaints:
         self._ranker = Ranker(residents)
         self._lock = threading.Lock()
         self._plans: OrderedDict[str, Plan] = OrderedDict()
+        self._stamps: OrderedDict[str, StampTable] = OrderedDict()
 
     def plan(self, state: dict, params: dict, blobs: list) -> tuple:
         """The capture of a query, or what must be known to make it."""
@@ -79,7 +84,10 @@ class Complaints:
             while len(self._plans) > PLANS:
                 self._plans.popitem(last=False)
         return {"plan": key, "capture": made.sql, "result": made.result_sql,
-                "fetch": {name: made.fetch_sql(name) for name in models}}, []
+                "fetch": {name: made.fetch_sql(name) for name in models},
+                "stamped": made.stamped_sql, "key": KEY_SQL,
+                "stamps": [{"relation": stamp.relation, "column": stamp.column,
+                            "learn": made.learn_sql(stamp)} for stamp in made.stamps]}, []
 
     def evaluate(self, state: dict, params: dict, blobs: list) -> tuple:
         """Read the capture, find the variables, evaluate the circuit on classes and probabilities.
@@ -93,7 +101,12 @@ class Complaints:
             raise PgrainError("the worker does not know this plan any more", sqlstate=UNKNOWN_PLAN)
         complaints = [parse(text) for text in params["complaints"]]
         options = params["options"]
-        lineage = plan.capture.read(_rows(params["rows"], blobs))
+        rows = _rows(params["rows"], blobs)
+        if params["stamps"]:
+            rows, unknown = self._translate(plan.capture, rows, params["stamps"])
+            if any(unknown):
+                return {"unknown": True}, unknown
+        lineage = plan.capture.read(rows)
         every = options.get("method", "rain++") != "rain++"   # these need the values themselves
         values = _values(params.get("values"), blobs[_count(params["rows"]):])
         residents, found, missing = {}, {}, {}
@@ -132,6 +145,35 @@ class Complaints:
             kept.popitem(last=False)
         return {"evaluation": number, "where": [c.where is not None for c in complaints],
                 "verify": verify == "always" or (verify == "new" and not plan.verified)}, []
+
+    def learn(self, state: dict, params: dict, blobs: list) -> tuple:
+        """Remember tuple stamps beside their digests: 32 bytes a tuple, one blob a key."""
+        for key, blob in zip(params["keys"], blobs, strict=True):
+            pairs = np.frombuffer(blob, np.uint8).reshape(-1, 2 * DIGEST_BYTES)
+            self._stamp_table(key).learn(pairs[:, :DIGEST_BYTES], pairs[:, DIGEST_BYTES:])
+        return {}, []
+
+    def _stamp_table(self, key: str) -> StampTable:
+        with self._lock:
+            table = self._stamps.setdefault(key, StampTable())
+            self._stamps.move_to_end(key)
+            while len(self._stamps) > STAMP_TABLES:
+                self._stamps.popitem(last=False)
+            return table
+
+    def _translate(self, capture: Capture, rows: list[tuple], keys: list[str]):
+        """The capture's rows with digests in place of stamps; and, a slot, unknown stamps."""
+        result, unknown = [], [b""] * len(keys)
+        tables = {f"digest:{stamp.slot}": number for number, stamp in enumerate(capture.stamps)}
+        for tag, meta, a, *rest in rows:
+            if tag in tables and a is not None:
+                number = tables[tag]
+                stamps = np.frombuffer(a, np.uint8).reshape(-1, DIGEST_BYTES)
+                digests, missing = self._stamp_table(keys[number]).translate(stamps)
+                unknown[number] += stamps[missing].tobytes()
+                a = np.ascontiguousarray(digests).data
+            result.append((tag, meta, a, *rest))
+        return result, unknown
 
     def verify(self, state: dict, params: dict, blobs: list) -> tuple:
         """Compare with the query's own result; XX000 naming the cell where they differ."""

@@ -22,7 +22,7 @@ class Handlers:
         self._methods = {
             "ping": self._ping, "predict": self._predict,
             "plan": complaints.plan, "evaluate": complaints.evaluate,
-            "verify": complaints.verify, "match": complaints.match,
+            "learn": complaints.learn, "verify": complaints.verify, "match": complaints.match,
             "rank": complaints.rank, "cells": complaints.cells,
         }
 

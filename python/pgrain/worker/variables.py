@@ -10,7 +10,52 @@ import threading
 import numpy as np
 
 from pgrain.models.softmax import softmax
+from pgrain.settings import STAMPS
 from pgrain.wire.identity import DIGEST_BYTES
+
+
+class Index:
+    """Row numbers of 16-byte names, found by binary search."""
+
+    def __init__(self):
+        self._order = np.zeros(0, np.int64)
+        self._sorted = _halves(np.zeros((0, DIGEST_BYTES), np.uint8))
+        self._high = np.zeros(0, np.uint64)
+
+    def build(self, names: np.ndarray) -> None:
+        """Index (n, 16) uint8, all different."""
+        halves = _halves(names)
+        self._order = np.argsort(halves, order=("high", "low"))
+        self._sorted = halves[self._order]
+        self._high = np.ascontiguousarray(self._sorted["high"])
+
+    def find(self, names: np.ndarray) -> np.ndarray:
+        """Row numbers (m,) of (m, 16) names, -1 where there is none."""
+        wanted = _halves(names)
+        n = len(self._sorted)
+        if n == 0:
+            return np.full(len(wanted), -1, np.int64)
+        high = np.ascontiguousarray(wanted["high"])
+        at = np.searchsorted(self._high, high)
+        at_most = np.minimum(at, n - 1)
+        same = self._sorted["low"][at_most] == wanted["low"]
+        same &= self._high[at_most] == high
+        result = np.where(same, self._order[at_most], -1)
+        # Names with equal upper and different lower halves lie side by side.
+        for row in np.flatnonzero(~same & (self._high[at_most] == high)):
+            here = at[row]
+            while here < n and self._high[here] == high[row]:
+                if self._sorted["low"][here] == wanted["low"][row]:
+                    result[row] = self._order[here]
+                    break
+                here += 1
+        return result
+
+    def missing(self, names: np.ndarray) -> np.ndarray:
+        """(m,) bool: the first occurrence of each name that is not indexed."""
+        new = np.zeros(len(names), bool)
+        new[np.unique(_halves(names), return_index=True)[1]] = True
+        return new & (self.find(names) < 0)
 
 
 class VariableTable:
@@ -25,11 +70,12 @@ class VariableTable:
         self.lock = threading.Lock()
         self.loaded: set[int] = set()
         self.last_seq = 0
+        self._index = Index()
         self._digests = np.zeros((0, DIGEST_BYTES), np.uint8)
         self._logits = np.zeros((0, n_classes), np.float32)
         self._J = None if n_pairs is None else np.zeros((0, n_classes, n_pairs), np.float32)
         self._predicted = np.zeros(0, np.int64)
-        self._index()
+        self._p = np.zeros((0, n_classes))
 
     def __len__(self) -> int:
         return len(self._digests)
@@ -38,55 +84,56 @@ class VariableTable:
             J: np.ndarray | None) -> None:
         """Add values (n, 16), (n,), (n, R), (n, R, m); those that are there already are skipped."""
         with self.lock:
-            found = self._find(digests)
-            _, first = np.unique(_halves(digests), return_index=True)
-            new = np.zeros(len(digests), bool)
-            new[first] = True
-            new &= found < 0
+            new = self._index.missing(digests)
             if not new.any():
                 return
             self._digests = np.concatenate([self._digests, digests[new]])
             self._logits = np.concatenate([self._logits, logits[new]])
             self._predicted = np.concatenate([self._predicted, predicted[new].astype(np.int64)])
+            self._p = np.concatenate([self._p, softmax(logits[new])])
             if self._J is not None:
                 self._J = np.concatenate([self._J, J[new]])
-            self._index()
+            self._index.build(self._digests)
 
     def find(self, digests: np.ndarray) -> np.ndarray:
         """Row numbers of digests (n, 16) uint8, -1 where a value is not known."""
         with self.lock:
-            return self._find(digests)
+            return self._index.find(digests)
 
     def snapshot(self) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
         """(predicted, p, J), consistent with each other and with row numbers given before."""
         with self.lock:
             return self._predicted, self._p, self._J
 
-    def _index(self) -> None:
-        halves = _halves(self._digests)
-        self._order = np.argsort(halves, order=("high", "low"))
-        self._sorted = halves[self._order]
-        self._sorted_high = np.ascontiguousarray(self._sorted["high"])
-        self._p = softmax(self._logits)
 
-    def _find(self, digests: np.ndarray) -> np.ndarray:
-        wanted = _halves(digests)
-        n = len(self._sorted)
-        if n == 0:
-            return np.full(len(wanted), -1, np.int64)
-        at = np.searchsorted(self._sorted_high, wanted["high"])
-        at_most = np.minimum(at, n - 1)
-        same = self._sorted[at_most] == wanted
-        result = np.where(same, self._order[at_most], -1)
-        # Equal upper halves with different lower ones: 2^-64 a pair, but then the search is exact.
-        high_only = ~same & (self._sorted_high[at_most] == wanted["high"])
-        for row in np.flatnonzero(high_only):
-            here = at[row]
-            while here < n and self._sorted_high[here] == wanted["high"][row]:
-                if self._sorted[here] == wanted[row]:
-                    result[row] = self._order[here]
-                here += 1
-        return result
+class StampTable:
+    """Tuple stamps -> digests of one column's file (see provenance/stamps.py)."""
+
+    def __init__(self):
+        self.lock = threading.Lock()
+        self._index = Index()
+        self._stamps = np.zeros((0, DIGEST_BYTES), np.uint8)
+        self._digests = np.zeros((0, DIGEST_BYTES), np.uint8)
+
+    def learn(self, stamps: np.ndarray, digests: np.ndarray) -> None:
+        """Add pairs, both (n, 16) uint8. Of a table that has grown over the limit (stamps of dead
+        tuples stay) only what is new is kept."""
+        with self.lock:
+            new = self._index.missing(stamps)
+            if len(self._stamps) + new.sum() > STAMPS.default:
+                self._stamps, self._digests = self._stamps[:0], self._digests[:0]
+            self._stamps = np.concatenate([self._stamps, stamps[new]])
+            self._digests = np.concatenate([self._digests, digests[new]])
+            self._index.build(self._stamps)
+
+    def translate(self, stamps: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """(digests (n, 16), unknown (n,) bool) of stamps (n, 16)."""
+        with self.lock:
+            rows = self._index.find(stamps)
+            unknown = rows < 0
+            if not len(self._digests):
+                return stamps, unknown
+            return self._digests[rows], unknown
 
 
 def _halves(digests: np.ndarray) -> np.ndarray:

@@ -1,0 +1,110 @@
+"""Tuple stamps: a cheaper name for a feature value than its digest, where it means the same.
+
+A digest reads the whole value of every row. A stamp, (ctid, xmin, tableoid) in 16 bytes, names one
+version of one tuple without reading it, and a tuple version never changes. Once the worker has seen
+a stamp beside its digest, the stamp stands for it; stamps it has not seen are looked up by tuple
+id, so that a statement pays for the digests of new rows alone.
+
+What makes the name sure, beside the stamp itself, is the key under which the worker keeps it:
+
+- the file (relfilenode and tablespace), for VACUUM FULL, CLUSTER, TRUNCATE and rewrites put other
+  tuples at the same places; the caller's own EXPLAIN holds a lock that keeps the file until the end
+  of its transaction;
+- the column's number, for a column may be dropped and another one made of the same name;
+- the server's incarnation (start of its checkpointer): after a crash a transaction number whose
+  use was never written down is used again. No session survives a crash, so it is read once a
+  session.
+
+A freed place is used again only by another transaction, whose number differs. Only plain columns of
+plain heap tables that the caller may read whole qualify; everything else goes by digest.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from pgrain.plan.lexer import tokenize
+from pgrain.provenance.annotate import Annotated, quote
+from pgrain.wire.identity import digest_sql
+
+# What the backend asks about a relation ($1) and column ($2): the key, if stamps may be used.
+KEY_SQL = """
+SELECT pg_catalog.concat_ws(':', c.oid, c.reltablespace, pg_catalog.pg_relation_filenode(c.oid),
+                            a.attnum) AS key
+FROM pg_catalog.pg_class AS c
+JOIN pg_catalog.pg_attribute AS a ON a.attrelid = c.oid AND a.attname = $2
+JOIN pg_catalog.pg_am AS m ON m.oid = c.relam
+WHERE c.oid = pg_catalog.to_regclass($1) AND c.relkind = 'r' AND NOT c.relhassubclass
+  AND c.relpersistence IN ('p', 'u') AND m.amname = 'heap' AND a.attnum > 0
+  AND pg_catalog.has_table_privilege(c.oid, 'SELECT')
+"""
+
+
+@dataclass(frozen=True)
+class Stamped:
+    """A slot whose argument is the plain column `column` of the table `relation`, seen in the
+    query as `alias`; `relation` is quoted."""
+
+    slot: int
+    relation: str
+    alias: str
+    column: str
+
+
+def stamped_slots(annotated: Annotated) -> list[Stamped] | None:
+    """The slots as `Stamped` if every one of them qualifies by the query's text; else None."""
+    if annotated.query.select.prefix:      # a CTE may hide a table of its name
+        return None
+    units = {alias: unit for unit in annotated.query.from_.units for alias in unit.aliases}
+    found = []
+    for slot in annotated.slots:
+        if slot.column is None:
+            return None
+        alias, column = slot.column
+        relation = _table(units[alias].text) if alias in units else None
+        if relation is None:
+            return None
+        found.append(Stamped(slot.index, relation, alias, column))
+    return found
+
+
+def stamp_sql(stamped: Stamped) -> str:
+    """SQL for the stamp of a row (bytea of 16 bytes), NULL where the value is NULL."""
+    alias = quote(stamped.alias)
+    return (f"CASE WHEN {alias}.{quote(stamped.column)} IS NOT NULL THEN {_stamp(alias)} END")
+
+
+def learn_sql(stamped: Stamped, kind: str, features: list[str]) -> str:
+    """SQL for stamps and digests, 32 bytes a row in one bytea, of the tuples ``$2`` (tid[]).
+
+    ``$1`` is the secret.
+    """
+    digest = digest_sql(f"_pgrain_t.{quote(stamped.column)}", kind, features)
+    return (f"SELECT pg_catalog.string_agg({_stamp('_pgrain_t')} OPERATOR(pg_catalog.||) {digest}, "
+            f"''::pg_catalog.bytea) AS learned FROM ONLY {stamped.relation} AS _pgrain_t "
+            f"WHERE _pgrain_t.ctid OPERATOR(pg_catalog.=) ANY ($2)")
+
+
+def _stamp(alias: str) -> str:
+    join = " OPERATOR(pg_catalog.||) "
+    return join.join([f"pg_catalog.tidsend({alias}.ctid)", f"pg_catalog.xidsend({alias}.xmin)",
+                      f"pg_catalog.oidsend({alias}.tableoid)", r"'\x0000'::pg_catalog.bytea"])
+
+
+def _table(text: str) -> str | None:
+    """The table's quoted name, if a unit of FROM is nothing but ``[ONLY] name [[AS] alias]``."""
+    tokens = tokenize(text)
+    if any(token.value in ("(", ")", "*") and token.kind == "punctuation" for token in tokens):
+        return None
+    if tokens and tokens[0].is_word("only"):
+        tokens = tokens[1:]
+    if not tokens or not tokens[0].is_name:
+        return None
+    names, at = [tokens[0].value], 1
+    while at + 1 < len(tokens) and tokens[at].value == ".":
+        names.append(tokens[at + 1].value)
+        at += 2
+    rest = [token for token in tokens[at:] if not token.is_word("as")]
+    if len(rest) > 1 or any(not token.is_name for token in rest):
+        return None
+    return ".".join(quote(name) for name in names)
