@@ -119,7 +119,6 @@ def install_packages(packages: list[str]) -> None:
              "  HINT: install PostgreSQL (15 or newer) with PL/Python 3, set PG_CONFIG to its "
              "pg_config, and run this again")
     privileged()
-    say(f"installing Debian packages: {' '.join(packages)}")
     known = all(subprocess.run(["apt-cache", "show", name], capture_output=True).returncode == 0
                 for name in packages if not name.endswith("-?"))
     if (not known or default_major() is None) and apt("update", "-q").returncode != 0:
@@ -128,6 +127,7 @@ def install_packages(packages: list[str]) -> None:
     if any(name.endswith("-?") for name in packages) and major is None:
         fail("apt knows no package postgresql\n  HINT: look at /etc/apt/sources.list")
     names = [name.replace("-?", f"-{major}") for name in packages]
+    say(f"installing Debian packages: {' '.join(names)}")
     arguments = ["install", "-y", "-q", "--no-install-recommends", *names]
     if apt(*arguments).returncode != 0:
         # Old lists name versions that the mirror no longer has.
