@@ -86,6 +86,10 @@ REFUSED = [
     ("", "42601", "empty"),
     (f"WITH gone AS (DELETE FROM t RETURNING *) SELECT {P} FROM gone", "0A000", "data-modifying"),
     ("SELECT count(*) FROM t", "22023", "calls no model"),
+    (f"SELECT id FROM t ORDER BY {P}", "0A000", "ORDER BY alone"),
+    (f"SELECT generate_series(1, 2), {P} FROM t", "0A000", "set-returning function"),
+    (f"SELECT count(*), unnest(ARRAY[g]) FROM t WHERE {P} = 'a' GROUP BY 2", "0A000",
+     "set-returning function"),
     ("SELECT 'it''s", "42601", "cannot read"),
 ]
 # What cannot be explained (parameters, several statements) is refused before anything is asked.

@@ -27,6 +27,15 @@ CREATE TABLE secret (id int, x text, owner text);
 INSERT INTO secret SELECT id, x, CASE WHEN id % 2 = 0 THEN 'walker_reader' END FROM t;
 CREATE SCHEMA other; CREATE TABLE other.t (x text, only_there int);
 INSERT INTO other.t VALUES ('f1', 7), ('f2', 8);
+CREATE TEMP TABLE passing AS SELECT * FROM t;
+CREATE COLLATION loose (provider = icu, locale = 'und-u-ks-level2', deterministic = false);
+CREATE TYPE mood AS ENUM ('sad', 'glad'); CREATE DOMAIN short AS varchar(3);
+CREATE TABLE odd (x text, l text COLLATE loose, ch char(3), j json, pt point, m mood, s short,
+ n numeric, r int4range, tz timetz, b bit(2));
+INSERT INTO odd SELECT 'f' || i % 5, (ARRAY['a', 'A', 'b', 'B'])[1 + i % 4],
+ (ARRAY['a', 'b'])[1 + i % 2], to_json(i % 3), point(i % 2, 1), (ARRAY['sad', 'glad'])[1 + i % 2]
+ ::mood, (ARRAY['a', 'b'])[1 + i % 2], (ARRAY[1.0, 1.00, 2])[1 + i % 3], int4range(0, i % 3),
+ '10:00+00', (i % 4)::bit(2) FROM generate_series(1, 30) AS i;
 CREATE FUNCTION pick(int) RETURNS SETOF t LANGUAGE sql STABLE AS
  'SELECT * FROM t WHERE g = $1';
 """
@@ -80,6 +89,19 @@ QUERIES = [
     f"(SELECT count(*) FROM t WHERE {P} = 'a')",
     f"SELECT {P} l, count(*) FILTER (WHERE g = 1 AND {P} = 'a' OR v > 3) FROM t GROUP BY l",
     "SELECT count(*) FROM t WHERE pgrain.predict('m', 'f1') = c",
+    f"SELECT g, count(*) FROM passing WHERE {P} = c GROUP BY g",
+    f"SELECT count(*) FROM odd WHERE {P} = l",
+    f"SELECT l COLLATE \"C\", count(*) FROM odd WHERE {P} = l GROUP BY 1",
+    f"SELECT l = 'a', count(*) FROM odd WHERE {P} = l COLLATE \"C\" GROUP BY l",
+    f"SELECT ch, count(*) FROM odd WHERE {P} = ch GROUP BY ch",
+    f"SELECT n::text, count(*) FROM odd WHERE ({P} = 'a') = (n::text = '1.0') GROUP BY 1",
+    f"SELECT m, s, count(*) FROM odd WHERE {P} = s AND ({P} = 'a' OR m < 'glad') GROUP BY m, s",
+    f"SELECT count(*), sum((j::text)::int) FROM odd WHERE ({P} = 'a') = (pt[0] = 1) AND"
+    f" (j::text = '1' OR {P} = 'b')",
+    f"SELECT r, tz, b, {P} AS p, j, pt FROM odd WHERE {P} <> 'a' OR upper(r) = 2",
+    f"SELECT count(*) FILTER (WHERE {P} = 'a' AND b = B'01' AND tz < '11:00+00') FROM odd",
+    "SELECT l.l, count(*) FROM odd l JOIN odd r ON l.l = r.l AND l.ch = r.ch AND"
+    " pgrain.predict('m', l.x) < pgrain.predict('m', r.x) GROUP BY l.l",
     f"SELECT count(v) FILTER (WHERE {P} IN (SELECT k.c FROM t k)) FROM pick(1)",
     f"SELECT count(*) FROM t WHERE {P} NOT IN (SELECT k.c FROM t k WHERE k.c IS NOT NULL)",
     f"SELECT count(*) FROM t WHERE {P} <> ALL (SELECT k.c FROM t k WHERE k.id < t.id)",

@@ -8,7 +8,13 @@ from sqlglot import exp
 
 from pgrain.errors import InvalidArgument, UnsupportedOperator
 from pgrain.plan.dialect import parse_expression
-from pgrain.plan.expression import Expression, find_calls, read_expression, refuse
+from pgrain.plan.expression import (
+    Expression,
+    find_calls,
+    mentions_model,
+    read_expression,
+    refuse,
+)
 from pgrain.plan.from_clause import From, conjuncts, read_from
 from pgrain.plan.lexer import Token, closing, fold, split
 from pgrain.plan.select import Select, read_select
@@ -95,7 +101,11 @@ def build(select: Select, aggregates: set[str]) -> Query:
     for expression in conditions:
         _refuse_aggregates(query, expression, aggregates)
     keys = [_key(query, tokens, items) for tokens in select.group]
-    return Query(select, from_, conditions, items, keys, aggregated)
+    built = Query(select, from_, conditions, items, keys, aggregated)
+    if mentions_model(select.order) and not built.calls():
+        raise refuse("a model call in ORDER BY alone", query, select.order[0].start, None,
+                     "Call the model in SELECT, WHERE, ON or GROUP BY.")
+    return built
 
 
 def resolve_keys(query: Query, columns: set[str]) -> list[Expression]:

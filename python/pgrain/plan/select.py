@@ -10,7 +10,7 @@ from sqlglot import exp
 from pgrain.errors import ComplaintSyntax, LimitExceeded, UnsupportedOperator
 from pgrain.plan.dialect import parse_expression, parse_statement
 from pgrain.plan.expression import called, find_calls, mentions_model, refuse
-from pgrain.plan.lexer import Token, closing, describe_place, split, tokenize
+from pgrain.plan.lexer import Token, closing, describe_place, fold, split, tokenize
 from pgrain.settings import QUERY_BYTES
 
 _WRITES = ("insert", "update", "delete", "merge")
@@ -224,7 +224,7 @@ def _check_tree(select: Select, tokens: list[Token]) -> None:
                                   hint="Write the expressions with more brackets.")
     whole = parse_statement(select.query) if select.prefix else tree
     ctes = {cte.alias_or_name for cte in whole.find_all(exp.CTE)}
-    select.tables = [tuple(part.this if part.args.get("quoted") else part.this.lower()
+    select.tables = [tuple(part.this if part.args.get("quoted") else fold(part.this)
                            for part in table.parts if isinstance(part, exp.Identifier))
                      for table in whole.find_all(exp.Table)]
     select.tables = [t for t in dict.fromkeys(select.tables)

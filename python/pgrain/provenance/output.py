@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import unicodedata
 from collections import Counter, defaultdict
 from dataclasses import dataclass
 from decimal import Decimal, InvalidOperation
@@ -16,6 +17,7 @@ from pgrain.provenance.annotate import quote
 RELATIVE = 1e-9
 _RELATIVE_REAL = 1e-5        # PostgreSQL adds real in real
 _INTEGERS = (20, 21, 23)
+_NOT_READ = (705, 2249, 2287)     # unknown, record, record[]: no text can be read as one
 
 
 @dataclass(frozen=True)
@@ -111,6 +113,7 @@ class Output:
             key = tuple(_normal(self.columns[c], texts[c]) for c in keyed)
             theirs[key].append([math.nan if texts[c] is None else float(texts[c])
                                 for c in counted])
+        self._same_group(mine, theirs, keyed)
         for key in theirs.keys() | mine.keys():
             if len(mine[key]) != len(theirs[key]):
                 names = [self.columns[c].name for c in keyed]
@@ -128,6 +131,29 @@ class Output:
                             f"{_describe(names, key)} is {_show(number)} by the circuit, "
                             f"{_show(other)} by PostgreSQL")
 
+    def _same_group(self, mine: dict, theirs: dict, keyed: list[int]) -> None:
+        """Rows of groups that PostgreSQL holds equal may be named by another member of the group.
+
+        So under a nondeterministic collation, or citext: 'Ulm' and 'ULM'. Names left over on both
+        sides are paired if they differ in case, accents and blanks alone.
+        """
+        left, right = ({k for k in a if len(a[k]) != len(b.get(k, ()))}
+                       for a, b in ((mine, theirs), (theirs, mine)))
+        if not left or not right:
+            return
+        loose = defaultdict(list)
+        for key in right:
+            loose[self._loose(key, keyed)].append(key)
+        for key in left:
+            candidates = loose.get(self._loose(key, keyed), [])
+            if len(candidates) == 1 and candidates[0] != key and not theirs.get(key):
+                theirs[key] = theirs.pop(candidates.pop())
+
+    def _loose(self, key: tuple, keyed: list[int]) -> tuple:
+        return tuple(_fold_text(cell) if isinstance(cell, str)
+                     and self.columns[c].role == "group" else cell
+                     for c, cell in zip(keyed, key, strict=True))
+
     def _rows(self, include_absent: bool) -> list[int]:
         return list(range(len(self.keys))) if include_absent else \
             np.flatnonzero(self.present).tolist()
@@ -144,7 +170,8 @@ def match_sql(columns: list[OutputColumn], where: str) -> str:
     for number, column in enumerate(columns):
         counts[column.name] += 1
         cells.append(f"c{number} pg_catalog.text")
-        names.append(f"c{number}::{column.type_name} AS {quote(column.name)}")
+        cast = "" if column.type_oid in _NOT_READ else f"::{column.type_name}"
+        names.append(f"c{number}{cast} AS {quote(column.name)}")
     return (f"SELECT _pgrain_row AS output_row FROM (SELECT output_row AS _pgrain_row, "
             f"{', '.join(names)} FROM pg_catalog.jsonb_to_recordset($1::pg_catalog.jsonb) AS "
             f"_pgrain_r (output_row pg_catalog.int4, {', '.join(cells)})) AS q\n"
@@ -178,6 +205,11 @@ def _normal(column: OutputColumn, text: str | None):
     except InvalidOperation:
         return text
     return number if number.is_finite() else text
+
+
+def _fold_text(text: str) -> str:
+    letters = unicodedata.normalize("NFKD", text)
+    return "".join(c for c in letters if not unicodedata.combining(c)).casefold().strip()
 
 
 def _order(numbers) -> tuple:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pgrain.errors import UnsupportedOperator
 from pgrain.plan.expression import MODEL_FUNCTIONS, OWN_SCHEMA, refuse
 from pgrain.plan.from_clause import From
-from pgrain.plan.query import AGGREGATES
+from pgrain.plan.query import AGGREGATES, Query
 from pgrain.plan.select import Select
 from pgrain.provenance.annotate import quote
 from pgrain.provenance.capture_sql import literal
@@ -36,13 +36,16 @@ _CATALOG = """WITH RECURSIVE named (written, oid) AS (
    AND d.refclassid = 'pg_catalog.pg_class'::pg_catalog.regclass AND d.refobjid <> r.oid
    WHERE p.polrelid = r.oid
  ) AS e (oid))
-SELECT 'relation' AS what, n.nspname::text AS a, c.relname::text AS b, c.relkind::text AS c,
+SELECT 'relation' AS what,
+ regexp_replace(n.nspname, '^pg_temp_.*', 'pg_temp')::text AS a,
+ c.relname::text AS b, c.relkind::text AS c,
  (SELECT bool_or(true) FROM named WHERE named.oid = c.oid)::text AS d
  FROM reached JOIN pg_catalog.pg_class AS c ON c.oid = reached.oid
  JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
 UNION ALL
 SELECT DISTINCT 'function', n.nspname::text, p.proname::text,
- p.prokind::text || p.provolatile::text, pg_catalog.pg_function_is_visible(p.oid)::text
+ p.prokind::text || p.provolatile::text || CASE WHEN p.proretset THEN 'r' ELSE '' END,
+ pg_catalog.pg_function_is_visible(p.oid)::text
  FROM pg_catalog.pg_proc AS p JOIN pg_catalog.pg_namespace AS n ON n.oid = p.pronamespace
  WHERE p.proname = ANY ({functions})"""
 SEPARATOR = "_pgrain_next"
@@ -75,6 +78,7 @@ class Catalog:
     volatile: list                # (schema, name, visible)
     user_functions: set           # names outside pg_catalog and pgrain
     predict_is_ours: bool         # an unqualified predict is pgrain's
+    sets: set = field(default_factory=set)    # names of set-returning functions
 
     @classmethod
     def read(cls, result: ProbeResult) -> Catalog:
@@ -91,6 +95,8 @@ class Catalog:
                 pass
             elif kind[1] == "v":
                 catalog.volatile.append((schema, name, flag == "true"))
+            if kind[2:] == "r":
+                catalog.sets.add(name)
             if schema not in ("pg_catalog", OWN_SCHEMA):
                 catalog.user_functions.add(name)
             if name == "predict" and flag == "true":
@@ -147,8 +153,14 @@ def read_columns(from_: From, expressions: Sequence[str], result: ProbeResult):
     return columns, types
 
 
-def check_catalog(select: Select, catalog: Catalog, calls) -> None:
-    """Volatile functions and foreign functions named ``predict`` are refused by name."""
+def check_catalog(operators: Query, catalog: Catalog) -> None:
+    """Volatile and set-returning functions and foreign ``predict`` are refused by name."""
+    select, calls = operators.select, operators.calls()
+    for expression in operators.expressions():
+        for name in expression.functions:
+            if name in catalog.sets:
+                raise refuse(f"the set-returning function {name} outside FROM", select.query,
+                             expression.start, expression.end, "Call it in FROM.")
     words = {t.value for item in select.items for t in item}
     words |= {t.value for t in select.from_ + select.where}
     words |= {t.value for item in select.group for t in item}
