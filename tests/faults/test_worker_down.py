@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import threading
 import time
 
 import psycopg
@@ -42,6 +45,10 @@ def test_killed_worker_loses_nothing(small):
     assert checks["worker"][1] is False
     assert "pgrain worker" in checks["worker"][3]
 
+    # A job that nobody takes is taken back; it does not start by surprise later.
+    unreachable(small.connection, "CALL pgrain.train('colour')")
+    assert small.rows("SELECT * FROM pgrain.progress") == []
+
     small.worker.start()
     # Everything comes back from tables, and the old session reconnects by itself.
     assert session.execute(COMPLAIN).fetchall() == before[1]
@@ -74,3 +81,37 @@ def test_a_job_survives_its_worker(small):
     again = small.rows(COMPLAIN)
     assert [row[0] for row in again] == [row[0] for row in ranking]
     assert [row[1] for row in again] == pytest.approx([row[1] for row in ranking], rel=1e-4)
+
+
+def test_a_hung_worker_can_be_waited_for_or_left(small):
+    """SIGSTOP: the wait ends at the statement's timeout and the session goes on afterwards."""
+    session = small.connect()
+    expected = session.execute(COMPLAIN).fetchall()
+    os.kill(small.worker.pid, signal.SIGSTOP)
+    try:
+        session.execute("SET statement_timeout = '300ms'")
+        started = time.monotonic()
+        with pytest.raises(psycopg.errors.QueryCanceled) as caught:
+            session.execute(COMPLAIN)
+        assert time.monotonic() - started < 1.5
+        assert caught.value.diag.message_primary.startswith("pgrain: canceling statement")
+        assert session.execute(REPORT).fetchall()   # what is stored needs no worker
+    finally:
+        os.kill(small.worker.pid, signal.SIGCONT)
+    session.execute("RESET statement_timeout")
+    assert session.execute(COMPLAIN).fetchall() == expected
+
+
+def test_a_killed_backend_leaves_worker_and_others_in_peace(small):
+    victim, other = small.connect(), small.connect()
+    expected = other.execute(COMPLAIN).fetchall()
+    victim.execute(COMPLAIN)
+    os.kill(small.worker.pid, signal.SIGSTOP)
+    thread = threading.Thread(target=lambda: pytest.raises(psycopg.Error, victim.execute, COMPLAIN))
+    thread.start()
+    time.sleep(0.2)
+    small.execute("SELECT pg_terminate_backend(%s)", [victim.info.backend_pid])
+    thread.join(5)
+    os.kill(small.worker.pid, signal.SIGCONT)
+    assert not thread.is_alive()
+    assert other.execute(COMPLAIN).fetchall() == expected

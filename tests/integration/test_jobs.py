@@ -38,3 +38,27 @@ def test_jobs_are_recorded(small):
                                               ("attach", "succeeded")]
     assert "240 rows" in kinds[0][2]
     assert small.rows("SELECT * FROM pgrain.progress") == []
+
+
+def test_attach_again_adds_what_is_new(small):
+    before = small.value("SELECT stored_values FROM pgrain.attached")
+    small.execute("INSERT INTO items VALUES (3000, '{7, 7}', 'red', 0), (3001, '{7, 7}', 'red', 0)")
+    small.execute("CALL pgrain.attach('colour', 'items')")
+    assert small.value("SELECT stored_values FROM pgrain.attached") == before + 1   # one new value
+    small.execute("DELETE FROM items WHERE id >= 3000")
+
+
+def test_precompute_says_which_rows_changed_since_training(small):
+    """Rows that are not as they were learned are counted, and not ranked."""
+    count = ("SELECT train_id FROM pgrain.complain($$ SELECT count(*) AS n FROM items "
+             "WHERE pgrain.predict('colour', x) = 'red' $$, 'n too high', 1000)")
+    small.execute("UPDATE train SET x = ARRAY[x[1] + 1, x[2]] WHERE id = 5")
+    small.execute("UPDATE train SET label = 'mauve' WHERE id = 6")
+    small.execute("DELETE FROM train WHERE id = 7")
+    small.execute("INSERT INTO train VALUES (900, '{1, 1}', 'red')")
+    small.execute("CALL pgrain.precompute('colour', '{\"pairs\": 9}')")
+    assert small.value("SELECT changed_rows FROM pgrain.models") == 3
+    ranked = {row[0] for row in small.rows(count)}
+    assert ranked == set(range(1, 241)) - {5, 6, 7}
+    assert "3 training rows have changed" in small.value(
+        "SELECT message FROM pgrain.jobs ORDER BY job DESC LIMIT 1")

@@ -145,7 +145,8 @@ def test_random_changes(moving, seed):
         session.execute(rng.choice([
             f"UPDATE moving SET x = ARRAY[{rng.uniform(-3, 9)}, x[2]] WHERE id % 7 = {seed}",
             f"DELETE FROM moving WHERE id % 11 = {rng.randrange(11)}",
-            f"INSERT INTO moving SELECT id, x, claim FROM items WHERE id % 13 = {rng.randrange(13)}",
+            "INSERT INTO moving SELECT id, x, claim FROM items "
+            f"WHERE id % 13 = {rng.randrange(13)}",
             "UPDATE moving SET claim = 'red' WHERE id % 5 = 0",
             "VACUUM moving",
         ]))

@@ -98,6 +98,11 @@ def _run(plpy, kind: str, name: str, arguments: dict, wait: bool) -> None:
     session.forget_models()
     try:
         _wait(plpy, job)
+    except WorkerUnreachable:
+        query(plpy, "UPDATE pgrain.job SET state = 'cancelled', message = 'no worker took it' "
+                    "WHERE job = $1 AND state = 'queued'", ["bigint"], [job])
+        plpy.commit()
+        raise
     except plpy.SPIError as error:
         if getattr(error, "sqlstate", None) in ("57014", "57P01"):
             query(plpy, "UPDATE pgrain.job SET cancel_requested = true, state = CASE state "
@@ -154,7 +159,7 @@ def _wait(plpy, job: int) -> None:
         now = time.monotonic()
         if row["state"] == "queued" and not row["alive"] and now - submitted > REPORT_SECONDS:
             raise WorkerUnreachable(
-                "no worker takes the job", detail=f"Job {job} stays queued.", hint=START_HINT)
+                "no worker takes the job", detail=f"Job {job} was taken back.", hint=START_HINT)
         if now - reported >= REPORT_SECONDS:
             line = _progress_line(row)
             if line != last:

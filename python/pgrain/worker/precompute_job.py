@@ -14,6 +14,7 @@ from pgrain.influence.lanczos import lanczos
 from pgrain.influence.projections import project
 from pgrain.influence.sample import sample_rows
 from pgrain.influence.selection import choose_k
+from pgrain.intervention.edits import label_of
 from pgrain.models.options import Option, check, pick
 from pgrain.models.softmax import residual
 from pgrain.settings import CHUNK_ROWS, CURVATURE_SAMPLE, STORED_PAIRS
@@ -71,6 +72,8 @@ def learned_rows(job, model, resident: Resident) -> tuple[list, int]:
     """Rows that are still as the version learned them, with their numbers among the learned rows;
     and how many of the learned rows are not."""
     secret = versions.read_secret(job.connection)
+    edits = versions.edits(job.connection, job.model)
+    classes = resident.row.classes
     where = {key: number for number, key in enumerate(resident.learned.keys)}
     digests = resident.learned.digests
     found = []
@@ -80,7 +83,9 @@ def learned_rows(job, model, resident: Resident) -> tuple[list, int]:
             key=model.key, label=model.label), 1):
         number = where.get(row.key)
         if number is not None and digests[number].tobytes() == row.digest:
-            found.append((row, number))
+            learned = classes[resident.learned.labels[number]]
+            if learned in (row.label, label_of(edits.get(row.key))):
+                found.append((row, number))
         if done % 1000 == 0:
             job.report("read", done, max(total, done))
     found.sort(key=lambda pair: pair[1])

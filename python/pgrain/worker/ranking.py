@@ -20,6 +20,7 @@ from pgrain.influence.hvp import hessian_operator
 from pgrain.influence.projections import objective_projection
 from pgrain.influence.sample import sample_rows
 from pgrain.influence.scores import deletion_changes, relabel_changes, relatif, top_k
+from pgrain.intervention.edits import DELETE, candidate_classes, relabel
 from pgrain.settings import CURVATURE_SAMPLE
 from pgrain.store import relations, versions
 from pgrain.wire.identity import unpack_value
@@ -119,7 +120,7 @@ class Ranker:
 
     def _live(self, name, variables, dq_dp, dcell_dp, n, intervention, options,
               method) -> list[list]:
-        if intervention != "delete":
+        if intervention != DELETE:
             raise UnsupportedOperator(f'method "{method}" ranks deletions only',
                                       hint="Leave out the option method for other interventions.")
         resident = variables.resident
@@ -188,17 +189,9 @@ def _changes(resident: Resident, spectrum: Spectrum, k: int, w, c, intervention:
     """(changes, candidate classes or None): (n,) for delete, (n, R) for relabellings."""
     training = spectrum.training
     rows = slice(None) if only is None else only
-    if intervention == "delete":
+    candidates = candidate_classes(intervention, resident.row.classes)
+    if candidates is None:
         return deletion_changes(training.A[rows, :k], w, c), None
-    classes = resident.row.classes
-    if intervention == "relabel":
-        candidates = np.arange(len(classes))
-    elif intervention.startswith("relabel:") and intervention[8:] in classes:
-        candidates = np.array([classes.index(intervention[8:])])
-    else:
-        raise InvalidArgument(f'no such intervention: "{intervention}"',
-                              hint="Interventions are 'delete', 'relabel' (to any class) and "
-                                   f"'relabel:<class>' with one of {', '.join(classes)}.")
     labels = training.labels[rows]
     changes = relabel_changes(training.J[rows][:, :, :k], labels, w, c)
     changes[np.arange(len(labels)), labels] = np.inf   # to keep its label is no intervention
@@ -227,8 +220,7 @@ def _rows(name: str, resident: Resident, numbers: np.ndarray, intervention: str,
         effect = effects[position] if labels is None or effects.ndim == 1 else (
             effects[position, labels[position]])
         result.append([position + 1, name, int(key) if resident.learned.integer_keys else None,
-                       key, intervention if labels is None
-                       else f"relabel:{classes[labels[position]]}",
+                       key, intervention if labels is None else relabel(classes[labels[position]]),
                        float(scores[at]), float(effect)])
     return result
 

@@ -7,6 +7,7 @@ from collections import Counter
 import numpy as np
 
 from pgrain.errors import InvalidArgument, NotNull, NotUnique
+from pgrain.intervention.edits import apply_edits
 from pgrain.models.encoding import Encoder
 from pgrain.models.registry import build, check_options
 from pgrain.models.training import train
@@ -83,21 +84,3 @@ def read_training_rows(job, model: versions.ModelRow, secret: bytes) -> list[rel
     integers = relations.is_integer(job.connection, model.training_table, model.key)
     rows.sort(key=(lambda row: int(row.key)) if integers else (lambda row: row.key))
     return rows
-
-
-def apply_edits(rows: list[relations.Row], edits: dict[str, str]
-                ) -> tuple[list[relations.Row], int, int]:
-    """The rows with the edits in force: (rows, number deleted, number relabelled)."""
-    if not edits:
-        return rows, 0, 0
-    kept, deleted, relabelled = [], 0, 0
-    for row in rows:
-        edit = edits.get(row.key)
-        if edit == "delete":
-            deleted += 1
-            continue
-        if edit is not None and edit.startswith("relabel:"):
-            relabelled += 1
-            row.label = edit[len("relabel:"):]
-        kept.append(row)
-    return kept, deleted, relabelled
