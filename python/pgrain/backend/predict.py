@@ -13,7 +13,7 @@ from pgrain.backend import session
 from pgrain.backend.session import PAUSE_SECONDS, STATE, TRUST_SECONDS
 from pgrain.backend.spi import entry_point
 from pgrain.errors import InvalidArgument, WorkerUnreachable
-from pgrain.wire.identity import canonical, pack_value
+from pgrain.wire.identity import DIGEST_BYTES, canonical, pack_value
 
 _KIND_NAMES = {"bytea": "bytea", "text": "text", "float8": "float8[]",
                "columns": "jsonb (an object of feature columns) or a row"}
@@ -34,9 +34,10 @@ def predict(plpy, name: str, value, kind: str) -> str | None:
         keyed.update(value)
     else:
         keyed = _hashed(plpy, model, value)
-    code = model.predicted.get(keyed.digest())
+    digest = keyed.digest()[:DIGEST_BYTES]
+    code = model.predicted.get(digest)
     if code is None:
-        answer = _live(plpy, model, keyed.digest(), value)
+        answer = _live(plpy, model, digest, value)
         if answer is None:
             return None
         code = max(range(len(answer)), key=answer.__getitem__)   # the first of equals, as argmax
@@ -54,7 +55,7 @@ def predict_proba(plpy, name: str, value, kind: str) -> list[float] | None:
         model = session.model_facts(plpy, name, predictions=True)
     if kind != model.kind:
         value = _convert(plpy, model, value, kind)
-    digest = _hashed(plpy, model, value).digest()
+    digest = _hashed(plpy, model, value).digest()[:DIGEST_BYTES]
     stored = model.probabilities.get(digest)
     if stored is not None:
         data, at = stored

@@ -1,11 +1,10 @@
 """Identity by content: the digest that names a feature value, in SQL and in Python alike.
 
-A stored prediction is found by the digest of its feature value, 16 bytes:
-``md5(secret || canonical bytes of the value)``. The secret belongs to the installation and never
+A stored prediction is found by the digest of its feature value: the first 16 bytes of
+``sha256(secret || canonical bytes of the value)``. The secret belongs to the installation and never
 reaches a caller: the capture takes it as a parameter, `predict` keeps it in process memory. Without
-it nobody can prepare two values that collide (attacks on md5 start from a known chaining value),
-and by accident 2^64 values are needed. Keyed md5 is the fastest digest of 128 bits that PostgreSQL
-and Python's standard library compute alike.
+it digests tell nothing about values; by accident two values collide once in 2^64, and on purpose
+they can't be made to. docs/dev/semantics.md has the alternatives that were measured.
 
 The canonical bytes by the model's kind of input:
 
@@ -37,7 +36,7 @@ class _Number(str):
 
 def hasher(secret: bytes):
     """A keyed hash to `copy` for each value; saves hashing the secret again and again."""
-    return hashlib.md5(secret, usedforsecurity=False)
+    return hashlib.sha256(secret)
 
 
 def canonical(value, kind: str, features: Sequence[str] = ()) -> bytes:
@@ -61,7 +60,7 @@ def digest(keyed_hasher, value, kind: str, features: Sequence[str] = ()) -> byte
     """The digest of one feature value; `keyed_hasher` comes from `hasher`."""
     state = keyed_hasher.copy()
     state.update(canonical(value, kind, features))
-    return state.digest()
+    return state.digest()[:DIGEST_BYTES]
 
 
 def canonical_sql(expression: str, kind: str, features: Sequence[str] = ()) -> str:
@@ -88,8 +87,8 @@ def digest_sql(expression: str, kind: str, features: Sequence[str] = (),
                secret: str = "$1") -> str:
     """SQL for the digest of `expression` (bytea of 16 bytes, or NULL); `secret` is a parameter."""
     content = canonical_sql(expression, kind, features)
-    return (f"pg_catalog.uuid_send(pg_catalog.md5({secret} OPERATOR(pg_catalog.||) {content})"
-            f"::pg_catalog.uuid)")
+    return (f"pg_catalog.substr(pg_catalog.sha256({secret} OPERATOR(pg_catalog.||) {content}), "
+            f"1, {DIGEST_BYTES})")
 
 
 def pack_value(value, kind: str) -> bytes:
