@@ -65,7 +65,7 @@ dist: bootstrap
 clean:
 	@if [ -x $(PYTHON) ]; then $(PGRAIN) cluster remove; fi
 	@rm -rf .local dist build .pytest_cache .ruff_cache .hypothesis
-	@find python tests benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +
+	@find python tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # Says what it will install, installs what is missing, is silent when nothing is.
 bootstrap:
