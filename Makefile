@@ -5,7 +5,7 @@ SYSTEM_PYTHON ?= python3
 ARGS    ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test up down psql dsn install bench paper lint docker-test dist clean bootstrap
+.PHONY: help demo test up renew down psql dsn install bench paper lint docker-test dist clean bootstrap
 
 help:
 	@sed -n 's/^## //p' Makefile
@@ -23,6 +23,10 @@ test: bootstrap install
 ## up — start the private cluster and the worker (both under .local/)
 up: bootstrap install
 	@$(PGRAIN) cluster up
+
+## renew — after a change of sql/: make the extension in the private cluster anew (models go)
+renew: bootstrap install
+	@$(PGRAIN) cluster up --renew
 
 ## down — stop them; the data stays
 down:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import signal
 import socket
@@ -15,6 +16,14 @@ from pgrain.cli.cluster import DATABASE, Cluster
 WORKER_ROLE = "pgrain_worker"
 START_SECONDS = 120
 STOP_SECONDS = 10
+
+
+def code_stamp() -> str:
+    """Changes whenever a Python file of the package does."""
+    package = Path(__file__).resolve().parents[1]
+    facts = [(str(p.relative_to(package)), s.st_size, s.st_mtime_ns)
+             for p in sorted(package.rglob("*.py")) for s in [p.stat()]]
+    return hashlib.sha256(repr(facts).encode()).hexdigest()
 
 
 class WorkerError(Exception):
@@ -34,6 +43,7 @@ class WorkerProcess:
         self.database = database
         self.socket = cluster.place / "worker" / f"{name}.sock"
         self.pid_file = cluster.place / "worker" / f"{name}.pid"
+        self.stamp_file = cluster.place / "worker" / f"{name}.code"
         self.log = log or cluster.place / "worker" / f"{name}.log"
         self.environment = environment or {}
         self._process: subprocess.Popen | None = None
@@ -75,6 +85,14 @@ class WorkerProcess:
             return connection.execute("SELECT count(*) > 0 FROM pgrain.workers WHERE pid = %s",
                                       [self.pid]).fetchone()[0]
 
+    @property
+    def outdated(self) -> bool:
+        """Does it run code that has changed on disk since?"""
+        try:
+            return self.pid is not None and self.stamp_file.read_text() != code_stamp()
+        except OSError:
+            return True
+
     def start(self, wait: bool = True) -> bool:
         """Starts it, and waits until it answers; False when it was running already."""
         if self.pid:
@@ -86,6 +104,7 @@ class WorkerProcess:
                 start_new_session=True, umask=0o007, cwd="/",
                 env={**os.environ, **self.environment})
         self.pid_file.write_text(f"{self._process.pid}\n")
+        self.stamp_file.write_text(code_stamp())
         if wait:
             self.wait()
         return True

@@ -8,6 +8,7 @@ cannot say "any role" at all.
 
 from __future__ import annotations
 
+import hashlib
 import os
 import shutil
 import signal
@@ -18,7 +19,7 @@ from pathlib import Path
 import psycopg
 from psycopg.conninfo import make_conninfo
 
-from pgrain.cli.install import Server, find_server
+from pgrain.cli.install import Server, find_server, version
 from pgrain.cli.place import Account, choose, prepare, server_account
 
 SUPERUSER = "postgres"
@@ -215,8 +216,9 @@ class Cluster:
         """An autocommit connection (procedures that wait cannot run inside a transaction)."""
         return psycopg.connect(self.dsn(database, role), autocommit=True, **options)
 
-    def ensure_database(self, database: str = DATABASE) -> bool:
-        """A database with the extension; True when it was made now."""
+    def ensure_database(self, database: str = DATABASE, *, renew: bool = False) -> bool:
+        """A database with the extension; True when it was made now. renew: the extension is
+        dropped and made again."""
         with self.connect("postgres") as connection:
             made = connection.execute("SELECT 1 FROM pg_database WHERE datname = %s",
                                       [database]).fetchone() is None
@@ -224,5 +226,26 @@ class Cluster:
                 name = psycopg.sql.Identifier(database)
                 connection.execute(psycopg.sql.SQL("CREATE DATABASE {}").format(name))
         with self.connect(database, options="-c client_min_messages=warning") as connection:
-            connection.execute("CREATE EXTENSION IF NOT EXISTS pgrain CASCADE")
+            stamp = f"pgrain script {self._script_hash()}"
+            row = connection.execute(
+                "SELECT shobj_description(d.oid, 'pg_database') FROM pg_database d,"
+                " pg_extension e WHERE d.datname = current_database()"
+                " AND e.extname = 'pgrain'").fetchone()
+            if row is not None and row[0] != stamp and not renew:
+                raise ClusterError(
+                    "the extension's SQL has changed since this cluster got it, and there is no "
+                    "upgrade script between two states of one version\n"
+                    "  HINT: `make renew` makes the extension anew (your tables stay, models and "
+                    "edits go)")
+            if row is not None and renew:
+                connection.execute("DROP EXTENSION pgrain CASCADE")
+            if row is None or renew:
+                connection.execute("CREATE EXTENSION pgrain CASCADE")
+                connection.execute(psycopg.sql.SQL("COMMENT ON DATABASE {} IS {}").format(
+                    psycopg.sql.Identifier(database), psycopg.sql.Literal(stamp)))
         return made
+
+    def _script_hash(self) -> str:
+        """Of the installed script that CREATE EXTENSION runs."""
+        script = self.server.sharedir / "extension" / f"pgrain--{version()}.sql"
+        return hashlib.sha256(script.read_bytes()).hexdigest()[:16]

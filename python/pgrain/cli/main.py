@@ -99,7 +99,8 @@ def existing_cluster():
 
 @cluster.command()
 @click.option("--worker/--no-worker", default=True, help="start the worker too")
-def up(worker: bool) -> None:
+@click.option("--renew", is_flag=True, help="make the extension anew: models and edits go")
+def up(worker: bool, renew: bool) -> None:
     """Start cluster and worker (making the cluster the first time)."""
     import psycopg
 
@@ -115,8 +116,11 @@ def up(worker: bool) -> None:
         if it.start():
             click.echo(f"pgrain: {'made and ' if fresh else ''}started a private PostgreSQL "
                        f"{it.server.major} as OS user {it.account.name}, socket in {it.run}")
-        it.ensure_database()
-        if worker and (process := WorkerProcess(it)).start():
+        process = WorkerProcess(it)
+        if renew or process.outdated:
+            process.stop()
+        it.ensure_database(renew=renew)
+        if worker and process.start():
             click.echo(f"pgrain: started the worker (pid {process.pid}), log in {process.log}")
     except (ClusterError, WorkerError) as error:
         raise click.ClickException(str(error)) from error
