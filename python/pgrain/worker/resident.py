@@ -199,8 +199,11 @@ def _load_chunks(connection, resident: Resident, spectrum: int | None,
         # A chunk whose projections are not stored stays unknown: its values are computed live.
         projected = {seq: arrays["J"] for seq, arrays in
                      spectra.chunks(connection, spectrum, "attached", missing)}
-    for seq, J in projected.items():
-        values = predictions.read(connection, seq, table.n_classes)
-        if values is not None:
-            table.add(values.digests, values.predicted, values.logits, J)
-        table.loaded.add(seq)
+    found = [(predictions.read(connection, seq, table.n_classes), J)
+             for seq, J in projected.items()]
+    found = [(values, J) for values, J in found if values is not None]
+    if found:   # all at once: each `add` copies the table and sorts its index
+        parts = [np.concatenate([getattr(values, name) for values, _ in found])
+                 for name in ("digests", "predicted", "logits")]
+        table.add(*parts, None if spectrum is None else np.concatenate([J for _, J in found]))
+    table.loaded.update(missing)

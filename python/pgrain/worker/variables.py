@@ -18,34 +18,30 @@ class Index:
     """Row numbers of 16-byte names, found by binary search."""
 
     def __init__(self):
-        self._order = np.zeros(0, np.int64)
-        self._sorted = _halves(np.zeros((0, DIGEST_BYTES), np.uint8))
-        self._high = np.zeros(0, np.uint64)
+        self.build(np.zeros((0, DIGEST_BYTES), np.uint8))
 
     def build(self, names: np.ndarray) -> None:
         """Index (n, 16) uint8, all different."""
-        halves = _halves(names)
-        self._order = np.argsort(halves, order=("high", "low"))
-        self._sorted = halves[self._order]
-        self._high = np.ascontiguousarray(self._sorted["high"])
+        high, low = _halves(names)
+        self._order = np.argsort(high, kind="stable")
+        self._high, self._low = high[self._order], low[self._order]
 
     def find(self, names: np.ndarray) -> np.ndarray:
         """Row numbers (m,) of (m, 16) names, -1 where there is none."""
-        wanted = _halves(names)
-        n = len(self._sorted)
+        high, low = _halves(names)
+        n = len(self._high)
         if n == 0:
-            return np.full(len(wanted), -1, np.int64)
-        high = np.ascontiguousarray(wanted["high"])
+            return np.full(len(high), -1, np.int64)
         at = np.searchsorted(self._high, high)
         at_most = np.minimum(at, n - 1)
-        same = self._sorted["low"][at_most] == wanted["low"]
-        same &= self._high[at_most] == high
+        same_high = self._high[at_most] == high
+        same = same_high & (self._low[at_most] == low)
         result = np.where(same, self._order[at_most], -1)
         # Names with equal upper and different lower halves lie side by side.
-        for row in np.flatnonzero(~same & (self._high[at_most] == high)):
+        for row in np.flatnonzero(same_high & ~same):
             here = at[row]
             while here < n and self._high[here] == high[row]:
-                if self._sorted["low"][here] == wanted["low"][row]:
+                if self._low[here] == low[row]:
                     result[row] = self._order[here]
                     break
                 here += 1
@@ -53,8 +49,12 @@ class Index:
 
     def missing(self, names: np.ndarray) -> np.ndarray:
         """(m,) bool: the first occurrence of each name that is not indexed."""
+        high, low = _halves(names)
+        order = np.lexsort((low, high))
+        first = np.ones(len(order), bool)
+        first[1:] = (high[order][1:] != high[order][:-1]) | (low[order][1:] != low[order][:-1])
         new = np.zeros(len(names), bool)
-        new[np.unique(_halves(names), return_index=True)[1]] = True
+        new[order[first]] = True
         return new & (self.find(names) < 0)
 
 
@@ -136,6 +136,7 @@ class StampTable:
             return self._digests[rows], unknown
 
 
-def _halves(digests: np.ndarray) -> np.ndarray:
-    """(n, 16) uint8 as (n,) records of two 64-bit numbers."""
-    return np.ascontiguousarray(digests).view([("high", "<u8"), ("low", "<u8")]).reshape(-1)
+def _halves(names: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(n, 16) uint8 as two arrays (n,) of 64-bit numbers."""
+    pairs = np.ascontiguousarray(names).view("<u8").reshape(-1, 2)
+    return np.ascontiguousarray(pairs[:, 0]), np.ascontiguousarray(pairs[:, 1])
