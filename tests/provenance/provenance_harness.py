@@ -118,7 +118,7 @@ class Lab:
             content = bytes.fromhex(value[2:]) if facts.kind == "bytea" else value.encode()
             state = keyed.copy()
             state.update(content)
-            known[state.digest()] = value
+            known[state.digest()[:identity.DIGEST_BYTES]] = value
         return [known[bytes(digest)] for digest in circuit.lineage.digests[model]]
 
     def predicted(self, circuit: Circuit) -> dict[str, np.ndarray]:

@@ -155,7 +155,8 @@ def compile(query: str, explain, models: dict[str, ModelFacts],
     check_single_model(operators)
     expressions = _typed_expressions(operators)
     if "columns" not in probes:
-        return Probes({"columns": columns_sql(select, operators.from_, expressions)})
+        return Probes({"columns": columns_sql(select, operators.from_, expressions,
+                                              catalog.readable)})
     columns, types = read_columns(operators.from_, expressions, probes["columns"])
     annotated = Annotator(operators, columns, types).run()
     output = probes["output"]

@@ -7,6 +7,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -17,6 +18,7 @@ from pgrain.plan.query import AGGREGATES, Query
 from pgrain.plan.select import Select
 from pgrain.provenance.annotate import quote
 from pgrain.provenance.capture_sql import literal
+from pgrain.provenance.stamps import plain_table
 
 _CATALOG = """WITH RECURSIVE named (written, oid) AS (
  SELECT n, pg_catalog.to_regclass(n)::pg_catalog.oid FROM pg_catalog.unnest({tables}) AS n
@@ -42,6 +44,12 @@ SELECT 'relation' AS what,
  (SELECT bool_or(true) FROM named WHERE named.oid = c.oid)::text AS d
  FROM reached JOIN pg_catalog.pg_class AS c ON c.oid = reached.oid
  JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
+UNION ALL
+SELECT 'column', named.written, a.attname::text, NULL, NULL
+ FROM named JOIN pg_catalog.pg_attribute AS a ON a.attrelid = named.oid
+ WHERE a.attnum > 0 AND NOT a.attisdropped
+ AND NOT pg_catalog.has_table_privilege(named.oid, 'SELECT')
+ AND pg_catalog.has_column_privilege(named.oid, a.attnum, 'SELECT')
 UNION ALL
 SELECT DISTINCT 'function', n.nspname::text, p.proname::text,
  p.prokind::text || p.provolatile::text || CASE WHEN p.proretset THEN 'r' ELSE '' END,
@@ -79,6 +87,8 @@ class Catalog:
     user_functions: set           # names outside pg_catalog and pgrain
     predict_is_ours: bool         # an unqualified predict is pgrain's
     sets: set = field(default_factory=set)    # names of set-returning functions
+    # Where the caller may read some columns only: quoted name of the table -> those columns.
+    readable: dict = field(default_factory=lambda: defaultdict(list))
 
     @classmethod
     def read(cls, result: ProbeResult) -> Catalog:
@@ -88,6 +98,9 @@ class Catalog:
             if what == "relation":
                 catalog.relations.add((schema, name))
                 catalog.kinds[schema, name] = kind
+                continue
+            if what == "column":
+                catalog.readable[schema].append(name)
                 continue
             if kind[0] in "aw" and (flag == "true" or schema != "pg_catalog"):
                 catalog.aggregates.add(name)
@@ -122,12 +135,16 @@ def output_sql(select: Select) -> str:
     return f"SELECT * FROM (\n{select.query}\n) AS _pgrain_output LIMIT 0"
 
 
-def columns_sql(select: Select, from_: From, expressions: Sequence[str]) -> str:
+def columns_sql(select: Select, from_: From, expressions: Sequence[str],
+                readable: dict) -> str:
     """The ``columns`` probe: each alias of FROM, then the expressions whose type is needed."""
     columns = []
     for unit in from_.units:
+        table = plain_table(unit.text)
         for alias in unit.aliases:
-            if alias != "_pgrain_unnamed":
+            if table in readable:
+                columns += [f"{quote(alias)}.{quote(name)}" for name in readable[table]]
+            elif alias != "_pgrain_unnamed":
                 columns.append(f"{quote(alias)}.*")
             columns.append(f"1 AS {SEPARATOR}")
     columns += [f"({text}\n)" for text in expressions]

@@ -61,7 +61,7 @@ def stamped_slots(annotated: Annotated) -> list[Stamped] | None:
         if slot.column is None:
             return None
         alias, column = slot.column
-        relation = _table(units[alias].text) if alias in units else None
+        relation = plain_table(units[alias].text) if alias in units else None
         if relation is None:
             return None
         found.append(Stamped(slot.index, relation, alias, column))
@@ -91,7 +91,7 @@ def _stamp(alias: str) -> str:
                       f"pg_catalog.oidsend({alias}.tableoid)", r"'\x0000'::pg_catalog.bytea"])
 
 
-def _table(text: str) -> str | None:
+def plain_table(text: str) -> str | None:
     """The table's quoted name, if a unit of FROM is nothing but ``[ONLY] name [[AS] alias]``."""
     tokens = tokenize(text)
     if any(token.value in ("(", ")", "*") and token.kind == "punctuation" for token in tokens):
