@@ -53,6 +53,7 @@ def lanczos(matvec: Callable[[np.ndarray], np.ndarray], d: int, n_pairs: int, *,
     once a product and may raise. Keeps 8 d bytes a product (the basis and the products, float32).
     """
     limit = min(d, max_iterations or 10 * n_pairs + 50)
+    expected = min(limit, max(3 * n_pairs, n_pairs + _SPARE))      # for the progress alone
     rng = np.random.default_rng(seed)
     dtype = np.float64 if 16 * d * limit <= 1 << 28 else np.float32
     basis = _Columns(d, limit, dtype)        # Q
@@ -73,7 +74,7 @@ def lanczos(matvec: Callable[[np.ndarray], np.ndarray], d: int, n_pairs: int, *,
         projected[:m, m - 1] = projected[m - 1, :m] = column
         norm_h = max(norm_h, float(np.linalg.norm(hq)))
         if progress is not None:
-            progress(min(m, limit), limit, f"Lanczos step {m}: {estimate}")
+            progress(min(m, expected - 1), expected, f"Lanczos step {m}: {estimate}")
         if m == limit:
             break
         r = hq - basis.all @ column

@@ -49,7 +49,7 @@ class Model:
     def init(self, seed: int) -> jax.Array:
         """Fresh parameters: (d,) float32, flat in the order of `ravel_pytree`."""
         x = jnp.zeros((1, *self.input_shape), jnp.float32)
-        tree = self.module.init(jax.random.PRNGKey(seed), x)["params"]
+        tree = jax.jit(self.module.init)(jax.random.PRNGKey(seed), x)["params"]
         return ravel_pytree(tree)[0]
 
     def logits(self, theta: jax.Array, X: jax.Array) -> jax.Array:
@@ -104,7 +104,8 @@ def _build(architecture: str, n_classes: int, input_shape: tuple[int, ...], opti
     if architecture == "cnn" and len(input_shape) == 2:
         input_shape = (*input_shape, 1)
     x = jnp.zeros((1, *input_shape), jnp.float32)
-    tree = module.init(jax.random.PRNGKey(0), x)["params"]
+    shapes = jax.eval_shape(module.init, jax.random.PRNGKey(0), x)["params"]
+    tree = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
     theta, unravel = ravel_pytree(tree)
     forward = jax.make_jaxpr(lambda x: module.apply({"params": tree}, x))(x)
     return Model(architecture, n_classes, theta.size, input_shape, own,

@@ -35,11 +35,16 @@ OPTIONS = {option.name: option for option in (
     Option("tol", "number", "logistic_regression: gradient norm to reach, relative to the first",
            1e-14, 1),
 )}
+# Chosen on Fashion-MNIST with the brightest trousers labelled dress, judged by AUC_R and by what a
+# repair brings back. mlp is robust: 0.948-0.954 over three seeds, 10 epochs, 20 000 or 60 000 rows.
+# cnn learns the wrong labels by heart when trained longer: on 20 000 rows 0.925 (4 epochs at 1e-3)
+# against 0.909 (6 epochs at 2e-3), on 60 000 rows 0.90 (2 epochs at 2e-3) against 0.87 (4 epochs).
+# alpha between 1 and 20 makes no difference to it.
 DEFAULTS = {
     "logistic_regression": {"alpha": 1.0, "tol": 1e-6},
     "mlp": {"alpha": 1.0, "epochs": 10, "batch_size": 256, "learning_rate": 1e-3,
             "optimizer": "adam"},
-    "cnn": {"alpha": 1.0, "epochs": 5, "batch_size": 256, "learning_rate": 2e-3,
+    "cnn": {"alpha": 1.0, "epochs": 3, "batch_size": 256, "learning_rate": 1e-3,
             "optimizer": "adam"},
 }
 
