@@ -141,9 +141,9 @@ class Residents:
             return table
 
     def with_connection(self, work: Callable[[psycopg.Connection], object]):
-        """Run `work` with the shared connection; once more on a new one if it has broken."""
-        with self._lock:
-            return self._query(work)
+        """Run long `work` with a connection of its own, so that nobody else waits for it."""
+        with self._connect() as connection:
+            return work(connection)
 
     def _query(self, work):
         reused = self._connection is not None and not self._connection.closed
