@@ -16,9 +16,9 @@ backend.load_model(plpy, model, predictions)
 $python$;
 
 -- EXPLAIN is refused in a STABLE function, hence this VOLATILE one. It runs as the caller.
-CREATE FUNCTION pgrain._explain(query text) RETURNS text
+CREATE FUNCTION pgrain._explain(query text, format text) RETURNS text
 LANGUAGE plpython3u VOLATILE PARALLEL UNSAFE
 AS $python$
 @BACKEND@
-return backend.explain_json(plpy, query)
+return backend.explain_statement(plpy, query, format)
 $python$;

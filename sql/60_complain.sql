@@ -37,3 +37,12 @@ return backend.provenance(plpy, query, include_absent)
 $python$;
 COMMENT ON FUNCTION pgrain.provenance IS
     'each model-dependent cell of a query''s result: its value, its expectation, how many predictions it rests on';
+
+CREATE FUNCTION pgrain.explain(query text) RETURNS SETOF text
+LANGUAGE plpython3u STABLE STRICT PARALLEL UNSAFE COST 100000 ROWS 20
+SET transaction_read_only = on AS $python$
+@BACKEND@
+return backend.explain(plpy, query)
+$python$;
+COMMENT ON FUNCTION pgrain.explain IS
+    'how a query''s provenance is computed, operator by operator, and PostgreSQL''s own plan';

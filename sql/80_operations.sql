@@ -24,7 +24,7 @@ BEGIN
         SELECT p.oid::regprocedure AS signature, p.proname, p.prokind
         FROM pg_catalog.pg_proc p WHERE p.pronamespace = 'pgrain'::regnamespace
     LOOP
-        IF routine.proname IN ('predict', 'predict_proba', 'complain', 'provenance', 'doctor',
+        IF routine.proname IN ('predict', 'predict_proba', 'complain', 'provenance', 'explain', 'doctor',
                                '_load_session', '_load_model', '_explain') THEN
             EXECUTE format('GRANT EXECUTE ON FUNCTION %s TO %I', routine.signature, role);
         ELSIF admin AND routine.proname IN ('create_model', 'drop_model', 'activate', 'detach',

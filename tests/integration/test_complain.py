@@ -175,3 +175,12 @@ def test_a_self_join_on_predictions(small):
     # Where both sides show one value they are one variable and agree surely.
     assert expectation == pytest.approx(np.where(same, 1.0, pairs).sum(), rel=1e-5)
     assert len(complain(small, query, "n too high", top_k=3)) == 3
+
+
+def test_explain_shows_our_operators_and_postgresql_s(small):
+    lines = [row[0] for row in small.rows("SELECT pgrain.explain(%s)", [REPORT])]
+    split = lines.index("PostgreSQL's plan:")
+    ours, theirs = "\n".join(lines[:split]), "\n".join(lines[split:])
+    assert "-> Scan items" in ours
+    assert 'column "flagged" bigint: count, exact expectation' in ours
+    assert "Seq Scan on public.items" in theirs

@@ -8,7 +8,7 @@ import subprocess
 import psycopg
 import pytest
 
-USER = {"predict", "predict_proba", "complain", "provenance", "doctor", "_load_session",
+USER = {"predict", "predict_proba", "complain", "provenance", "explain", "doctor", "_load_session",
         "_load_model", "_explain"}
 ADMIN = USER | {"create_model", "drop_model", "activate", "detach", "apply", "revert",
                 "train", "precompute", "attach", "_ensure_secret", "_drop_predictions"}
@@ -25,6 +25,7 @@ f create_model(model text, training_table regclass, key name, features name[], l
 f detach(model text, relation regclass) -> void
 f doctor() -> TABLE(what text, ok boolean, detail text, hint text)
 f drop_model(model text) -> void
+f explain(query text) -> SETOF text
 f grant_usage(role name, admin boolean DEFAULT false) -> void
 f predict(model text, x bytea) -> text
 f predict(model text, x double precision[]) -> text
@@ -76,9 +77,9 @@ def test_markers(fresh):
             FROM pg_proc WHERE pronamespace = 'pgrain'::regnamespace"""):
         assert parallel == "u", name
         assert volatility != "i", name
-        if name in ("predict", "predict_proba", "complain", "provenance"):
+        if name in ("predict", "predict_proba", "complain", "provenance", "explain"):
             assert (volatility, strict, definer) == ("s", True, False), name
-        if name in ("complain", "provenance"):
+        if name in ("complain", "provenance", "explain"):
             assert configuration == ["transaction_read_only=on"], name
         elif definer:
             assert configuration == ["search_path=pg_catalog, pg_temp"], name

@@ -1,4 +1,4 @@
-"""complain and provenance: carry a query between PostgreSQL and the worker.
+"""complain, provenance and explain: carry a query between PostgreSQL and the worker.
 
 The worker thinks, PostgreSQL executes: EXPLAIN, probes, capture, the query itself (to verify) and
 the complaint's WHERE all run here, as the calling user and in the caller's snapshot.
@@ -21,16 +21,18 @@ _OPTIONS = {"method", "k", "damping", "filter", "normalize", "verify"}
 
 
 @entry_point
-def explain_json(plpy, text: str) -> str:
-    """EXPLAIN of one statement as JSON text; through a cursor, which refuses several."""
+def explain_statement(plpy, text: str, output: str) -> str:
+    """EXPLAIN of one statement, as TEXT or JSON; through a cursor, which refuses several."""
+    if output not in ("TEXT", "JSON"):
+        raise InvalidArgument(f'no such format: "{output}"')
     try:
-        rows = fetch_all(plpy, "EXPLAIN (VERBOSE, COSTS OFF, FORMAT JSON) " + text)
+        rows = fetch_all(plpy, f"EXPLAIN (VERBOSE, COSTS OFF, FORMAT {output}) " + text)
     except plpy.SPIError as error:
         if from_postgres(error).sqlstate != "42P11":   # invalid_cursor_definition
             raise
         raise ComplaintSyntax("the query is not one SELECT",
                               detail="It holds several statements.") from None
-    return next(iter(rows[0].values()))
+    return "\n".join(next(iter(row.values())) for row in rows)
 
 
 @entry_point
@@ -65,6 +67,17 @@ def provenance(plpy, text: str, include_absent: bool) -> list[tuple]:
     return [tuple(row) for row in answer["rows"]]
 
 
+@entry_point
+def explain(plpy, text: str) -> list[str]:
+    """The annotated plan, a line a row, then PostgreSQL's own."""
+    evaluation = _evaluate(plpy, text, complaints=[], options={})
+    if evaluation["verify"]:
+        _verify(plpy, evaluation)
+    answer, _ = session.call(plpy, "render", {"evaluation": evaluation["evaluation"]})
+    plan = query(plpy, "SELECT pgrain._explain($1, 'TEXT') AS plan", ["text"], [text])[0]["plan"]
+    return [*answer["lines"], "", "PostgreSQL's plan:", *plan.split("\n")]
+
+
 def _check_options(options: str) -> dict:
     fields = json.loads(options)
     if not isinstance(fields, dict):
@@ -80,7 +93,8 @@ def _evaluate(plpy, text: str, complaints: list[str], options: dict) -> dict:
     """Plan (or find the known plan), capture, and let the worker evaluate the circuit."""
     session.ensure_loaded(plpy)
     QUERY_BYTES.limit(len(text.encode()))
-    explained = query(plpy, "SELECT pgrain._explain($1) AS plan", ["text"], [text])[0]["plan"]
+    explained = query(plpy, "SELECT pgrain._explain($1, 'JSON') AS plan", ["text"],
+                      [text])[0]["plan"]
     environment = query(plpy, """
         SELECT pg_catalog.current_setting('search_path') AS path, current_user::text AS role
         """)[0]

@@ -1,6 +1,6 @@
 """The entry points of the SQL functions; the stubs in sql/ call nothing else."""
 
-from pgrain.backend.complain import complain, explain_json, provenance
+from pgrain.backend.complain import complain, explain, explain_statement, provenance
 from pgrain.backend.doctor import doctor
 from pgrain.backend.jobs import attach, precompute, train
 from pgrain.backend.models import activate, apply, create_model, detach, drop_model, revert
@@ -9,5 +9,5 @@ from pgrain.backend.session import load as load_session
 from pgrain.backend.session import load_model
 
 __all__ = ["activate", "apply", "attach", "complain", "create_model", "detach", "doctor",
-           "drop_model", "explain_json", "load_model", "load_session", "precompute", "predict",
-           "predict_proba", "provenance", "revert", "train"]
+           "drop_model", "explain", "explain_statement", "load_model", "load_session",
+           "precompute", "predict", "predict_proba", "provenance", "revert", "train"]

@@ -20,6 +20,7 @@ from pgrain.errors import InvalidArgument, NotReady, PgrainError
 from pgrain.provenance.circuit import Circuit, Output
 from pgrain.provenance.compile import Capture, ModelFacts, compile
 from pgrain.provenance.probes import ProbeResult, Probes
+from pgrain.provenance.render import render
 from pgrain.provenance.stamps import KEY_SQL
 from pgrain.wire.identity import DIGEST_BYTES, unpack_value
 from pgrain.worker.ranking import Ranker, Variables
@@ -226,6 +227,11 @@ class Complaints:
                              *(None if np.isnan(cell) else float(cell) for cell in cells),
                              int(counts[at])])
         return {"rows": rows}, []
+
+    def render(self, state: dict, params: dict, blobs: list) -> tuple:
+        """Lines of the annotated plan."""
+        evaluation = _evaluation(state, params)
+        return {"lines": render(evaluation.plan.capture, evaluation.circuit.lineage)}, []
 
     def _add_live(self, resident: Resident, table, spectrum: int | None, given: dict) -> None:
         digests = np.frombuffer(b"".join(given), np.uint8).reshape(-1, DIGEST_BYTES)

@@ -24,6 +24,7 @@ class Handlers:
             "plan": complaints.plan, "evaluate": complaints.evaluate,
             "learn": complaints.learn, "verify": complaints.verify, "match": complaints.match,
             "rank": complaints.rank, "cells": complaints.cells,
+            "render": complaints.render,
         }
 
     def handle(self, state: dict, method: str, params: dict, blobs: list) -> tuple:
