@@ -30,6 +30,8 @@ MODEL, CLEAN_MODEL = "clothing", "clothing_clean"
 INSPECTED = 2_000
 """Training rows that a person looks at in an afternoon, at seven seconds a picture."""
 SHOWN, PICTURES, TIMED_CALLS = 10, 50, 20
+CURVATURE = {"cnn": {"sample": 3_000, "pairs": 20}}
+"""Precompute options where the defaults take more than minutes on two cores."""
 
 
 @dataclass(frozen=True)
@@ -131,7 +133,8 @@ class Story:
                 self.connection.execute(statement)
             options = json.dumps({"seed": self.choices.seed})
             self.call("train", f"CALL pgrain.train('{MODEL}', '{options}')")
-            self.call("precompute", f"CALL pgrain.precompute('{MODEL}')")
+            curvature = json.dumps(CURVATURE.get(self.choices.architecture, {}))
+            self.call("precompute", f"CALL pgrain.precompute('{MODEL}', '{curvature}')")
             self.call("attach", f"CALL pgrain.attach('{MODEL}', 'sellerdata')")
             self.steps.say("  And the same model on the true labels, to know what the report "
                            "should say:")
