@@ -17,7 +17,9 @@ demo:
 	@$(PGRAIN) demo $(ARGS)
 
 ## test — every test; ARGS="tests/unit -k name" for some
-test: bootstrap install
+test:
+	@$(SYSTEM_PYTHON) python/pgrain/cli/bootstrap.py --demo
+	@$(MAKE) --no-print-directory install
 	@$(PYTHON) -m pytest -q --durations=15 $(ARGS)
 
 ## up — start the private cluster and the worker (both under .local/)
