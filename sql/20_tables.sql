@@ -135,6 +135,27 @@ CREATE UNIQUE INDEX job_unfinished ON pgrain.job
     (model, kind, (coalesce(arguments ->> 'relation', '')))
     WHERE state IN ('queued', 'running');
 
+-- Who asks for a job decides what it may read (the worker checks), so nobody says it for another.
+-- A superuser may, since restoring a dump is just that.
+CREATE FUNCTION pgrain._as_caller() RETURNS trigger
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    caller CONSTANT name := current_user;
+BEGIN
+    IF NOT (SELECT rolsuper FROM pg_catalog.pg_roles WHERE rolname = caller) THEN
+        IF TG_TABLE_NAME = 'job' THEN
+            NEW.submitted_by := caller;
+        ELSE
+            NEW.attached_by := caller;
+        END IF;
+    END IF;
+    RETURN NEW;
+END $$;
+CREATE TRIGGER as_caller BEFORE INSERT ON pgrain.job
+    FOR EACH ROW EXECUTE FUNCTION pgrain._as_caller();
+CREATE TRIGGER as_caller BEFORE INSERT OR UPDATE ON pgrain.attachment
+    FOR EACH ROW EXECUTE FUNCTION pgrain._as_caller();
+
 CREATE TABLE pgrain.worker (
     worker     uuid PRIMARY KEY,
     socket     text NOT NULL,

@@ -25,7 +25,8 @@ BEGIN
         FROM pg_catalog.pg_proc p WHERE p.pronamespace = 'pgrain'::regnamespace
     LOOP
         IF routine.proname IN ('predict', 'predict_proba', 'complain', 'provenance', 'explain', 'doctor',
-                               '_load_session', '_load_model', '_explain') THEN
+                               '_load_session', '_load_model', '_explain',
+                               '_stamp_key') THEN
             EXECUTE format('GRANT EXECUTE ON FUNCTION %s TO %I', routine.signature, role);
         ELSIF admin AND routine.proname IN ('create_model', 'drop_model', 'activate', 'detach',
                                             'apply', 'revert', '_ensure_secret',
@@ -36,10 +37,12 @@ BEGIN
         END IF;
     END LOOP;
     IF admin THEN
-        -- An admin manages models through these tables; what training reads is decided by what
-        -- pgrain_worker may read, and the worker's registration and secret stay out of reach.
+        -- An admin manages models through these tables. A job reads a relation only where both
+        -- the worker and who submitted the job may; registration and secret stay out of reach.
         EXECUTE format('GRANT SELECT, INSERT, UPDATE, DELETE ON pgrain.model,
-            pgrain.model_version, pgrain.attachment, pgrain.training_edit, pgrain.job TO %I', role);
+            pgrain.model_version, pgrain.attachment, pgrain.training_edit TO %I', role);
+        EXECUTE format('GRANT SELECT, INSERT, UPDATE (state, cancel_requested, message)
+            ON pgrain.job TO %I', role);
     END IF;
 END $$;
 COMMENT ON FUNCTION pgrain.grant_usage IS 'let a role predict and complain; admin: manage models too';

@@ -60,6 +60,47 @@ def test_the_active_version_counts_at_once_in_every_session(small):
     small.execute("SELECT pgrain.revert('colour')")
 
 
+def test_an_activation_that_is_rolled_back_is_forgotten(small):
+    """Also within microseconds: one string of statements, a savepoint, a loop."""
+    versions = [row[0] for row in small.rows("SELECT version FROM pgrain.versions ORDER BY 1")]
+    old, new = versions[0], versions[-1]
+    assert old != new
+    small.execute("SELECT pgrain.activate('colour', %s)", [new])
+    session = small.connect()
+    proba = "pgrain.predict_proba('colour', ARRAY[1.5, -0.5])"
+    expected = session.execute(f"SELECT {proba}").fetchone()[0]
+    small.execute("SELECT pgrain.activate('colour', %s)", [old])
+    other = session.execute(f"SELECT {proba}").fetchone()[0]
+    small.execute("SELECT pgrain.activate('colour', %s)", [new])
+    assert expected != other
+    for _ in range(10):
+        cursor = session.execute(f"BEGIN; SELECT pgrain.activate('colour', {old}); "
+                                 f"SELECT {proba}; ROLLBACK; SELECT {proba}")
+        results = []
+        while True:
+            if cursor.description:
+                results.append(cursor.fetchone()[0])
+            if not cursor.nextset():
+                break
+        assert results[-2:] == [other, expected]
+        session.execute(f"""DO $$
+            DECLARE inside float8[]; after float8[];
+            BEGIN
+                BEGIN
+                    PERFORM pgrain.activate('colour', {old});
+                    inside := {proba};
+                    RAISE EXCEPTION 'undo';
+                EXCEPTION WHEN raise_exception THEN after := {proba};
+                END;
+                PERFORM set_config('test.inside', inside::text, false),
+                        set_config('test.after', after::text, false);
+            END $$""")
+        inside, after = session.execute("SELECT current_setting('test.inside')::float8[], "
+                                        "current_setting('test.after')::float8[]").fetchone()
+        assert (inside, after) == (other, expected)
+    small.execute("SELECT pgrain.activate('colour', %s)", [old])
+
+
 def test_rolled_back_training_data_leaves_no_trace(small):
     session = small.connect()
     session.execute("BEGIN")

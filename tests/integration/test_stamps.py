@@ -158,3 +158,32 @@ def test_random_changes(moving, seed):
             "VACUUM moving",
         ]))
         check(moving, rng.choice(sessions))
+
+
+def test_an_older_snapshot_has_no_stamps(moving):
+    """REPEATABLE READ: the catalogs are newer than what the transaction's queries see of them."""
+    session = moving.connect()
+    session.execute("BEGIN ISOLATION LEVEL REPEATABLE READ")
+    session.execute("SELECT 1 FROM items LIMIT 1").fetchone()
+    moving.execute("ALTER TABLE moving DROP COLUMN x")
+    moving.execute("ALTER TABLE moving ADD COLUMN x float8[] DEFAULT '{2.5, -3}'")
+    check(moving, session)
+    session.execute("ROLLBACK")
+    check(moving)
+
+
+def test_composite_types_can_be_read_in_another_way(small):
+    """Renamed attributes change what a row means without touching a tuple."""
+    small.execute("CREATE TYPE pair AS (a float8, b float8)")
+    small.execute("""CREATE TABLE pairs AS SELECT i AS id, ROW(i, -i)::pair AS r,
+        CASE WHEN i > 20 THEN 'big' ELSE 'small' END AS label FROM generate_series(1, 40) AS i""")
+    small.execute("CREATE VIEW flat AS SELECT id, (r).a, (r).b, label FROM pairs")
+    small.execute("SELECT pgrain.create_model('sizes', 'flat', 'id', '{a,b}', 'label', "
+                  "'logistic_regression')")
+    small.execute("CALL pgrain.train('sizes')")
+    text = "SELECT count(*) AS n FROM pairs WHERE pgrain.predict('sizes', r) = 'big'"
+    ask = "SELECT value FROM pgrain.provenance(%s)"
+    assert small.value(ask, [text]) == small.value(text) == 20
+    for old, new in (("a", "t"), ("b", "a"), ("t", "b")):
+        small.execute(f"ALTER TYPE pair RENAME ATTRIBUTE {old} TO {new}")
+    assert small.value(ask, [text]) == small.value(text) < 20

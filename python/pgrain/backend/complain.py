@@ -41,6 +41,9 @@ def complain(plpy, text: str, complaints: list[str], top_k: int, intervention: s
     """Ranked training rows; see sql/60_complain.sql for the columns."""
     options = _check_options(options)
     TOP_K.check(top_k)
+    if not all(isinstance(complaint, str) for complaint in complaints):
+        raise InvalidArgument("each complaint is a text, not null",
+                              hint="Give one array of complaints.")
     if not complaints:
         raise InvalidArgument("no complaint is given", hint="For example 'flagged <= 50'.")
     evaluation = _evaluate(plpy, text, complaints=complaints, options=options)
@@ -96,14 +99,19 @@ def _evaluate(plpy, text: str, complaints: list[str], options: dict) -> dict:
     explained = query(plpy, "SELECT pgrain._explain($1, 'JSON') AS plan", ["text"],
                       [text])[0]["plan"]
     environment = query(plpy, """
-        SELECT pg_catalog.current_setting('search_path') AS path, current_user::text AS role
+        SELECT pg_catalog.current_setting('search_path') AS path, current_user::text AS role,
+               pg_catalog.current_setting('standard_conforming_strings') AS strings
         """)[0]
+    if environment.pop("strings") != "on":
+        raise InvalidArgument("standard_conforming_strings is off",
+                              hint="SET standard_conforming_strings = on.")
     key = (text, explained, environment["path"], environment["role"])
     state = session.STATE
     for attempt in range(2):
         plan = state.plans.get(key)
         models = {name: session.model_facts(plpy, name) for name in (plan or {}).get("models", ())}
-        if plan is None or plan["versions"] != {n: m.version for n, m in models.items()}:
+        if (plan is None or plan["versions"] != {n: m.version for n, m in models.items()}
+                or plan["print"] != _fingerprint(plpy, plan)):
             plan, models = _plan(plpy, text, explained, environment)
             state.plans[key] = plan
             if len(state.plans) > _KNOWN_PLANS:
@@ -127,11 +135,32 @@ def _plan(plpy, text: str, explained: str, environment: dict) -> tuple[dict, dic
         if "capture" in answer:
             plan = {**answer, "models": list(models),
                     "versions": {name: model.version for name, model in models.items()}}
+            plan["print"] = _fingerprint(plpy, plan)
             return plan, models
         for name in answer.get("need_models", ()):
             models[name] = session.model_facts(plpy, name)
         for name, sql in answer.get("need_probes", {}).items():
             probes[name] = _probe(plpy, sql)
+
+
+def _fingerprint(plpy, plan: dict) -> str:
+    return query(plpy, plan["fingerprint"])[0]["fingerprint"]
+
+
+def _statement(plpy, plan: dict, name: str, *types: str):
+    """A statement of the plan, prepared once and thrown away with it: PostgreSQL's own plan cache
+    does not notice that a name has come to mean another function.
+
+    The secret must stay a parameter: were it a constant of a custom plan, debug_print_plan would
+    show it. The caller's functions may have changed any setting by now, hence here.
+    """
+    query(plpy, "SELECT pg_catalog.set_config('plan_cache_mode', 'force_generic_plan', true), "
+                "pg_catalog.set_config('standard_conforming_strings', 'on', true)")
+    prepared = plan.setdefault("prepared", {})
+    if name not in prepared:
+        text = plan[name] if name in plan else plan["fetch"][name.removeprefix("fetch ")]
+        prepared[name] = plpy.prepare(text, list(types))
+    return prepared[name]
 
 
 def _facts(model) -> dict:
@@ -172,9 +201,9 @@ def _capture(plpy, plan: dict, models: dict, complaints: list[str], options: dic
 
 def _run_capture(plpy, plan: dict, stamped: list[str]) -> tuple[dict, list]:
     if stamped:
-        rows = fetch_all(plpy, prepared(plpy, plan["stamped"]), [])
+        rows = fetch_all(plpy, _statement(plpy, plan, "stamped"), [])
     else:
-        rows = fetch_all(plpy, prepared(plpy, plan["capture"], "bytea"), [session.STATE.secret])
+        rows = fetch_all(plpy, _statement(plpy, plan, "capture", "bytea"), [session.STATE.secret])
     head, blobs = [], []
     for row in rows:
         parts = [row["a"], row["b"], row["c"]]
@@ -187,10 +216,12 @@ def _stamp_keys(plpy, plan: dict) -> list[str]:
     """The keys under which the worker keeps stamps of each slot; empty if one can't have any."""
     keys = []
     for stamp in plan["stamps"]:
-        rows = query(plpy, plan["key"], ["text", "name"], [stamp["relation"], stamp["column"]])
+        rows = query(plpy, 'SELECT key, "table" FROM pgrain._stamp_key($1, $2)', ["text", "name"],
+                     [stamp["relation"], stamp["column"]])
         if not rows or session.STATE.incarnation is None:
             return []
         keys.append(f"{session.STATE.incarnation}:{rows[0]['key']}")
+        stamp["table"] = rows[0]["table"]
     return keys
 
 
@@ -200,7 +231,8 @@ def _learn(plpy, plan: dict, keys: list[str], unknown: list) -> None:
     for stamp, packed in zip(plan["stamps"], unknown, strict=True):
         tuples = [f"({block},{offset})" for block, offset in
                   (struct.unpack_from("!IH", packed, at) for at in range(0, len(packed), 16))]
-        rows = query(plpy, stamp["learn"], ["bytea", "tid[]"], [session.STATE.secret, tuples])
+        rows = query(plpy, stamp["table"].join(stamp["learn"]), ["bytea", "tid[]"],
+                     [session.STATE.secret, tuples])
         learned.append(rows[0]["learned"] or b"")
     session.call(plpy, "learn", {"keys": keys}, learned)
 
@@ -211,7 +243,7 @@ def _fetch(plpy, plan: dict, models: dict, missing: list[str], wanted: list):
     for name, packed in zip(missing, wanted, strict=True):
         data = bytes(packed)
         digests = [data[at:at + 16] for at in range(0, len(data), 16)]
-        rows = fetch_all(plpy, prepared(plpy, plan["fetch"][name], "bytea", "bytea[]"),
+        rows = fetch_all(plpy, _statement(plpy, plan, f"fetch {name}", "bytea", "bytea[]"),
                          [session.STATE.secret, digests])
         lengths[name] = len(rows)
         for row in rows:

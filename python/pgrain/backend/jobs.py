@@ -65,7 +65,8 @@ def attach(plpy, name: str, relation: str, features: list[str] | None, wait: boo
     query(plpy, """
         INSERT INTO pgrain.attachment (model, relation, features)
         VALUES ($1, $2::regclass, $3::name[])
-        ON CONFLICT (model, relation) DO UPDATE SET features = excluded.features
+        ON CONFLICT (model, relation) DO UPDATE SET features = excluded.features,
+            attached_by = current_user, attached_at = pg_catalog.now()
         """, ["text", "text", "text[]"], [name, relation, features])
     oid = query(plpy, "SELECT $1::regclass::oid::bigint AS oid", ["text"], [relation])[0]["oid"]
     _run(plpy, "attach", name, {"relation": oid}, wait)
@@ -95,7 +96,7 @@ def _run(plpy, kind: str, name: str, arguments: dict, wait: bool) -> None:
         plpy.notice(f"queued as job {job}; see pgrain.progress")
         return
     _commit_first(plpy, kind)
-    session.forget_models()
+    session.forget_models(plpy)
     try:
         _wait(plpy, job)
     except WorkerUnreachable:
@@ -113,7 +114,7 @@ def _run(plpy, kind: str, name: str, arguments: dict, wait: bool) -> None:
                             detail=f"Job {job} stops at its next step.") from None
         raise
     finally:
-        session.forget_models()
+        session.forget_models(plpy)
 
 
 def _submit(plpy, kind: str, name: str, arguments: dict) -> int:

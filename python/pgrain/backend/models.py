@@ -53,7 +53,7 @@ def create_model(plpy, name: str, relation: str, key: str, features: list[str], 
         VALUES ($1, $2::regclass, $3, $4::name[], $5, $6, $7, $8::jsonb)
         """, ["text", "text", "name", "text[]", "name", "text", "text", "text"],
         [name, relation, key, features, label, kind, architecture, json.dumps(fields)])
-    session.forget_models()
+    session.forget_models(plpy)
 
 
 @entry_point
@@ -64,7 +64,7 @@ def drop_model(plpy, name: str) -> None:
                 "WHEN 'queued' THEN 'cancelled' ELSE state END "
                 "WHERE model = $1 AND state IN ('queued', 'running')", ["text"], [name])
     query(plpy, "DELETE FROM pgrain.model WHERE model = $1", ["text"], [name])
-    session.forget_models()
+    session.forget_models(plpy)
 
 
 @entry_point
@@ -81,7 +81,7 @@ def activate(plpy, name: str, version: int) -> None:
                        hint="See pgrain.jobs for how its training ended.")
     query(plpy, "UPDATE pgrain.model SET active_version = $2 WHERE model = $1",
           ["text", "bigint"], [name, version])
-    session.forget_models()
+    session.forget_models(plpy)
 
 
 @entry_point
@@ -95,13 +95,15 @@ def detach(plpy, name: str, relation: str) -> None:
                               hint="See pgrain.attached.")
     query(plpy, "SELECT pgrain._drop_predictions($1, $2::regclass)", ["text", "text"],
           [name, relation])
-    session.forget_models()
+    session.forget_models(plpy)
 
 
 @entry_point
 def apply(plpy, name: str, keys: list[str | None], intervention: str) -> None:
     """Record one edit a key (the last one counts); keys that the table lacks are refused."""
     model = require_model(plpy, name)
+    if not model["there"]:
+        raise UndefinedObject(f'the training table of model "{name}" does not exist any more')
     intervention = check_intervention(plpy, model, intervention)
     if None in keys:
         raise InvalidArgument("a training key is null")
@@ -136,7 +138,9 @@ def revert(plpy, name: str | None, keys: list[str] | None) -> None:
 def require_model(plpy, name: str) -> dict:
     """The model's row; 42704 if there is none."""
     rows = query(plpy, "SELECT model, training_table::text, key, features, label, kind, "
-                       "active_version FROM pgrain.model WHERE model = $1", ["text"], [name])
+                       "active_version, EXISTS (SELECT FROM pg_catalog.pg_class c "
+                       "WHERE c.oid = training_table) AS there "
+                       "FROM pgrain.model WHERE model = $1", ["text"], [name])
     if not rows:
         raise UndefinedObject(f'model "{name}" does not exist',
                               hint="See pgrain.models, or make it with pgrain.create_model.")

@@ -93,6 +93,8 @@ def _live(plpy, model, digest: bytes, value) -> list[float] | None:
 def _only_explained(plpy) -> bool:
     text = plpy.execute("SELECT pg_catalog.current_query() AS q")[0]["q"] or ""
     text = re.sub(r"\A(\s|--[^\n]*\n|/\*.*?\*/)+", "", text, flags=re.S)
+    if ";" in text.rstrip().rstrip(";"):
+        return False   # several statements: this may be another one
     return (re.match(r"explain\b", text, re.I) is not None
             and re.match(r"explain\s*(\([^)]*\banaly[sz]e\b|analy[sz]e\b)", text, re.I) is None)
 

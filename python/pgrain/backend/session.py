@@ -5,9 +5,11 @@ sql/30_session.sql) and store what they read here. Nothing of it is returned to 
 
 How fresh it is. `predict` is called a row at a time and can't ask the tables each time. It asks at
 the first call, after any pause between two calls (`PAUSE_SECONDS`, shorter than what lies between
-two statements of a client), and in an unbroken run of calls every `TRUST_SECONDS`; a change of the
-active version made by this session empties the memory at once. The question is asked with the
-statement's own snapshot, so within one statement the answer can't change.
+two statements of a client), and in an unbroken run of calls every `TRUST_SECONDS`. A change of the
+active version made by this session empties the memory at once, and until that transaction has ended
+every call asks. The question is asked with the statement's own snapshot, so within one statement
+the answer can't change. What remains: a statement that begins within `PAUSE_SECONDS` of the last
+call of the one before may miss what another session has committed in between.
 """
 
 from __future__ import annotations
@@ -68,6 +70,10 @@ class State:
         self.models: dict[str, Model] = {}
         self.client: Client | None = None
         self.plans: OrderedDict[tuple, dict] = OrderedDict()
+        self.extension: int | None = None
+        # The transaction in which this session has changed a model: until it has ended, each call
+        # asks anew, for a savepoint or the transaction itself may be rolled back.
+        self.changed_in: str | None = None
 
 
 STATE = State()
@@ -78,13 +84,15 @@ def load(plpy) -> None:
     row = query(plpy, """
         SELECT pg_catalog.current_database() AS database,
                (SELECT extversion FROM pg_catalog.pg_extension WHERE extname = 'pgrain') AS version,
+               (SELECT oid::bigint FROM pg_catalog.pg_extension
+                WHERE extname = 'pgrain') AS extension,
                (SELECT secret FROM pgrain.installation) AS secret,
                (SELECT backend_start::text FROM pg_catalog.pg_stat_activity
                 WHERE backend_type = 'checkpointer') AS incarnation,
                (SELECT socket FROM pgrain.worker ORDER BY seen_at DESC LIMIT 1) AS socket
         """)[0]
     STATE.version, STATE.database, STATE.socket = row["version"], row["database"], row["socket"]
-    STATE.incarnation = row["incarnation"]
+    STATE.incarnation, STATE.extension = row["incarnation"], row["extension"]
     if row["secret"] is not None and row["secret"] != STATE.secret:
         STATE.secret, STATE.hasher = row["secret"], hasher(row["secret"])
         STATE.models.clear()
@@ -93,7 +101,9 @@ def load(plpy) -> None:
 def load_model(plpy, name: str, predictions: bool) -> None:
     """Read a model's facts and, if asked, its new stored predictions. Runs as the owner."""
     rows = query(plpy, """
-        SELECT m.model, m.kind, m.features, m.active_version AS version, v.classes,
+        SELECT (SELECT oid::bigint FROM pg_catalog.pg_extension
+                WHERE extname = 'pgrain') AS extension,
+               m.model, m.kind, m.features, m.active_version AS version, v.classes,
                (SELECT s.spectrum FROM pgrain.spectrum s
                 WHERE s.spectrum = v.active_spectrum) AS spectrum,   -- a dump leaves them out
                (SELECT coalesce(max(c.seq), 0) FROM pgrain.prediction_chunk c
@@ -104,6 +114,10 @@ def load_model(plpy, name: str, predictions: bool) -> None:
     if not rows:
         STATE.models.pop(name, None)
         return
+    if rows[0]["extension"] != STATE.extension:   # dropped and created again: versions restart
+        STATE.models.clear()
+        STATE.plans.clear()
+        load(plpy)
     model, known = Model(rows[0]), STATE.models.get(name)
     if known is not None and known.same_as(model):
         known.last_seq, known.spectrum, known.classes = (model.last_seq, model.spectrum,
@@ -156,7 +170,9 @@ def model_facts(plpy, name: str, *, predictions: bool = False, trained: bool = T
     if trained and model.version is None:
         raise NotReady(f'model "{name}" is not trained',
                        hint=f"Run CALL pgrain.train({_quoted(name)}).")
-    model.checked = time.monotonic()
+    if STATE.changed_in is not None and STATE.changed_in != _transaction(plpy):
+        STATE.changed_in = None
+    model.checked = time.monotonic() if STATE.changed_in is None else 0.0
     return model
 
 
@@ -190,9 +206,14 @@ def call(plpy, method: str, params: dict, blobs=()):
         return client(plpy).call(method, params, blobs)
 
 
-def forget_models() -> None:
+def forget_models(plpy) -> None:
     """Empty the memory of models: this session has changed one."""
     STATE.models.clear()
+    STATE.changed_in = _transaction(plpy)
+
+
+def _transaction(plpy) -> str | None:
+    return query(plpy, "SELECT pg_catalog.pg_current_xact_id_if_assigned()::text AS x")[0]["x"]
 
 
 def live_probabilities(plpy, model: Model, digest: bytes, packed: bytes) -> bytes:

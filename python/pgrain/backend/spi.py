@@ -75,6 +75,11 @@ def entry_point(function):
             failure = error
         except plpy.SPIError as error:
             failure = from_postgres(error)
+        except plpy.Error:
+            raise   # one of ours already, from an entry point within this one
+        except Exception as error:
+            failure = PgrainError(f"{type(error).__name__}: {error}",
+                                  hint="This is a defect of pgrain.")
         raise to_postgres(plpy, failure) from None
     return wrapper
 

@@ -23,6 +23,7 @@ from pgrain.provenance.probes import (
     catalog_sql,
     check_catalog,
     columns_sql,
+    fingerprint_sql,
     output_sql,
     read_columns,
 )
@@ -62,6 +63,8 @@ class Capture:
     output_columns : list of OutputColumn
     stamps, stamped_sql : list of Stamped, str or None
         `sql` with tuple stamps in place of digests (stamps.py), if the query's text allows it.
+    fingerprint_sql : str
+        One text that changes when names in the query may mean something else.
     """
 
     annotated: Annotated
@@ -71,6 +74,7 @@ class Capture:
     result_sql: str
     stamps: list[Stamped] = field(default_factory=list)
     stamped_sql: str | None = None
+    fingerprint_sql: str = ""
 
     @property
     def model(self) -> ModelFacts:
@@ -95,14 +99,15 @@ class Capture:
                 "SELECT _pgrain_x, _pgrain_v FROM (\nSELECT "
                 f"{digest_sql(argument, facts.kind, facts.features)} AS _pgrain_x, "
                 f"{value} AS _pgrain_v\n{side_from(self.annotated.sides[slot.side])}\nOFFSET 0"
-                f"\n) AS _pgrain_s{slot.index}\nWHERE _pgrain_x IN"
-                " (SELECT pg_catalog.unnest($2::pg_catalog.bytea[]))")
+                f"\n) AS _pgrain_s{slot.index}\nWHERE _pgrain_x OPERATOR(pg_catalog.=) ANY"
+                " ($2::pg_catalog.bytea[])")
         return (with_clause(self.annotated, [])
                 + "SELECT DISTINCT ON (_pgrain_x) _pgrain_x AS digest, _pgrain_v AS value FROM (\n"
                 + "\nUNION ALL\n".join(parts) + "\n) AS _pgrain_u")
 
-    def learn_sql(self, stamp: Stamped) -> str:
-        """SQL for stamps beside digests of the tuples in ``$2``; ``$1`` is the secret."""
+    def learn_sql(self, stamp: Stamped) -> tuple[str, str]:
+        """SQL for stamps beside digests of the tuples in ``$2``, around the table's name; ``$1``
+        is the secret."""
         facts = self.models[self.annotated.slots[stamp.slot].model]
         return learn_sql(stamp, facts.kind, facts.features)
 
@@ -191,7 +196,7 @@ def compile(query: str, explain, models: dict[str, ModelFacts],
                                          {stamp.slot: stamp_sql(stamp) for stamp in stamps})
     return Capture(annotated, models, described,
                    capture_sql(annotated, classes, digests(annotated, models)), result,
-                   stamps or [], stamped_sql)
+                   stamps or [], stamped_sql, fingerprint_sql(select, facts.functions))
 
 
 def _typed_expressions(operators) -> list[str]:

@@ -56,6 +56,23 @@ SELECT DISTINCT 'function', n.nspname::text, p.proname::text,
  pg_catalog.pg_function_is_visible(p.oid)::text
  FROM pg_catalog.pg_proc AS p JOIN pg_catalog.pg_namespace AS n ON n.oid = p.pronamespace
  WHERE p.proname = ANY ({functions})"""
+_FINGERPRINT = """SELECT pg_catalog.md5(pg_catalog.string_agg(part, ',' ORDER BY part
+ COLLATE "C")) AS fingerprint FROM (
+SELECT pg_catalog.concat_ws(':', 'f', p.oid, p.xmin, pg_catalog.pg_function_is_visible(p.oid))
+ FROM pg_catalog.pg_proc AS p WHERE p.proname OPERATOR(pg_catalog.=)
+ ANY ({functions}::pg_catalog.name[])
+UNION ALL
+SELECT pg_catalog.concat_ws(':', 'a', a.attrelid, a.attnum, a.xmin)
+ FROM pg_catalog.unnest({tables}) AS n JOIN pg_catalog.pg_attribute AS a
+ ON a.attrelid OPERATOR(pg_catalog.=) pg_catalog.to_regclass(n)::pg_catalog.oid
+ WHERE a.attnum OPERATOR(pg_catalog.>) 0::pg_catalog.int2
+UNION ALL
+SELECT pg_catalog.concat_ws(':', 'o', o.oid, o.xmin, pg_catalog.pg_operator_is_visible(o.oid))
+ FROM pg_catalog.pg_operator AS o
+ WHERE o.oid OPERATOR(pg_catalog.>=) 16384::pg_catalog.oid
+UNION ALL
+SELECT pg_catalog.concat_ws(':', 'c', k.oid, k.xmin) FROM pg_catalog.pg_cast AS k
+ WHERE k.oid OPERATOR(pg_catalog.>=) 16384::pg_catalog.oid) AS parts (part)"""
 SEPARATOR = "_pgrain_next"
 
 
@@ -86,6 +103,7 @@ class Catalog:
     volatile: list                # (schema, name, visible)
     user_functions: set           # names outside pg_catalog and pgrain
     predict_is_ours: bool         # an unqualified predict is pgrain's
+    own_aggregates: list = field(default_factory=list)   # count, sum, avg of another schema
     sets: set = field(default_factory=set)    # names of set-returning functions
     # Where the caller may read some columns only: quoted name of the table -> those columns.
     readable: dict = field(default_factory=lambda: defaultdict(list))
@@ -104,6 +122,8 @@ class Catalog:
                 continue
             if kind[0] in "aw" and (flag == "true" or schema != "pg_catalog"):
                 catalog.aggregates.add(name)
+                if name in AGGREGATES and schema != "pg_catalog" and flag == "true":
+                    catalog.own_aggregates.append((schema, name))
             if schema == OWN_SCHEMA and name in MODEL_FUNCTIONS:
                 pass
             elif kind[1] == "v":
@@ -128,6 +148,18 @@ def catalog_sql(select: Select, functions: set) -> str:
     tables = [".".join(quote(part) for part in table) for table in select.tables]
     names = select.functions | functions | set(AGGREGATES) | {"predict"}
     return _CATALOG.format(tables=array(tables), functions=array(sorted(names)))
+
+
+def fingerprint_sql(select: Select, functions: set) -> str:
+    """SQL for one text that changes when a name in the query may mean something else.
+
+    Functions by the names used (and whether they are visible), the relations and their columns,
+    operators and casts that are not PostgreSQL's own. EXPLAIN's text shows none of these: it prints
+    another function of the same name, or a column of another type, just as before.
+    """
+    tables = [".".join(quote(part) for part in table) for table in select.tables]
+    names = select.functions | functions | set(AGGREGATES) | {"predict"}
+    return _FINGERPRINT.format(tables=array(tables), functions=array(sorted(names)))
 
 
 def output_sql(select: Select) -> str:
@@ -189,6 +221,12 @@ def check_catalog(operators: Query, catalog: Catalog) -> None:
             place = token.start if token else 0
             raise refuse(f"the volatile function {schema}.{name}", select.query, place, None,
                          "Declare it STABLE if its result does not change within a statement.")
+    for schema, name in catalog.own_aggregates:
+        if name in select.functions:
+            raise UnsupportedOperator(
+                f"the aggregate {schema}.{name} has no provenance yet",
+                detail=f"In this search_path {name} may mean it.",
+                hint="Take its schema out of the search_path.")
     for call in calls:
         if call.bare and not catalog.predict_is_ours:
             raise UnsupportedOperator(

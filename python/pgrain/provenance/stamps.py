@@ -15,29 +15,24 @@ What makes the name sure, beside the stamp itself, is the key under which the wo
   use was never written down is used again. No session survives a crash, so it is read once a
   session.
 
-A freed place is used again only by another transaction, whose number differs. Only plain columns of
-plain heap tables that the caller may read whole qualify; everything else goes by digest.
+A freed place is used again only by another transaction, whose number differs. Only plain columns
+of built-in types, of plain heap tables that the caller may read whole, qualify; everything else
+goes by digest. The key comes from `pgrain._stamp_key` (sql/30_session.sql), which looks at the
+catalogs with a snapshot of its own, after the EXPLAIN has locked the table; where the snapshot is
+the whole transaction's (REPEATABLE READ), there are no stamps. What is learned is read from the
+table that the key names, never from whatever its name means by then, and belongs to that table's
+stamps only.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
+
 from pgrain.plan.lexer import tokenize
 from pgrain.provenance.annotate import Annotated, quote
 from pgrain.wire.identity import digest_sql
-
-# What the backend asks about a relation ($1) and column ($2): the key, if stamps may be used.
-KEY_SQL = """
-SELECT pg_catalog.concat_ws(':', c.oid, c.reltablespace, pg_catalog.pg_relation_filenode(c.oid),
-                            a.attnum) AS key
-FROM pg_catalog.pg_class AS c
-JOIN pg_catalog.pg_attribute AS a ON a.attrelid = c.oid AND a.attname = $2
-JOIN pg_catalog.pg_am AS m ON m.oid = c.relam
-WHERE c.oid = pg_catalog.to_regclass($1) AND c.relkind = 'r' AND NOT c.relhassubclass
-  AND c.relpersistence IN ('p', 'u') AND m.amname = 'heap' AND a.attnum > 0
-  AND pg_catalog.has_table_privilege(c.oid, 'SELECT')
-"""
 
 
 @dataclass(frozen=True)
@@ -74,21 +69,28 @@ def stamp_sql(stamped: Stamped) -> str:
     return (f"CASE WHEN {alias}.{quote(stamped.column)} IS NOT NULL THEN {_stamp(alias)} END")
 
 
-def learn_sql(stamped: Stamped, kind: str, features: list[str]) -> str:
+def learn_sql(stamped: Stamped, kind: str, features: list[str]) -> tuple[str, str]:
     """SQL for stamps and digests, 32 bytes a row in one bytea, of the tuples ``$2`` (tid[]).
 
-    ``$1`` is the secret.
+    ``$1`` is the secret. Between the two parts belongs the table's full name, which comes with
+    the key.
     """
     digest = digest_sql(f"_pgrain_t.{quote(stamped.column)}", kind, features)
     return (f"SELECT pg_catalog.string_agg({_stamp('_pgrain_t')} OPERATOR(pg_catalog.||) {digest}, "
-            f"''::pg_catalog.bytea) AS learned FROM ONLY {stamped.relation} AS _pgrain_t "
-            f"WHERE _pgrain_t.ctid OPERATOR(pg_catalog.=) ANY ($2)")
+            "''::pg_catalog.bytea) AS learned FROM ONLY ",
+            " AS _pgrain_t WHERE _pgrain_t.ctid OPERATOR(pg_catalog.=) ANY ($2)")
 
 
 def _stamp(alias: str) -> str:
     join = " OPERATOR(pg_catalog.||) "
     return join.join([f"pg_catalog.tidsend({alias}.ctid)", f"pg_catalog.xidsend({alias}.xmin)",
-                      f"pg_catalog.oidsend({alias}.tableoid)", r"'\x0000'::pg_catalog.bytea"])
+                      f"pg_catalog.oidsend({alias}.tableoid)", "pg_catalog.decode('0000', 'hex')"])
+
+
+def of_table(stamps: np.ndarray, key: str) -> np.ndarray:
+    """(n,) bool: which stamps (n, >= 16) uint8 are of the table that `key` names."""
+    oid = np.frombuffer(int(key.split(":")[-4]).to_bytes(4, "big"), np.uint8)
+    return (stamps[:, 10:14] == oid).all(axis=1)
 
 
 def plain_table(text: str) -> str | None:

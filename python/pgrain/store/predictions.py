@@ -63,6 +63,6 @@ def attachments(connection: psycopg.Connection, model: str) -> list[dict]:
     """The attached relations of a model that still exist: relation (oid), features."""
     return connection.execute("""
         SELECT a.relation::oid::bigint AS relation, a.features::text[] AS features,
-               a.relation::text AS name
+               a.relation::text AS name, a.attached_by
         FROM pgrain.attachment a JOIN pg_class c ON c.oid = a.relation::oid
         WHERE a.model = %s ORDER BY a.attached_at""", [model]).fetchall()

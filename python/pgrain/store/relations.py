@@ -6,13 +6,14 @@ same canonical bytes (wire/identity.py).
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import psycopg
 from psycopg import sql
 
-from pgrain.errors import UndefinedObject
+from pgrain.errors import InsufficientPrivilege, UndefinedObject
 from pgrain.wire.identity import digest, hasher, parse_columns
 
 Progress = Callable[[int, int, str], None]
@@ -28,19 +29,86 @@ class Row:
     digest: bytes
 
 
-def count(connection: psycopg.Connection, relation: int) -> int:
+@contextlib.contextmanager
+def reading(connection: psycopg.Connection, relation: int, columns: list[str],
+            reader: str | None) -> Iterator[sql.Composed]:
+    """A read-only transaction in which the relation can be read without running anybody's code.
+
+    The worker reads users' relations with its own rights, which are more than their owners have, so
+    nothing of theirs may run meanwhile: policies (row_security is off, which makes PostgreSQL
+    refuse a table that has some), functions, operators and domains in views, casts of types of
+    their own. The relation is locked before it is looked at, so that it can't change in between. `reader`: the
+    role for which it is read, which must have SELECT itself. Gives the relation's name.
+
+    Raises 42704 if it is gone, 42501 if `reader` may not read it, or for code that would run.
+    """
+    with connection.transaction():
+        connection.execute("SET TRANSACTION READ ONLY")
+        connection.execute("SET LOCAL row_security = off")
+        name, kind = _name(connection, relation)
+        if kind in ("r", "p", "v"):
+            connection.execute(sql.SQL("LOCK TABLE {} IN ACCESS SHARE MODE").format(name))
+        if reader is not None and not connection.execute(
+                "SELECT EXISTS (SELECT FROM pg_roles WHERE rolname = %s) AND "
+                "has_table_privilege(%s::name, %s::oid, 'SELECT') AS may",
+                [reader, reader, relation]).fetchone()["may"]:
+            raise InsufficientPrivilege(f'role "{reader}" may not read {name.as_string()}')
+        foreign = connection.execute(_FOREIGN_CODE, {"relation": relation,
+                                                     "columns": columns}).fetchone()
+        if foreign is not None:
+            raise InsufficientPrivilege(
+                f"reading {name.as_string()} would run {foreign['what']}",
+                detail="The worker runs no code of ordinary users with its own rights.",
+                hint="Use a materialised view or a table.")
+        yield name
+
+
+# Functions, operators and domains that a superuser does not answer for, in the views behind a
+# relation; types of that sort in the columns that are cast to text or jsonb.
+_FOREIGN_CODE = """
+WITH RECURSIVE reached (oid) AS (
+    SELECT %(relation)s::oid
+    UNION
+    SELECT d.refobjid FROM reached r JOIN pg_rewrite w ON w.ev_class = r.oid
+    JOIN pg_depend d ON d.classid = 'pg_rewrite'::regclass AND d.objid = w.oid
+        AND d.refclassid = 'pg_class'::regclass
+), used AS (
+    SELECT d.refclassid, d.refobjid FROM reached r JOIN pg_rewrite w ON w.ev_class = r.oid
+    JOIN pg_depend d ON d.classid = 'pg_rewrite'::regclass AND d.objid = w.oid
+    JOIN pg_class c ON c.oid = r.oid AND c.relkind = 'v'
+    UNION
+    SELECT 'pg_type'::regclass, coalesce(nullif(t.typelem, 0), t.oid) FROM pg_attribute a
+    JOIN pg_type t ON t.oid = a.atttypid
+    WHERE a.attrelid = %(relation)s AND a.attname = ANY (%(columns)s) AND t.typtype <> 'e'
+)
+SELECT what FROM (
+    SELECT 'function ' || p.oid::regprocedure, p.proowner FROM used JOIN pg_proc p
+        ON refclassid = 'pg_proc'::regclass AND p.oid = refobjid
+    UNION ALL
+    SELECT 'operator ' || o.oid::regoperator, o.oprowner FROM used JOIN pg_operator o
+        ON refclassid = 'pg_operator'::regclass AND o.oid = refobjid
+    UNION ALL
+    SELECT 'code of type ' || t.oid::regtype, t.typowner FROM used JOIN pg_type t
+        ON refclassid = 'pg_type'::regclass AND t.oid = refobjid
+) AS code (what, owner) JOIN pg_roles o ON o.oid = owner AND NOT o.rolsuper LIMIT 1
+"""
+
+
+def count(connection: psycopg.Connection, relation: int, reader: str | None) -> int:
     """Rows of a relation now (all of them are counted)."""
-    statement = sql.SQL("SELECT count(*) AS n FROM {}").format(_name(connection, relation))
-    return connection.execute(statement).fetchone()["n"]
+    with reading(connection, relation, [], reader) as name:
+        statement = sql.SQL("SELECT count(*) AS n FROM {}").format(name)
+        return connection.execute(statement).fetchone()["n"]
 
 
 def read(connection: psycopg.Connection, relation: int, kind: str, features: list[str],
-         secret: bytes, *, names: list[str] | None = None, key: str | None = None,
-         label: str | None = None) -> Iterator[Row]:
+         secret: bytes, *, reader: str | None, names: list[str] | None = None,
+         key: str | None = None, label: str | None = None) -> Iterator[Row]:
     """All rows whose features are not null, in the order in which PostgreSQL returns them.
 
     features: the columns; names: what the model calls them (kind "columns"; default the same).
-    Values: bytes, list of floats, or a dict column -> number, text, bool, None.
+    Values: bytes, list of floats, or a dict column -> number, text, bool, None. See `reading` for
+    `reader` and what is refused.
     """
     names = names or features
     columns = [_text(key), _text(label)]
@@ -53,16 +121,18 @@ def read(connection: psycopg.Connection, relation: int, kind: str, features: lis
     else:
         columns.append(sql.SQL("t.{}").format(sql.Identifier(features[0])))
         condition = sql.SQL("t.{} IS NOT NULL").format(sql.Identifier(features[0]))
-    statement = sql.SQL("COPY (SELECT {} FROM {} AS t WHERE {}) TO STDOUT (FORMAT BINARY)").format(
-        sql.SQL(", ").join(columns), _name(connection, relation), condition)
+    used = [column for column in (key, label, *features) if column is not None]
     types = ["text", "text", {"bytea": "bytea", "float8": "float8[]"}.get(kind, "text")]
     keyed = hasher(secret)
-    with connection.cursor() as cursor, cursor.copy(statement) as copy:
-        copy.set_types(types)
-        for key_text, label_text, value in copy.rows():
-            name = digest(keyed, value, kind, names)
-            yield Row(key_text, label_text,
-                      plain_columns(value) if kind == "columns" else value, name)
+    with reading(connection, relation, used, reader) as name, connection.cursor() as cursor:
+        statement = sql.SQL("COPY (SELECT {} FROM {} AS t WHERE {}) TO STDOUT (FORMAT BINARY)"
+                            ).format(sql.SQL(", ").join(columns), name, condition)
+        with cursor.copy(statement) as copy:
+            copy.set_types(types)
+            for key_text, label_text, value in copy.rows():
+                yield Row(key_text, label_text,
+                          plain_columns(value) if kind == "columns" else value,
+                          digest(keyed, value, kind, names))
 
 
 def plain_columns(text: str) -> dict:
@@ -79,13 +149,14 @@ def is_integer(connection: psycopg.Connection, relation: int, column: str) -> bo
     return bool(row and row["yes"])
 
 
-def _name(connection: psycopg.Connection, relation: int) -> sql.Composed:
+def _name(connection: psycopg.Connection, relation: int) -> tuple[sql.Composed, str]:
+    """The relation's full name and kind."""
     row = connection.execute(
-        "SELECT n.nspname, c.relname FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace "
-        "WHERE c.oid = %s", [relation]).fetchone()
+        "SELECT n.nspname, c.relname, c.relkind FROM pg_class c "
+        "JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = %s", [relation]).fetchone()
     if row is None:
         raise UndefinedObject("the relation does not exist any more")
-    return sql.Composed([sql.Identifier(row["nspname"], row["relname"])])
+    return sql.Composed([sql.Identifier(row["nspname"], row["relname"])]), row["relkind"]
 
 
 def _text(column: str | None) -> sql.Composable:

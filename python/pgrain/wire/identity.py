@@ -96,6 +96,7 @@ def pack_value(value, kind: str) -> bytes:
     if kind == "bytea":
         return bytes(value)
     if kind == "float8":
+        _one_dimension(value)
         return struct.pack(f"<{len(value)}d", *(float("nan") if v is None else v for v in value))
     return value.encode()
 
@@ -142,6 +143,7 @@ def _jsonb_text(value) -> str:
 
 
 def _array_send(values) -> bytes:
+    _one_dimension(values)
     if not values:
         return struct.pack("!iii", 0, 0, _FLOAT8_OID)
     head = struct.pack("!iiiii", 1, int(any(v is None for v in values)), _FLOAT8_OID,
@@ -151,5 +153,10 @@ def _array_send(values) -> bytes:
     return head + body
 
 
+def _one_dimension(values) -> None:
+    if any(isinstance(value, list) for value in values):
+        raise InvalidArgument("expected an array of one dimension")
+
+
 def _literal(name: str) -> str:
-    return "'" + name.replace("'", "''") + "'"
+    return " E'" + name.replace("\\", "\\\\").replace("'", "''") + "'"

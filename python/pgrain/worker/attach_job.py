@@ -55,7 +55,7 @@ def store_relation(job, resident: Resident, attachment: dict, known: set[bytes],
     """
     connection, kind = job.connection, resident.row.kind
     secret = versions.read_secret(connection)
-    total = max(relations.count(connection, attachment["relation"]), 1)
+    total = max(relations.count(connection, attachment["relation"], attachment["attached_by"]), 1)
     chunk_rows = int(CHUNK_ROWS.default)
     values: list = []
     names: list[bytes] = []
@@ -64,7 +64,7 @@ def store_relation(job, resident: Resident, attachment: dict, known: set[bytes],
     # Read all first: the connection is busy while a COPY runs, and chunks are written on it.
     for done, row in enumerate(relations.read(
             connection, attachment["relation"], kind, attachment["features"], secret,
-            names=resident.features), 1):
+            reader=attachment["attached_by"], names=resident.features), 1):
         if row.digest not in known:
             known.add(row.digest)
             names.append(row.digest)

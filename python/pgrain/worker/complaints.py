@@ -21,8 +21,9 @@ from pgrain.provenance.circuit import Circuit, Output
 from pgrain.provenance.compile import Capture, ModelFacts, compile
 from pgrain.provenance.probes import ProbeResult, Probes
 from pgrain.provenance.render import render
-from pgrain.provenance.stamps import KEY_SQL
-from pgrain.wire.identity import DIGEST_BYTES, unpack_value
+from pgrain.provenance.stamps import of_table
+from pgrain.store.versions import read_secret
+from pgrain.wire.identity import DIGEST_BYTES, digest, hasher, unpack_value
 from pgrain.worker.ranking import Ranker, Variables
 from pgrain.worker.resident import Resident, Residents
 from pgrain.worker.variables import StampTable
@@ -62,6 +63,7 @@ class Complaints:
     def __init__(self, residents: Residents):
         self._residents = residents
         self._ranker = Ranker(residents)
+        self._hasher = None
         self._lock = threading.Lock()
         self._plans: OrderedDict[str, Plan] = OrderedDict()
         self._stamps: OrderedDict[str, StampTable] = OrderedDict()
@@ -77,7 +79,8 @@ class Complaints:
         versions = {name: facts.version for name, facts in models.items()}
         key = hashlib.sha256(json.dumps(
             [params["query"], params["explain"], params["path"], params["role"], versions,
-             [[name, facts.classes] for name, facts in models.items()]]).encode()).hexdigest()
+             [[name, facts.classes] for name, facts in models.items()], params["probes"], made.sql,
+             ]).encode()).hexdigest()
         with self._lock:
             known = self._plans.get(key)
             self._plans[key] = Plan(made, versions, known.verified if known else False)
@@ -86,7 +89,7 @@ class Complaints:
                 self._plans.popitem(last=False)
         return {"plan": key, "capture": made.sql, "result": made.result_sql,
                 "fetch": {name: made.fetch_sql(name) for name in models},
-                "stamped": made.stamped_sql, "key": KEY_SQL,
+                "stamped": made.stamped_sql, "fingerprint": made.fingerprint_sql,
                 "stamps": [{"relation": stamp.relation, "column": stamp.column,
                             "learn": made.learn_sql(stamp)} for stamp in made.stamps]}, []
 
@@ -151,6 +154,7 @@ class Complaints:
         """Remember tuple stamps beside their digests: 32 bytes a tuple, one blob a key."""
         for key, blob in zip(params["keys"], blobs, strict=True):
             pairs = np.frombuffer(blob, np.uint8).reshape(-1, 2 * DIGEST_BYTES)
+            pairs = pairs[of_table(pairs, key)]
             self._stamp_table(key).learn(pairs[:, :DIGEST_BYTES], pairs[:, DIGEST_BYTES:])
         return {}, []
 
@@ -171,6 +175,7 @@ class Complaints:
                 number = tables[tag]
                 stamps = np.frombuffer(a, np.uint8).reshape(-1, DIGEST_BYTES)
                 digests, missing = self._stamp_table(keys[number]).translate(stamps)
+                missing |= ~of_table(stamps, keys[number])
                 unknown[number] += stamps[missing].tobytes()
                 a = np.ascontiguousarray(digests).data
             result.append((tag, meta, a, *rest))
@@ -205,7 +210,11 @@ class Complaints:
         if not objective.violated:
             return {"rows": [], "notices": [*notices, "nothing is violated, so nothing is ranked"]
                     }, []
-        rows = self._ranker.rank(evaluation.variables, objective.gradient(),
+        gradient = objective.gradient()
+        if not any(slopes.any() for slopes in gradient.values()):
+            return {"rows": [], "notices": [*notices, "the complained cells depend on no "
+                                            "prediction, so nothing is ranked"]}, []
+        rows = self._ranker.rank(evaluation.variables, gradient,
                                  objective.effect_gradient(), params["top_k"],
                                  params["intervention"], params["options"])
         return {"rows": rows, "notices": notices}, []
@@ -233,7 +242,19 @@ class Complaints:
         evaluation = _evaluation(state, params)
         return {"lines": render(evaluation.plan.capture, evaluation.circuit.lineage)}, []
 
+    def _keyed(self):
+        if self._hasher is None:
+            self._hasher = hasher(self._residents.with_connection(read_secret))
+        return self._hasher
+
     def _add_live(self, resident: Resident, table, spectrum: int | None, given: dict) -> None:
+        # The values came through the caller's expressions, which may give one thing to the capture
+        # and another to the fetch: a value counts for the digest that it has, and no other.
+        kind, features = resident.row.kind, resident.features
+        given = {name: value for name, value in given.items()
+                 if digest(self._keyed(), unpack_value(value, kind), kind, features) == name}
+        if not given:
+            return
         digests = np.frombuffer(b"".join(given), np.uint8).reshape(-1, DIGEST_BYTES)
         new = table.find(digests) < 0
         if not new.any():

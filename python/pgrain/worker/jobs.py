@@ -37,6 +37,7 @@ class Job:
     kind: str
     model: str
     arguments: dict
+    submitter: str
     connection: psycopg.Connection
     reporter: psycopg.Connection
     stopping: threading.Event
@@ -110,7 +111,8 @@ class Runner(threading.Thread):
                    started_at = coalesce(started_at, now())
             WHERE job = (SELECT job FROM pgrain.job WHERE job = %s
                          AND state IN ('queued', 'running') FOR UPDATE SKIP LOCKED)
-            RETURNING kind, model, arguments, attempts""", [self._worker, number]).fetchone()
+            RETURNING kind, model, arguments, submitted_by, attempts""",
+            [self._worker, number]).fetchone()
         if row is None:
             return None
         if row["attempts"] > MOST_ATTEMPTS:
@@ -118,8 +120,8 @@ class Runner(threading.Thread):
                 f"job {number} was given up after {MOST_ATTEMPTS} attempts",
                 hint="The worker died each time; see its log."))
             return None
-        return Job(number, row["kind"], row["model"], row["arguments"], connection, reporter,
-                   self.stopping)
+        return Job(number, row["kind"], row["model"], row["arguments"], row["submitted_by"],
+                   connection, reporter, self.stopping)
 
     def _run(self, job: Job) -> None:
         log.info("job started", job=job.number, kind=job.kind, model=job.model)

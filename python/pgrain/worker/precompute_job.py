@@ -77,10 +77,10 @@ def learned_rows(job, model, resident: Resident) -> tuple[list, int]:
     where = {key: number for number, key in enumerate(resident.learned.keys)}
     digests = resident.learned.digests
     found = []
-    total = max(relations.count(job.connection, model.training_table), 1)
+    total = max(relations.count(job.connection, model.training_table, job.submitter), 1)
     for done, row in enumerate(relations.read(
             job.connection, model.training_table, model.kind, model.features, secret,
-            key=model.key, label=model.label), 1):
+            reader=job.submitter, key=model.key, label=model.label), 1):
         number = where.get(row.key)
         if number is not None and digests[number].tobytes() == row.digest:
             learned = classes[resident.learned.labels[number]]

@@ -153,7 +153,8 @@ class Ranker:
             where = {key: number for number, key in enumerate(resident.learned.keys)}
             values, numbers = [], []
             for row in relations.read(connection, model.training_table, model.kind,
-                                      model.features, secret, key=model.key):
+                                      model.features, secret, reader=None,
+                                      key=model.key):
                 number = where.get(row.key)
                 if number is not None and (resident.learned.digests[number].tobytes()
                                            == row.digest):

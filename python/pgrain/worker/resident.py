@@ -15,7 +15,7 @@ import numpy as np
 import psycopg
 import structlog
 
-from pgrain.errors import DataCorrupted
+from pgrain.errors import DataCorrupted, InvalidArgument
 from pgrain.influence.projections import project, training_projection
 from pgrain.models.encoding import Encoder
 from pgrain.models.predicting import predict_proba
@@ -74,11 +74,15 @@ class Resident:
     def logits_and_projections(self, values: list, vectors: np.ndarray | None):
         """(predicted, logits, p float32, J or None) of raw feature values."""
         X = self.encoder.encode(values)
+        J = None
         if vectors is None:
             logits, p = predict_proba(self.model, self.theta, X)
-            return p.argmax(axis=1), logits, p, None
-        logits, J = project(self.model, self.theta, X, vectors)
-        p = probabilities(logits)
+        else:
+            logits, J = project(self.model, self.theta, X, vectors)
+            p = probabilities(logits)
+        if not np.isfinite(logits).all():
+            raise InvalidArgument("a feature value is too large for the model",
+                                  detail="Its logits are not finite numbers.")
         return p.argmax(axis=1), logits, p, J
 
 
