@@ -1,4 +1,4 @@
-"""What a role with little rights tries, and what it must not get: others' answers, rows, secrets."""
+"""What a role with few rights tries, and what it must not get: others' answers, rows, secrets."""
 
 from __future__ import annotations
 

@@ -34,11 +34,12 @@ def reading(connection: psycopg.Connection, relation: int, columns: list[str],
             reader: str | None) -> Iterator[sql.Composed]:
     """A read-only transaction in which the relation can be read without running anybody's code.
 
-    The worker reads users' relations with its own rights, which are more than their owners have, so
-    nothing of theirs may run meanwhile: policies (row_security is off, which makes PostgreSQL
+    The worker reads users' relations with its own rights, which are more than their owners have,
+    so nothing of theirs may run meanwhile: policies (row_security is off, which makes PostgreSQL
     refuse a table that has some), functions, operators and domains in views, casts of types of
-    their own. The relation is locked before it is looked at, so that it can't change in between. `reader`: the
-    role for which it is read, which must have SELECT itself. Gives the relation's name.
+    their own. The relation is locked before it is looked at, so that it can't change in between.
+    `reader`: the role for which it is read, which must have SELECT itself. Gives the relation's
+    name.
 
     Raises 42704 if it is gone, 42501 if `reader` may not read it, or for code that would run.
     """
