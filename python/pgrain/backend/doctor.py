@@ -32,12 +32,17 @@ def _worker(plpy) -> tuple:
 
 
 def _models(plpy) -> list[tuple]:
-    rows = query(plpy, "SELECT model, version, k, stored_pairs, n_rows FROM pgrain.models "
-                       "ORDER BY model")
+    rows = query(plpy, """
+        SELECT model, version, k, stored_pairs, n_rows, training_table::text,
+               EXISTS (SELECT FROM pg_catalog.pg_class c WHERE c.oid = training_table) AS there
+        FROM pgrain.models ORDER BY model""")
     checks = []
     for row in rows:
         name, hint, detail = row["model"], None, f"version {row['version']}, {row['n_rows']} rows"
-        if row["version"] is None:
+        if not row["there"]:
+            detail = f"its training table ({row['training_table']}) does not exist any more"
+            hint = f"SELECT pgrain.drop_model({quoted(name)})"
+        elif row["version"] is None:
             detail, hint = "not trained", f"CALL pgrain.train({quoted(name)})"
         elif row["k"] is None:
             detail += ", no spectrum"
