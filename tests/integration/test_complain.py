@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import psycopg
 import pytest
 
 REPORT = ("SELECT hour, count(*) AS flagged FROM items "
@@ -184,3 +185,57 @@ def test_explain_shows_our_operators_and_postgresql_s(small):
     assert "-> Scan items" in ours
     assert 'column "flagged" bigint: count, exact expectation' in ours
     assert "Seq Scan on public.items" in theirs
+
+
+@pytest.mark.parametrize("options", ['{"method": "rain", "k": "abc"}', '{"method": "rain", "k": 0}',
+                                     '{"method": "rain", "damping": "nan"}', '{"k": null}',
+                                     '{"method": "rain", "filter": "damped"}',
+                                     '{"method": "gradient_dot", "k": 3}', '{"damping": -1}',
+                                     '{"filter": "inverse", "damping": 0.1}',
+                                     '{"normalize": "bogus"}'])
+def test_options_that_mean_nothing_are_refused(small, options):
+    with pytest.raises(psycopg.errors.InvalidParameterValue):
+        complain(small, COUNT, "n too high", options=options)
+
+
+def scores(small, options):
+    return np.array([row[5] for row in sorted(complain(
+        small, COUNT, "n too high", top_k=240, options=options), key=lambda row: row[2])])
+
+
+def test_filters_and_normalisation_reach_the_ranking(small):
+    """Each against its formula on the stored spectrum: one eigenpair at a time adds up."""
+    values = np.array(small.value("SELECT eigenvalues FROM pgrain.models"))
+    steps = [scores(small, f'{{"k": {k}, "filter": "identity"}}') for k in range(1, 10)]
+    parts = np.diff([np.zeros(240), *steps], axis=0)          # c_i a_zi, by eigenpair
+    delta = 0.05 * values[0]
+    expected = {'{"k": 9}': 1 / values,
+                '{"k": 9, "damping": 0.05}': 1 / (values + delta),
+                '{"k": 9, "filter": "tikhonov", "damping": 0.05}': values / (values**2 + delta**2),
+                '{"k": 9, "filter": "truncated", "damping": 0.05}':
+                    np.where(values > delta, 1 / values, 0)}
+    for options, weights in expected.items():
+        assert scores(small, options) == pytest.approx(weights @ parts, rel=1e-3, abs=1e-6)
+    plain, normal = scores(small, '{"k": 9}'), scores(small, '{"k": 9, "normalize": "relatif"}')
+    assert (np.sign(plain) == np.sign(normal)).all()
+    assert plain.argmax() != normal.argmax() or not np.allclose(plain, normal)
+
+
+def test_gradient_dot_is_the_identity_filter_with_all_eigenpairs(small):
+    """The same sign and size, by two ways that share no code."""
+    assert scores(small, '{"method": "gradient_dot"}') == pytest.approx(
+        scores(small, '{"k": 9, "filter": "identity"}'), rel=1e-3, abs=1e-6)
+
+
+def test_effects_keep_their_size_where_many_rows_have_changed(small):
+    """The Hessian is that of all rows that were learned, also when half of them can't be read."""
+    before = {row[2]: row[6] for row in complain(small, COUNT, "n too high", top_k=240,
+                                                 options='{"k": 9}')}
+    small.execute("UPDATE train SET x = ARRAY[x[1] + 1e-6, x[2]] WHERE id % 2 = 0")
+    small.execute("CALL pgrain.precompute('colour', '{\"pairs\": 9}')")
+    after = {row[2]: row[6] for row in complain(small, COUNT, "n too high", top_k=240,
+                                                options='{"k": 9}')}
+    assert set(after) == {i for i in range(1, 241) if i % 2}
+    a, b = np.array(list(after.values())), np.array([before[i] for i in after])
+    assert 0.8 < (a @ b) / (b @ b) < 1.25
+    small.execute("UPDATE train SET x = ARRAY[x[1] - 1e-6, x[2]] WHERE id % 2 = 0")

@@ -59,7 +59,7 @@ def _jobs(plpy) -> tuple:
                pg_catalog.count(*) FILTER (WHERE state = 'failed' AND NOT EXISTS (
                    SELECT FROM pgrain.jobs l WHERE l.model = j.model AND l.kind = j.kind
                    AND l.job > j.job AND l.state = 'succeeded')) AS failed
-        FROM pgrain.jobs j""")[0]
+        FROM pgrain.jobs j JOIN pgrain.models USING (model)""")[0]
     hint = "SELECT * FROM pgrain.jobs WHERE state = 'failed'" if row["failed"] else None
     return ("jobs", not row["failed"],
             f"{row['open']} unfinished, {row['failed']} failed and not repeated", hint)

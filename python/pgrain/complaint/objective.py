@@ -24,8 +24,10 @@ from pgrain.errors import InvalidArgument, UndefinedColumn
 from pgrain.provenance.circuit import Circuit
 from pgrain.provenance.output import Output
 
-# Below this a probability is taken for this much, so that -log and its slope stay finite.
-LEAST_PROBABILITY = 1e-12
+# Below this a probability is taken for this much, so that -log and its slope stay finite. Through
+# the softmax the slope is bounded, J^T (p - e_t), as long as 1/p times p is 1: hence far below what
+# the logits of an ordinary net can reach (a gap of 690).
+LEAST_PROBABILITY = 1e-300
 
 
 def complained_column(complaint: Complaint, circuit: Circuit) -> int:

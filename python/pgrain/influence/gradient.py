@@ -10,14 +10,29 @@ import numpy as np
 
 from pgrain.models.batches import fitting, pad, padded
 from pgrain.models.registry import Model
+from pgrain.models.softmax import softmax
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _reverse(model: Model, theta, X, dq_dp):
+def _logits(model: Model, theta, X):
+    return model.logits(theta, X)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _reverse(model: Model, theta, X, cotangent):
     def linear(t):
-        return jnp.sum(jax.nn.softmax(model.logits(t, X)) * dq_dp)
+        return jnp.sum(model.logits(t, X) * cotangent)
 
     return jax.grad(linear)(theta)
+
+
+def logit_cotangent(p: np.ndarray, dq_dp: np.ndarray) -> np.ndarray:
+    """dq/dlogits = p (g - <p, g>), (V, R) float64.
+
+    In float64: in float32 the component of a confidently predicted class cancels to nothing.
+    """
+    p, g = np.asarray(p, np.float64), np.asarray(dq_dp, np.float64)
+    return p * (g - (p * g).sum(axis=1, keepdims=True))
 
 
 def objective_gradient(model: Model, theta, X: np.ndarray, dq_dp: np.ndarray,
@@ -28,10 +43,15 @@ def objective_gradient(model: Model, theta, X: np.ndarray, dq_dp: np.ndarray,
     instead of the paper's one a class. Batches are padded to a few fixed sizes, so a new complaint
     compiles nothing; a padded row has the cotangent 0.
     """
-    dq_dp = np.asarray(dq_dp, np.float32)
+    dq_dp = np.asarray(dq_dp, np.float64)
     out = np.zeros(model.n_parameters)
     for rows, size in padded(len(X), batch or fitting(model.row_floats, 3)):
         if dq_dp[rows].any():
-            out += np.asarray(_reverse(model, theta, pad(X[rows], size), pad(dq_dp[rows], size)),
-                              np.float64)
+            x = pad(X[rows], size)
+            p = softmax(np.asarray(_logits(model, theta, x))[: rows.stop - rows.start])
+            cotangent = logit_cotangent(p, dq_dp[rows])
+            scale = np.abs(cotangent).max() or 1.0   # keeps float32 from under- and overflowing
+            out += scale * np.asarray(
+                _reverse(model, theta, x, pad((cotangent / scale).astype(np.float32), size)),
+                np.float64)
     return out

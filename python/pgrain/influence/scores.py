@@ -59,8 +59,12 @@ def replacement_changes(A: np.ndarray, A_new: np.ndarray, w: np.ndarray,
 
 
 def self_influence(A: np.ndarray, w: np.ndarray) -> np.ndarray:
-    """a_z^T W a_z, how much each row holds up its own loss: (N,) float32, >= 0."""
-    return np.einsum("nk,k,nk->n", A, np.asarray(w, np.float32), A)
+    """a_z^T W a_z, how much each row holds up its own loss: (N,) float64, >= 0.
+
+    In float64: the square of a well-fitted row's a_z is below what float32 can hold.
+    """
+    A = np.asarray(A, np.float64)
+    return np.einsum("nk,k,nk->n", A, np.asarray(w, np.float64), A)
 
 
 def relatif(changes: np.ndarray, A: np.ndarray, w: np.ndarray) -> np.ndarray:
@@ -70,4 +74,5 @@ def relatif(changes: np.ndarray, A: np.ndarray, w: np.ndarray) -> np.ndarray:
     """
     size = np.sqrt(self_influence(A, w))
     size = size.reshape(-1, *[1] * (changes.ndim - 1))
+    changes = np.asarray(changes, np.float64)
     return np.divide(changes, size, out=np.zeros_like(changes), where=size > 0)

@@ -22,6 +22,7 @@ OPTIONS = {option.name: option for option in (
     Option("categorical", "names", "columns that hold categories although they look like numbers"),
 )}
 MAX_CATEGORIES = 1000
+_NOISE = 1e-10
 _KINDS = ("bytea", "float8", "columns")
 
 
@@ -127,7 +128,9 @@ def _fit_arrays(values: Sequence, features: list[str], options: dict) -> dict:
     if options.get("standardize", True):
         scale = rows.std(axis=0)
         state["mean"] = rows.mean(axis=0).tolist()
-        state["scale"] = np.where(scale > 0, scale, 1).tolist()
+        # The deviation of a constant such as 0.1 is rounding noise, not 0.
+        constant = scale <= _NOISE * np.abs(rows).max(axis=0)
+        state["scale"] = np.where(constant, 1, scale).tolist()
     return state
 
 
@@ -178,8 +181,10 @@ def _fit_column(name: str, cells: list, categorical: bool) -> dict:
         if all(number is not None for number in numbers):
             _finite(numbers, name)
             scale = float(np.std(numbers))
+            if scale <= _NOISE * max(abs(number) for number in numbers):
+                scale = 1.0   # a constant, but for rounding
             return {"name": name, "type": "number", "mean": float(np.mean(numbers)),
-                    "scale": scale if scale > 0 else 1.0, "nulls": nulls}
+                    "scale": scale, "nulls": nulls}
     categories = sorted({_category(cell) for cell in present})
     if len(categories) > MAX_CATEGORIES:
         raise LimitExceeded(

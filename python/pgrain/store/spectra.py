@@ -28,6 +28,8 @@ class SpectrumRow:
     residuals: np.ndarray
     k: int
     ready: bool
+    sample_rows: int
+    status: str
 
 
 def begin(connection: psycopg.Connection, version: int, job: int, *, eigenvalues: np.ndarray,
@@ -86,9 +88,24 @@ def present(connection: psycopg.Connection, spectrum: int, kind: str) -> set[int
         [spectrum, kind])}
 
 
+def read_rows(connection: psycopg.Connection, spectrum: int, seq: int) -> np.ndarray:
+    """Which of the learned rows a chunk of training projections is about."""
+    row = connection.execute("SELECT checksum, data FROM pgrain.spectrum_chunk WHERE spectrum = %s "
+                             "AND kind = 'training' AND seq = %s", [spectrum, seq],
+                             binary=True).fetchone()
+    return unpack(row["checksum"], row["data"], f"chunk {seq} of spectrum {spectrum}")["rows"]
+
+
+def drop_after(connection: psycopg.Connection, spectrum: int, kind: str, count: int) -> None:
+    """Delete the chunks of a kind whose seq is `count` or more."""
+    connection.execute("DELETE FROM pgrain.spectrum_chunk WHERE spectrum = %s AND kind = %s "
+                       "AND seq >= %s", [spectrum, kind, count])
+
+
 def read(connection: psycopg.Connection, spectrum: int) -> SpectrumRow:
     """A spectrum; 42704 if it has been replaced meanwhile."""
-    row = connection.execute("SELECT spectrum, version, eigenvalues, residuals, k, ready "
+    row = connection.execute("SELECT spectrum, version, eigenvalues, residuals, k, ready, "
+                             "sample_rows, status "
                              "FROM pgrain.spectrum WHERE spectrum = %s", [spectrum]).fetchone()
     if row is None:
         raise UndefinedObject(f"there is no spectrum {spectrum}")

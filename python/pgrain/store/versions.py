@@ -46,12 +46,19 @@ class VersionRow:
 
 @dataclass
 class LearnedRows:
-    """What a version learned from: keys, classes (index), digests (N, 16)."""
+    """What a version learned from: keys, classes (index), digests (N, 16); edited: (N,) bool, whose
+    label came from an edit and not from the table."""
 
     keys: list[str]
     labels: np.ndarray
     digests: np.ndarray
+    edited: np.ndarray
     integer_keys: bool
+
+    def is_same(self, number: int, digest: bytes, label: str | None, classes: list[str]) -> bool:
+        """Whether the table's row is still the one that was learned as row `number`."""
+        return (self.digests[number].tobytes() == digest
+                and (bool(self.edited[number]) or classes[self.labels[number]] == label))
 
 
 def read_secret(connection: psycopg.Connection) -> bytes:
@@ -112,7 +119,7 @@ def write_version(connection: psycopg.Connection, version: int, *, classes: list
               len(rows.keys), len(theta), version])
     parts = [("parameters", {"theta": part}) for part in _split(np.asarray(theta, np.float32))]
     parts.append(("rows", {**pack_texts(rows.keys), "labels": rows.labels.astype(np.int32),
-                           "digests": rows.digests,
+                           "digests": rows.digests, "edited": rows.edited.astype(np.uint8),
                            "integer_keys": np.array([rows.integer_keys], np.uint8)}))
     numbers: dict[str, int] = {}
     for kind, arrays in parts:
@@ -144,7 +151,7 @@ def read_rows(connection: psycopg.Connection, version: int) -> LearnedRows:
     for row in _chunks(connection, version, "rows"):
         arrays = unpack(row["checksum"], row["data"], f"the rows of version {version}")
         return LearnedRows(unpack_texts(arrays), arrays["labels"], arrays["digests"],
-                           bool(arrays["integer_keys"][0]))
+                           arrays["edited"].astype(bool), bool(arrays["integer_keys"][0]))
     raise NotReady(f"version {version} has no stored rows")
 
 

@@ -16,7 +16,7 @@ from pgrain.errors import PgrainError, ProtocolViolation, WorkerUnreachable
 from pgrain.settings import CONNECT_SECONDS, REQUEST_SECONDS, WAIT_SLICE_SECONDS
 from pgrain.wire import frames, messages
 
-START_HINT = "Start the worker (pgrain worker --dsn ...), then see SELECT * FROM pgrain.doctor()."
+START_HINT = "Start the worker: pgrain worker --dsn ..., or make up in a checkout."
 
 
 class ConnectionLost(WorkerUnreachable):

@@ -217,6 +217,9 @@ class Complaints:
         rows = self._ranker.rank(evaluation.variables, gradient,
                                  objective.effect_gradient(), params["top_k"],
                                  params["intervention"], params["options"])
+        if rows and not any(row[5] for row in rows):
+            notices.append("every score is 0: to first order no training row moves the "
+                           "complained cells")
         return {"rows": rows, "notices": notices}, []
 
     def cells(self, state: dict, params: dict, blobs: list) -> tuple:

@@ -131,8 +131,8 @@ class Runner(threading.Thread):
         except Cancelled:
             self._end(job.reporter, job.number, "cancelled", "cancelled", None)
             log.info("job cancelled", job=job.number)
-        except WorkerUnreachable:
-            raise   # stopping: the job stays "running" and is taken up by the next worker
+        except WorkerUnreachable:   # stopping: it stays "running", and the next worker takes it up
+            log.info("job interrupted", job=job.number)
         except PgrainError as error:
             self._end(job.reporter, job.number, "failed", error.message, error)
             log.info("job failed", job=job.number, error=error.message)

@@ -118,8 +118,11 @@ def heartbeat(dsn: str, identity: str, socket_path: str, version: str, device: s
                     VALUES (%s, %s, %s, %s, %s, %s)""",
                     [identity, socket_path, os.getpid(), socket.gethostname(), version, device])
                 log.info("worker ready", socket=socket_path)
-            connection.execute("UPDATE pgrain.worker SET seen_at = clock_timestamp() "
-                               "WHERE worker = %s", [identity])
+            updated = connection.execute("UPDATE pgrain.worker SET seen_at = clock_timestamp() "
+                                         "WHERE worker = %s", [identity])
+            if updated.rowcount == 0:   # the extension was dropped and made anew
+                connection.close()
+                continue
         except psycopg.Error as error:
             log.warning("worker waits for the database", error=str(error).strip())
             if connection is not None:

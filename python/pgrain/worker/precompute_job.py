@@ -14,7 +14,6 @@ from pgrain.influence.lanczos import lanczos
 from pgrain.influence.projections import project
 from pgrain.influence.sample import sample_rows
 from pgrain.influence.selection import choose_k
-from pgrain.intervention.edits import label_of
 from pgrain.models.options import Option, check, pick
 from pgrain.models.softmax import residual
 from pgrain.settings import CHUNK_ROWS, CURVATURE_SAMPLE, STORED_PAIRS
@@ -52,10 +51,11 @@ def run(job) -> str:
         spectra.finish(connection, spectrum, changed)
         predictions.delete(connection, resident.row.version, seqs)
     stored = spectra.read(connection, spectrum)
+    short = "" if stored.status == "converged" else f"; {stored.status}"
     note = (f"; {changed} training rows have changed since training and are not ranked"
             if changed else "")
     return (f"version {resident.row.version} of {job.model}: {len(stored.eigenvalues)} eigenpairs, "
-            f"k = {stored.k}, {len(numbers)} rows projected{note}")
+            f"k = {stored.k}, {len(numbers)} rows projected{note}{short}")
 
 
 def check_options(options: dict) -> dict:
@@ -72,20 +72,16 @@ def learned_rows(job, model, resident: Resident) -> tuple[list, int]:
     """Rows that are still as the version learned them, with their numbers among the learned rows;
     and how many of the learned rows are not."""
     secret = versions.read_secret(job.connection)
-    edits = versions.edits(job.connection, job.model)
-    classes = resident.row.classes
     where = {key: number for number, key in enumerate(resident.learned.keys)}
-    digests = resident.learned.digests
     found = []
     total = max(relations.count(job.connection, model.training_table, job.submitter), 1)
     for done, row in enumerate(relations.read(
             job.connection, model.training_table, model.kind, model.features, secret,
             reader=job.submitter, key=model.key, label=model.label), 1):
         number = where.get(row.key)
-        if number is not None and digests[number].tobytes() == row.digest:
-            learned = classes[resident.learned.labels[number]]
-            if learned in (row.label, label_of(edits.get(row.key))):
-                found.append((row, number))
+        if number is not None and resident.learned.is_same(number, row.digest, row.label,
+                                                           resident.row.classes):
+            found.append((row, number))
         if done % 1000 == 0:
             job.report("read", done, max(total, done))
     found.sort(key=lambda pair: pair[1])
@@ -93,10 +89,13 @@ def learned_rows(job, model, resident: Resident) -> tuple[list, int]:
 
 
 def compute_spectrum(job, resident: Resident, X, y, options: dict) -> int:
-    """Lanczos on the (sampled) Hessian; stored, not yet active."""
+    """Lanczos on the (sampled) Hessian; stored, not yet active.
+
+    The Hessian is that of the loss that was minimised: the rows that are still as they were learned
+    stand for all that were."""
     chosen = sample_rows(len(y), options["sample"], options["seed"])
     operator = hessian_operator(resident.model, resident.theta, X[chosen], y[chosen],
-                                resident.row.alpha, n_total=len(y))
+                                resident.row.alpha, n_total=len(resident.learned.keys))
     found = lanczos(operator, resident.model.n_parameters, options["pairs"],
                     seed=options["seed"], progress=job.stage("spectrum"))
     if len(found.eigenvalues) == 0:
@@ -111,7 +110,11 @@ def compute_spectrum(job, resident: Resident, X, y, options: dict) -> int:
 def project_training(job, resident: Resident, spectrum: int, vectors, X, y, numbers) -> None:
     """J_z and p_z - e_y of the training rows, a chunk a transaction."""
     step = int(CHUNK_ROWS.default)
-    done = spectra.present(job.connection, spectrum, "training")
+    # What an interrupted attempt has stored counts where it is about the same rows.
+    done = {seq for seq in spectra.present(job.connection, spectrum, "training")
+            if np.array_equal(spectra.read_rows(job.connection, spectrum, seq),
+                              numbers[seq * step:(seq + 1) * step])}
+    spectra.drop_after(job.connection, spectrum, "training", -(-len(y) // step))
     for seq, at in enumerate(range(0, len(y), step)):
         job.report("project training rows", at, len(y))
         if seq in done:

@@ -21,7 +21,6 @@ from pgrain.influence.projections import objective_projection
 from pgrain.influence.sample import sample_rows
 from pgrain.influence.scores import deletion_changes, relabel_changes, relatif, top_k
 from pgrain.intervention.edits import DELETE, candidate_classes, relabel
-from pgrain.settings import CURVATURE_SAMPLE
 from pgrain.store import relations, versions
 from pgrain.wire.identity import unpack_value
 from pgrain.worker.resident import Resident, Residents, Spectrum
@@ -93,7 +92,7 @@ class Ranker:
 
         dq_dp: gradient of the objective by model; dcell_dp: of the first complained cell.
         """
-        method = _choice(options, "method", METHODS)
+        method = _check_options(options, intervention)
         rows: list[list] = []
         for name in sorted(dq_dp):
             if method == "rain++":
@@ -130,20 +129,25 @@ class Ranker:
         y = resident.learned.labels[numbers]
         directions = [variables.gradient(dq_dp), variables.gradient(dcell_dp)]
         if method == "rain":
-            directions = [self._solve(resident, X, y, g, options) for g in directions]
+            sample = self._residents.spectrum(resident, variables.spectrum).row.sample_rows
+            directions = [self._solve(resident, X, y, g, sample, options) for g in directions]
         changes = gradient_dot(resident.model, resident.theta, X, y, directions[0])
         effects = gradient_dot(resident.model, resident.theta, X, y, directions[1])
         best = _best(-changes, None, n)
         return _rows(name, resident, numbers, intervention, -changes, effects[best[0]], best)
 
-    def _solve(self, resident, X, y, gradient, options) -> np.ndarray:
+    def _solve(self, resident, X, y, gradient, sample, options) -> np.ndarray:
         if not gradient.any():
             return gradient
-        chosen = sample_rows(len(y), int(CURVATURE_SAMPLE.default), 0)
+        chosen = sample_rows(len(y), sample, 0)
         operator = hessian_operator(resident.model, resident.theta, X[chosen], y[chosen],
-                                    resident.row.alpha, n_total=len(y))
-        return conjugate_gradient(operator, gradient, n_iter=int(options.get("k", 10)),
-                                  damping=float(options.get("damping", 0.0))).value
+                                    resident.row.alpha, n_total=len(resident.learned.keys))
+        solution = conjugate_gradient(operator, gradient, n_iter=options.get("k", 10),
+                                      damping=float(options.get("damping", 0.0)))
+        if not solution.value.any():
+            raise NotReady("conjugate gradient found no direction", detail=solution.status,
+                           hint="Use the default method, or a larger damping.")
+        return solution.value
 
     def _training_features(self, resident: Resident) -> tuple[np.ndarray, np.ndarray]:
         """Encoded training rows that are still as they were learned, and their numbers."""
@@ -154,10 +158,10 @@ class Ranker:
             values, numbers = [], []
             for row in relations.read(connection, model.training_table, model.kind,
                                       model.features, secret, reader=None,
-                                      key=model.key):
+                                      key=model.key, label=model.label):
                 number = where.get(row.key)
-                if number is not None and (resident.learned.digests[number].tobytes()
-                                           == row.digest):
+                if number is not None and resident.learned.is_same(
+                        number, row.digest, row.label, resident.row.classes):
                     values.append(row.value)
                     numbers.append(number)
             return values, np.array(numbers, np.int64)
@@ -169,20 +173,45 @@ class Ranker:
         return resident.encoder.encode([values[i] for i in order]), numbers[order]
 
 
+def _check_options(options: dict, intervention: str) -> str:
+    """The method; 22023 for an option of the wrong kind or without effect on the method.
+
+    For ``rain``, `k` is the number of conjugate-gradient steps and `damping` is added to the
+    Hessian as it is; for ``rain++``, `k` counts eigenpairs, `damping` is relative to the largest.
+    """
+    method = _choice(options, "method", METHODS)
+    idle = {"rain++": (), "rain": ("filter", "normalize"),
+            "gradient_dot": ("filter", "normalize", "k", "damping")}[method]
+    for name in idle:
+        if name in options:
+            raise InvalidArgument(f'option "{name}" has no effect on method "{method}"')
+    k, damping = options.get("k", 1), options.get("damping", 0.0)
+    if type(k) is not int or k < 1:
+        raise InvalidArgument('option "k" must be a whole number of at least 1',
+                              hint="Eigenpairs that are stored (steps, for the method rain).")
+    if type(damping) not in (int, float) or not 0 <= damping < float("inf"):
+        raise InvalidArgument('option "damping" must be a number that is not negative')
+    if _choice(options, "normalize", NORMALIZE) == "relatif" and intervention != DELETE:
+        raise UnsupportedOperator('normalize "relatif" is for deletions only',
+                                  hint="Leave out the option normalize.")
+    return method
+
+
 def weights(spectrum: Spectrum, options: dict) -> tuple[int, np.ndarray]:
     """k and the filter's weights (k,) under the options k, filter, damping."""
     stored = len(spectrum.row.eigenvalues)
     k = options.get("k", spectrum.row.k)
-    if type(k) is not int or not 1 <= k <= stored:
+    if k > stored:
         raise InvalidArgument(f'option "k" must be a whole number between 1 and {stored}',
                               detail=f"{stored} eigenpairs are stored.",
                               hint="""Store more with CALL pgrain.precompute(..., """
                                    """'{"pairs": ...}').""")
-    damping = options.get("damping", 0.0)
-    if type(damping) not in (int, float) or not 0 <= damping < float("inf"):
-        raise InvalidArgument('option "damping" must be a number that is not negative')
-    return k, filter_weights(spectrum.row.eigenvalues[:k], options.get("filter", "inverse"),
-                             float(damping))
+    damping = float(options.get("damping", 0.0))
+    # Damping asks for the damped filter where none is named: `inverse` and `identity` have none.
+    name = options.get("filter", "damped" if damping else "inverse")
+    if damping and name in ("inverse", "identity"):
+        raise InvalidArgument(f'option "damping" has no effect on filter "{name}"')
+    return k, filter_weights(spectrum.row.eigenvalues[:k], name, damping)
 
 
 def _changes(resident: Resident, spectrum: Spectrum, k: int, w, c, intervention: str,

@@ -7,7 +7,7 @@ from collections import Counter
 import numpy as np
 
 from pgrain.errors import InvalidArgument, NotNull, NotUnique
-from pgrain.intervention.edits import apply_edits
+from pgrain.intervention.edits import apply_edits, label_of
 from pgrain.models.encoding import Encoder
 from pgrain.models.registry import build, check_options
 from pgrain.models.training import train
@@ -42,6 +42,7 @@ def run(job) -> str:
     learned = versions.LearnedRows(
         [row.key for row in rows], labels,
         np.frombuffer(b"".join(row.digest for row in rows), np.uint8).reshape(-1, 16),
+        np.array([label_of(edits.get(row.key)) is not None for row in rows]),
         relations.is_integer(connection, model.training_table, model.key))
     version = versions.begin_version(connection, job.model, job.number)
     with connection.transaction():
