@@ -239,3 +239,18 @@ def test_effects_keep_their_size_where_many_rows_have_changed(small):
     a, b = np.array(list(after.values())), np.array([before[i] for i in after])
     assert 0.8 < (a @ b) / (b @ b) < 1.25
     small.execute("UPDATE train SET x = ARRAY[x[1] - 1e-6, x[2]] WHERE id % 2 = 0")
+
+
+def test_a_hopelessly_wrong_prediction_still_has_a_ranking(small):
+    """-log P has a bounded slope however small P is: P below 1e-20 ranks like any other."""
+    small.execute("CREATE TABLE far AS SELECT g AS id, ARRAY[60.0 * g, -60.0 * g]::float8[] AS x "
+                  "FROM generate_series(1, 3) AS g")
+    query = "SELECT id, pgrain.predict('colour', x) AS label FROM far"
+    classes = small.value("SELECT classes FROM pgrain.models")
+    for number in (1, 2, 3):
+        p = small.value(f"SELECT pgrain.predict_proba('colour', x) FROM far WHERE id = {number}")
+        wrong = classes[int(np.argmin(p))]
+        rows = complain(small, query, f"label = '{wrong}' WHERE id = {number}", top_k=3)
+        assert p[int(np.argmin(p))] < 1e-15
+        assert rows[0][5] > 1e-3
+    small.execute("DROP TABLE far")
