@@ -52,13 +52,6 @@ class Expression:
             text = text[:call.start - offset] + labels[call.start] + text[call.end - offset:]
         return text
 
-    def whole_call(self) -> Call | None:
-        """The model call that this expression is, if it is nothing but that."""
-        if len(self.calls) == 1 and len(self.calls[0].argument) and \
-                (self.calls[0].start, self.calls[0].end) == (self.start, self.end):
-            return self.calls[0]
-        return None
-
 
 def refuse(construct: str, query: str, start: int, end: int | None = None,
            hint: str | None = None) -> UnsupportedOperator:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from pgrain.plan.expression import called, mentions_model, read_expression, refuse
+from pgrain.plan.expression import mentions_model, read_expression, refuse
 from pgrain.plan.lexer import Token, closing, split
 
 _MODIFIERS = ("inner", "left", "right", "full", "outer", "cross", "natural")
@@ -176,11 +176,6 @@ def split_and(tokens: list[Token]) -> list[list[Token]]:
     if len(parts) == 1:
         return [list(tokens)]
     return [piece for part in parts for piece in split_and(part)]
-
-
-def functions_in(tokens: list[Token]) -> set[str]:
-    """Every function name that `tokens` call, subqueries included."""
-    return set(called(tokens, inside=True))
 
 
 def _slice(query: str, tokens: list[Token]) -> str:

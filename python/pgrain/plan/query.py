@@ -17,7 +17,7 @@ from pgrain.plan.expression import (
 )
 from pgrain.plan.from_clause import From, conjuncts, read_from
 from pgrain.plan.lexer import Token, closing, fold, split
-from pgrain.plan.select import Select, read_select
+from pgrain.plan.select import Select
 
 AGGREGATES = ("count", "sum", "avg")
 
@@ -76,11 +76,6 @@ def model_names(select: Select) -> list[str]:
     tokens = [t for item in select.items for t in item] + select.from_ + select.where \
         + [t for item in select.group for t in item]
     return sorted({call.model for call in find_calls(select.query, tokens)})
-
-
-def read_query(text: str, aggregates: set[str]) -> Query:
-    """The operators of `text`; `aggregates` are the names that PostgreSQL knows as aggregates."""
-    return build(read_select(text), aggregates)
 
 
 def build(select: Select, aggregates: set[str]) -> Query:

@@ -101,8 +101,10 @@ def edits(connection: psycopg.Connection, model: str) -> dict[str, str]:
 
 
 def begin_version(connection: psycopg.Connection, model: str, job: int) -> int:
-    """A new version, not ready, in place of what an interrupted attempt of this job left."""
-    connection.execute("DELETE FROM pgrain.model_version WHERE job = %s AND NOT ready", [job])
+    """A new version, not ready, in place of what an interrupted attempt of this job left (which may
+    have been killed when the version was ready, but not yet active)."""
+    connection.execute("DELETE FROM pgrain.model_version v WHERE job = %s AND NOT EXISTS "
+                       "(SELECT FROM pgrain.model m WHERE m.active_version = v.version)", [job])
     return connection.execute(
         "INSERT INTO pgrain.model_version (model, job) VALUES (%s, %s) RETURNING version",
         [model, job]).fetchone()["version"]
@@ -111,9 +113,10 @@ def begin_version(connection: psycopg.Connection, model: str, job: int) -> int:
 def write_version(connection: psycopg.Connection, version: int, *, classes: list[str],
                   encoder: dict, options: dict, alpha: float, metrics: dict,
                   theta: np.ndarray, rows: LearnedRows) -> None:
-    """All of a version but `ready`; call it inside a transaction."""
+    """Store a version; ready with the end of the transaction that this is called in."""
     connection.execute("""
-        UPDATE pgrain.model_version SET classes = %s, encoder = %s, options = %s, alpha = %s,
+        UPDATE pgrain.model_version SET ready = true, classes = %s, encoder = %s, options = %s,
+               alpha = %s,
                metrics = %s, n_rows = %s, n_parameters = %s WHERE version = %s
         """, [classes, json.dumps(encoder), json.dumps(options), alpha, json.dumps(metrics),
               len(rows.keys), len(theta), version])
@@ -131,8 +134,7 @@ def write_version(connection: psycopg.Connection, version: int, *, classes: list
 
 
 def activate(connection: psycopg.Connection, model: str, version: int) -> None:
-    """The version is ready and its model's active one."""
-    connection.execute("UPDATE pgrain.model_version SET ready = true WHERE version = %s", [version])
+    """The version is its model's active one."""
     connection.execute("UPDATE pgrain.model SET active_version = %s WHERE model = %s",
                        [version, model])
 

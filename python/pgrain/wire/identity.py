@@ -26,7 +26,6 @@ from collections.abc import Sequence
 from pgrain.errors import InvalidArgument
 
 DIGEST_BYTES = 16
-KINDS = ("bytea", "text", "float8", "columns")
 _FLOAT8_OID = 701
 
 

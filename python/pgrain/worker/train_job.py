@@ -49,12 +49,9 @@ def run(job) -> str:
         versions.write_version(connection, version, classes=classes, encoder=encoder.to_json(),
                                options=options, alpha=trained.alpha, metrics=trained.metrics,
                                theta=trained.theta, rows=learned)
-        # Not visible to anybody before it is whole: `ready` and the active version come last.
-        connection.execute("UPDATE pgrain.model_version SET ready = true WHERE version = %s",
-                           [version])
+    # Active last: whoever predicts with it finds the attached values already stored.
     attach_job.predict_attached(job, version)
-    with connection.transaction():
-        versions.activate(connection, job.model, version)
+    versions.activate(connection, job.model, version)
     edited = f", {n_deleted} deleted and {n_relabelled} relabelled" if edits else ""
     return (f"version {version} of {job.model}: {len(rows)} rows{edited}, {len(classes)} classes, "
             f"{network.n_parameters} parameters, accuracy {trained.metrics['accuracy']:.4f}, "
