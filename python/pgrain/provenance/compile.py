@@ -12,8 +12,10 @@ from pgrain.errors import UnsupportedOperator
 from pgrain.plan.explain import check_calls, check_relations, read_explain
 from pgrain.plan.query import build, check_single_model, model_names
 from pgrain.plan.select import read_select
+from pgrain.provenance.algebra.capture import compile_network
 from pgrain.provenance.annotate import Annotated, Annotator
 from pgrain.provenance.capture_sql import capture_sql, digests, side_from, with_clause
+from pgrain.provenance.circuit import Circuit
 from pgrain.provenance.lineage import Lineage, read_lineage
 from pgrain.provenance.output import OutputColumn, match_sql
 from pgrain.provenance.probes import (
@@ -115,6 +117,10 @@ class Capture:
         """The lineage that `rows` of `sql` carry; 54000 over a limit."""
         return read_lineage(self.annotated, len(self.model.classes), rows)
 
+    def circuit(self, lineage: Lineage) -> Circuit:
+        """The circuit over what `read` returned."""
+        return Circuit(self, lineage)
+
     def match_sql(self, where: str) -> str:
         """SQL for the output rows that meet a complaint's WHERE; ``$1`` is `Output.match_json`."""
         return match_sql(self.output_columns, where)
@@ -140,8 +146,19 @@ def compile(query: str, explain, models: dict[str, ModelFacts],
     ComplaintSyntax, UnsupportedOperator, InvalidArgument
         42601 not one SELECT; 0A000 a construct without provenance; 22023 no model call.
     """
-    select = read_select(query)
     facts = read_explain(explain)
+    try:
+        return _compile_join(query, facts, models, probes)
+    except UnsupportedOperator:
+        # Not one SELECT of the factorising kind; what the other cannot do either, it names.
+        return compile_network(query, facts, models, probes,
+                               lambda output: _describe(output, probes))
+
+
+def _compile_join(query: str, facts, models: dict[str, ModelFacts],
+                  probes: dict[str, ProbeResult]) -> Probes | Capture:
+    """One SELECT of joins, with count, sum and avg over at most two different predictions."""
+    select = read_select(query)
     names = model_names(select)
     wanted = Probes(models=[name for name in names if name not in models])
     if "catalog" not in probes:
@@ -164,28 +181,21 @@ def compile(query: str, explain, models: dict[str, ModelFacts],
                                               catalog.readable)})
     columns, types = read_columns(operators.from_, expressions, probes["columns"])
     annotated = Annotator(operators, columns, types).run()
-    output = probes["output"]
-    unknown = [oid for oid in output.types if oid not in _TYPE_NAMES]
-    if unknown and "types" not in probes:
-        return Probes({"types": "SELECT t.oid::pg_catalog.text, pg_catalog.format_type(t.oid, -1)"
-                                " FROM pg_catalog.pg_type AS t WHERE t.oid IN ("
-                                + ", ".join(str(oid) for oid in sorted(set(unknown))) + ")"})
-    type_names = dict(_TYPE_NAMES)
-    if unknown:
-        type_names |= {int(oid): name for oid, name in probes["types"].rows}
-    if len(output.columns) != len(annotated.cells):
+    columns_ = _describe(probes["output"], probes)
+    if isinstance(columns_, Probes):
+        return columns_
+    if len(columns_) != len(annotated.cells):
         raise UnsupportedOperator(
             "the select list cannot be analysed",
-            detail=f"PostgreSQL says {len(output.columns)} columns, the text "
+            detail=f"PostgreSQL says {len(columns_)} columns, the text "
                    f"{len(annotated.cells)}.", hint="Name the columns instead of *.")
     described = []
-    for name, oid, cell in zip(output.columns, output.types, annotated.cells, strict=True):
-        if cell.role == "aggregate" and oid not in NUMERIC_TYPES:
+    for (name, oid, type_name, numeric), cell in zip(columns_, annotated.cells, strict=True):
+        if cell.role == "aggregate" and not numeric:
             raise UnsupportedOperator(
-                f'the aggregate "{name}" of type {type_names[oid]} has no provenance yet',
+                f'the aggregate "{name}" of type {type_name} has no provenance yet',
                 hint="Make its argument a number, as with extract(epoch FROM ...).")
-        described.append(OutputColumn(name, oid, type_names[oid], cell.dependent,
-                                      oid in NUMERIC_TYPES, cell.role))
+        described.append(OutputColumn(name, oid, type_name, cell.dependent, numeric, cell.role))
     numbered = ", ".join(f"_pgrain_{i}" for i in range(len(described)))
     result = ("SELECT " + ", ".join(f"_pgrain_{i}::pg_catalog.text"
                                     for i in range(len(described)))
@@ -197,6 +207,20 @@ def compile(query: str, explain, models: dict[str, ModelFacts],
     return Capture(annotated, models, described,
                    capture_sql(annotated, classes, digests(annotated, models)), result,
                    stamps or [], stamped_sql, fingerprint_sql(select, facts.functions))
+
+
+def _describe(output: ProbeResult, probes: dict[str, ProbeResult]):
+    """[(name, type oid, type name, whether it is a number)] of the output columns, or Probes."""
+    unknown = [oid for oid in output.types if oid not in _TYPE_NAMES]
+    if unknown and "types" not in probes:
+        return Probes({"types": "SELECT t.oid::pg_catalog.text, pg_catalog.format_type(t.oid, -1)"
+                                " FROM pg_catalog.pg_type AS t WHERE t.oid IN ("
+                                + ", ".join(str(oid) for oid in sorted(set(unknown))) + ")"})
+    names = dict(_TYPE_NAMES)
+    if unknown:
+        names |= {int(oid): name for oid, name in probes["types"].rows}
+    return [(name, oid, names[oid], oid in NUMERIC_TYPES)
+            for name, oid in zip(output.columns, output.types, strict=True)]
 
 
 def _typed_expressions(operators) -> list[str]:

@@ -51,6 +51,28 @@ SELECT 'column', named.written, a.attname::text, NULL, NULL
  AND NOT pg_catalog.has_table_privilege(named.oid, 'SELECT')
  AND pg_catalog.has_column_privilege(named.oid, a.attnum, 'SELECT')
 UNION ALL
+SELECT 'view', named.written, pg_catalog.pg_get_viewdef(c.oid), NULL, NULL
+ FROM named JOIN pg_catalog.pg_class AS c ON c.oid = named.oid
+ WHERE c.relkind = 'v' AND EXISTS (
+  WITH RECURSIVE below (oid) AS (
+   SELECT c.oid UNION SELECT k.oid FROM below AS b
+   JOIN pg_catalog.pg_rewrite AS w ON w.ev_class = b.oid
+   JOIN pg_catalog.pg_depend AS d ON d.classid = 'pg_catalog.pg_rewrite'::pg_catalog.regclass
+    AND d.objid = w.oid AND d.refclassid = 'pg_catalog.pg_class'::pg_catalog.regclass
+   JOIN pg_catalog.pg_class AS k ON k.oid = d.refobjid AND k.relkind = 'v')
+  SELECT FROM below AS b JOIN pg_catalog.pg_rewrite AS w ON w.ev_class = b.oid
+   JOIN pg_catalog.pg_depend AS d ON d.classid = 'pg_catalog.pg_rewrite'::pg_catalog.regclass
+    AND d.objid = w.oid AND d.refclassid = 'pg_catalog.pg_proc'::pg_catalog.regclass
+   JOIN pg_catalog.pg_proc AS p ON p.oid = d.refobjid AND p.proname IN {model_functions}
+   JOIN pg_catalog.pg_namespace AS n ON n.oid = p.pronamespace AND n.nspname = 'pgrain')
+UNION ALL
+SELECT 'policy', r.oid::pg_catalog.regclass::text, y.polname::text, NULL, NULL
+ FROM reached AS r JOIN pg_catalog.pg_policy AS y ON y.polrelid = r.oid
+ JOIN pg_catalog.pg_depend AS d ON d.classid = 'pg_catalog.pg_policy'::pg_catalog.regclass
+  AND d.objid = y.oid AND d.refclassid = 'pg_catalog.pg_proc'::pg_catalog.regclass
+ JOIN pg_catalog.pg_proc AS p ON p.oid = d.refobjid AND p.proname IN {model_functions}
+ JOIN pg_catalog.pg_namespace AS n ON n.oid = p.pronamespace AND n.nspname = 'pgrain'
+UNION ALL
 SELECT DISTINCT 'function', n.nspname::text, p.proname::text,
  p.prokind::text || p.provolatile::text || CASE WHEN p.proretset THEN 'r' ELSE '' END,
  pg_catalog.pg_function_is_visible(p.oid)::text
@@ -105,6 +127,8 @@ class Catalog:
     predict_is_ours: bool         # an unqualified predict is pgrain's
     own_aggregates: list = field(default_factory=list)   # count, sum, avg of another schema
     sets: set = field(default_factory=set)    # names of set-returning functions
+    views: dict = field(default_factory=dict)    # quoted name -> query of those that call a model
+    policies: list = field(default_factory=list)    # (table, policy) of those that call a model
     # Where the caller may read some columns only: quoted name of the table -> those columns.
     readable: dict = field(default_factory=lambda: defaultdict(list))
 
@@ -116,6 +140,12 @@ class Catalog:
             if what == "relation":
                 catalog.relations.add((schema, name))
                 catalog.kinds[schema, name] = kind
+                continue
+            if what == "policy":
+                catalog.policies.append((schema, name))
+                continue
+            if what == "view":
+                catalog.views[schema] = name
                 continue
             if what == "column":
                 catalog.readable[schema].append(name)
@@ -147,7 +177,9 @@ def catalog_sql(select: Select, functions: set) -> str:
     """The ``catalog`` probe."""
     tables = [".".join(quote(part) for part in table) for table in select.tables]
     names = select.functions | functions | set(AGGREGATES) | {"predict"}
-    return _CATALOG.format(tables=array(tables), functions=array(sorted(names)))
+    models = ", ".join(literal(name) for name in MODEL_FUNCTIONS)
+    return _CATALOG.format(tables=array(tables), functions=array(sorted(names)),
+                           model_functions=f"({models})")
 
 
 def fingerprint_sql(select: Select, functions: set) -> str:
@@ -202,8 +234,19 @@ def read_columns(from_: From, expressions: Sequence[str], result: ProbeResult):
     return columns, types
 
 
+def check_policies(catalog: Catalog) -> None:
+    """A row-level security policy that calls a model decides rows behind the query's back."""
+    for table, policy in catalog.policies:
+        raise UnsupportedOperator(
+            f'the policy "{policy}" of table {table}, which calls a model, has no provenance',
+            hint="Write the condition in the query, as a role that the policy does not bind.")
+
+
 def check_catalog(operators: Query, catalog: Catalog) -> None:
     """Volatile and set-returning functions and foreign ``predict`` are refused by name."""
+    check_policies(catalog)
+    if catalog.views:
+        raise UnsupportedOperator("a view that calls a model has no provenance here")
     select, calls = operators.select, operators.calls()
     for expression in operators.expressions():
         for name in expression.functions:

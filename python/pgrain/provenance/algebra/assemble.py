@@ -1,0 +1,434 @@
+"""From the packed rows of a capture to the network: each block's possible rows and numbers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from pgrain import settings
+from pgrain.provenance.algebra import comparisons
+from pgrain.provenance.algebra.blocks import (
+    ArrayBlock,
+    LimitBlock,
+    MergeBlock,
+    Number,
+    PredicateBlock,
+    ScalarBlock,
+    SelectBlock,
+    Slot,
+)
+from pgrain.provenance.algebra.groups_wired import Groups
+from pgrain.provenance.algebra.packed import Packed
+from pgrain.provenance.algebra.program import Program
+from pgrain.provenance.algebra.small_gates import Constants, Disjoint, FromLiterals, Share
+from pgrain.provenance.algebra.wiring import CERTAIN, NEVER, Buckets, Wiring
+from pgrain.provenance.gates.arithmetic import Arithmetic
+from pgrain.provenance.gates.first import First
+from pgrain.provenance.gates.threshold import Threshold
+from pgrain.provenance.lineage import number_digests
+
+
+@dataclass
+class Rows:
+    """Possible rows of a relation.
+
+    literals: (n, L), the event of each; cells: number of a cell -> (n,) places in X; flags: ->
+    (n,) places of threes; origin: cell -> (Groups, (n,) group of each row, Number over groups),
+    where one grouping made it; shown: -> (row, text, literal) of each text that it can be, or
+    (row, element, literal) in the order of an array whose elements they are.
+    """
+
+    literals: np.ndarray
+    cells: dict[int, np.ndarray] = field(default_factory=dict)
+    flags: dict[int, np.ndarray] = field(default_factory=dict)
+    origin: dict[int, tuple] = field(default_factory=dict)
+    shown: dict[int, tuple] = field(default_factory=dict)
+    base: np.ndarray | None = None      # (n,) rows of one base row exclude each other
+
+    def __len__(self) -> int:
+        return len(self.literals)
+
+
+class Base:
+    """The base rows of a SELECT, and their numbers."""
+
+    def __init__(self, assembly: Assembly, block: SelectBlock):
+        self.assembly, self.block = assembly, block
+        packed, n = assembly.packed, block.number
+        self.n = packed.count(f"{n}.rows")
+        settings.FACTOR_PAIRS.limit(self.n, hint="Filter the inputs first, or join on columns.")
+        self.units = [(assembly.rows[unit.relation.block], packed.ints(f"{n}.u{j}"))
+                      for j, unit in enumerate(block.units)]
+        self.leaves = [packed.floats(f"{n}.f{i}") for i in range(len(block.leaves))]
+        self.key = packed.ints(f"{n}.k") if block.key is not None else None
+        parts = [np.zeros((self.n, 1), np.int64)]
+        self.parts_of_unit = []
+        for rows, index in self.units:
+            self.parts_of_unit.append(rows.literals[index])
+            parts.append(rows.literals[index])
+        for slot in block.slots:
+            if slot.mode == "expanded":
+                variable = self.variable(slot)
+                parts.append(np.where(variable < 0, CERTAIN, variable
+                                      + packed.ints(f"{n}.y{slot.number}")))
+        self.literals = assembly.wiring.conjunction(*parts)
+        self.atoms = []
+        for i, atom in enumerate(block.atoms):
+            three = comparisons.place(self, atom)
+            self.atoms.append(three)
+            code = packed.ints(f"{n}.t{i}")
+            parts.append(three + code)
+            self.literals = assembly.wiring.conjunction(self.literals, three + code)
+
+    def variable(self, slot: Slot) -> np.ndarray:
+        """(n,) place of each row's variable (its first class), -1 where the value is NULL."""
+        return self.assembly.variables[slot.number]
+
+    def probability(self, slot: int, number: int) -> np.ndarray:
+        """(n,) raw literal of a class of a slot (by its place in the block), -1 where NULL."""
+        slot = self.block.slots[slot]
+        variable, wiring = self.variable(slot), self.assembly.wiring
+        shift = wiring.raw[slot.model] - wiring.offset[slot.model]
+        return np.where(variable < 0, -1, variable + shift + number)
+
+    # What `comparisons` asks of rows: leaf -> constants, places in X, or groups.
+
+    def constant(self, leaf: tuple) -> np.ndarray:
+        return self.leaves[leaf[1]]
+
+    def place(self, leaf: tuple) -> np.ndarray:
+        """(n,) places in X of a leaf that is a number of the circuit."""
+        if leaf[0] == "proba":
+            out = self.assembly.wiring.numbers(self.n)
+            self.assembly.wiring.add(FromLiterals(out, self.probability(leaf[1], leaf[2])))
+            return out + np.arange(self.n)
+        rows, index = self.units[leaf[1]]
+        return rows.cells[leaf[2]][index]
+
+    def three(self, leaf: tuple) -> np.ndarray:
+        """(n,) places of threes of a leaf that is a boolean of the circuit."""
+        if leaf[0] == "condition":
+            return self.atoms[leaf[1]]
+        rows, index = self.units[leaf[1]]
+        return rows.flags[leaf[2]][index]
+
+    def origin(self, leaf: tuple):
+        """(Groups, (n,) groups, its Number) of a cell."""
+        rows, index = self.units[leaf[1]]
+        groups, of, number = rows.origin[leaf[2]]
+        return groups, of[index], number
+
+    def surely_null(self, number: Number) -> np.ndarray:
+        """(n,) bool: rows for which a Number is NULL whatever the model says."""
+        null = np.zeros(self.n, bool)
+        if _skips_null(number.tree):
+            return null
+        for leaf in number.leaves:
+            if leaf[0] == "leaf":
+                null |= np.isnan(self.leaves[leaf[1]])
+            elif leaf[0] == "proba":
+                null |= self.variable(self.block.slots[leaf[1]]) < 0
+        return null
+
+    def places(self, number: Number) -> np.ndarray:
+        """(n,) places in X of a Number, computed for each row if it is no plain cell."""
+        return arithmetic(self, number, self.n)
+
+    def pairs(self):
+        """(base row, assignment, literals (T, L)) of all assignments that pass."""
+        block, packed, n = self.block, self.assembly.packed, self.block.number
+        labels = block.enumerated
+        if not labels:
+            rows = np.arange(self.n)
+            return rows, np.full(self.n, -1), self.literals
+        if self._assignments is None:
+            self._assignments = packed.ints(f"{n}.e.p"), packed.ints(f"{n}.p")
+        entry_pattern, pattern = self._assignments
+        row, entry = Buckets(entry_pattern).pairs(pattern)
+        settings.ASSIGNMENTS.limit(packed.count(f"{n}.assignments"), hint="Let expressions that "
+                                   "call the model use columns with fewer distinct values.")
+        settings.FACTOR_PAIRS.limit(len(row) / 8, hint="Filter the rows first.")
+        return row, entry, self.joined(row, entry)
+
+    _assignments = None
+
+    def joined(self, row: np.ndarray, entry: np.ndarray) -> np.ndarray:
+        """(T, L) literals of base rows under assignments (-1: none)."""
+        packed, n = self.assembly.packed, self.block.number
+        parts = [self.literals[row]]
+        for slot in self.block.enumerated:
+            variable = self.variable(slot)[row]
+            classes = packed.ints(f"{n}.e.a{slot.number}")[entry]
+            parts.append(np.where(variable < 0, CERTAIN, variable + classes))
+        return self.assembly.wiring.conjunction(*parts)
+
+
+def _skips_null(tree) -> bool:
+    return tree[0] in ("coalesce", "case", "greatest", "least") or any(
+        _skips_null(child) for child in tree[1:] if isinstance(child, tuple))
+
+
+def arithmetic(rows, number: Number, n: int) -> np.ndarray:
+    """(n,) places in X of a Number over `rows` (a Base or Groups)."""
+    if number.tree[0] == "x":
+        return rows.place(number.leaves[number.tree[1]])
+    leaves = []
+    for leaf in number.leaves:
+        if leaf[0] == "leaf":
+            leaves.append(rows.constant(leaf))
+        elif leaf[0] in ("condition", "flag"):
+            leaves.append(rows.three(leaf))
+        else:
+            leaves.append(rows.place(leaf))
+    wiring = rows.assembly.wiring
+    out = wiring.numbers(n)
+    wiring.add(Arithmetic(out, n, number.tree, leaves))
+    return out + np.arange(n)
+
+
+class Assembly:
+    """Builds the network of a program from its capture, block by block."""
+
+    def __init__(self, program: Program, rows):
+        self.program, self.packed = program, Packed(rows)
+        self._read_variables()
+        self.rows: dict[int, Rows] = {}
+        self.bases: dict[int, Base] = {}
+        for block in program.blocks:
+            self.rows[block.number] = getattr(self, f"_{block.kind}")(block)
+
+    def _read_variables(self) -> None:
+        """Digests of each model's distinct values, and each slot's variables."""
+        program, packed = self.program, self.packed
+        self.digests, shapes, numbers = {}, {}, {}
+        for model in program.classes:
+            slots = [slot for slot in program.slots if slot.model == model]
+            found = [packed.digests(f"{slot.block}.x{slot.number}") for slot in slots]
+            together = np.concatenate([digests for digests, _ in found]) if found else \
+                np.zeros((0, 16), np.uint8)
+            self.digests[model], all_numbers = number_digests(together)
+            shapes[model] = (len(self.digests[model]), len(program.classes[model]))
+            cuts = np.cumsum([len(digests) for digests, _ in found])[:-1]
+            for slot, (_, null), mine in zip(slots, found, np.split(all_numbers, cuts),
+                                             strict=True):
+                variable = np.full(len(null), -1, np.int64)
+                variable[~null] = mine
+                numbers[slot.number] = variable
+        self.wiring = Wiring(shapes)
+        self.variables = {}
+        for slot in program.slots:
+            variable, (_, classes) = numbers[slot.number], shapes[slot.model]
+            self.variables[slot.number] = np.where(
+                variable < 0, -1, self.wiring.offset[slot.model] + variable * classes)
+
+    def _count(self, key) -> int:
+        return self.packed.count(f"{key.cte}.count") if key is not None else 1
+
+    # --- blocks ----------------------------------------------------------------------------
+
+    def _select(self, block: SelectBlock) -> Rows:
+        base = self.bases[block.number] = Base(self, block)
+        if block.grouping is not None:
+            return Groups(base, self._count(block.key)).rows()
+        if block.enumerated:
+            row = self.packed.ints(f"{block.number}.r.b")
+            entry = self.packed.ints(f"{block.number}.r.e")
+            literals = base.joined(row, entry)
+        else:
+            row, literals = np.arange(base.n), base.literals
+        rows = Rows(literals, base=row if block.enumerated else None)
+        for number, made in enumerate(block.cells):
+            rows.cells[number] = base.places(made)[row]
+            if made.tree[0] == "x" and made.leaves[made.tree[1]][0] == "cell":
+                leaf = made.leaves[made.tree[1]]
+                inner, index = base.units[leaf[1]]
+                if leaf[2] in inner.origin:
+                    groups, of, what = inner.origin[leaf[2]]
+                    rows.origin[number] = groups, of[index][row], what
+        for number, atom in enumerate(block.flags):
+            rows.flags[number] = comparisons.place(base, atom)[row]
+        return rows
+
+    def array_of(self, base: Base, unit: int):
+        """(base row, element, literal) of the arrays that base rows show, in order."""
+        rows, index = base.units[unit]
+        key, texts, literals = rows.shown[0]
+        row, element = Buckets(key).pairs(index)
+        return row, [texts[at] for at in element], literals[element]
+
+    def _predicate(self, block: PredicateBlock) -> Rows:
+        packed, n = self.packed, block.number
+        inner = self.rows[block.relation.block].literals
+        keys, literals, unknown = [], [], []
+        for letter, null in (("q", False), ("w", True)):
+            if f"{n}.{letter}.id" not in packed:
+                continue
+            ids = packed.ints(f"{n}.{letter}.id")
+            settings.FACTOR_PAIRS.limit(len(ids), hint="Filter the subquery or the outer rows.")
+            keys.append(packed.ints(f"{n}.{letter}.k") if block.key is not None
+                        else np.zeros(len(ids), np.int64))
+            literals.append(inner[ids])
+            unknown.append(np.full(len(ids), null))
+        count = self._count(block.key)
+        out = self.wiring.any_of(count, np.concatenate(keys), np.concatenate(literals),
+                                 np.concatenate(unknown))
+        return Rows((out + np.arange(3 * count))[:, None])
+
+    def _array(self, block: ArrayBlock) -> Rows:
+        packed, n = self.packed, block.number
+        inner = self.rows[block.relation.block]
+        order = packed.ints(f"{block.relation.block}.o.id")
+        key = packed.ints(f"{n}.a.k") if block.key is not None else np.zeros(len(inner), np.int64)
+        texts = [row[0] for row in packed.texts(f"{n}.a.text")]
+        rows = Rows(np.zeros((self._count(block.key), 1), np.int64))
+        rows.shown[0] = (key[order], [texts[at] for at in order],
+                         self.wiring.events(inner.literals[order]))
+        return rows
+
+    def _scalar(self, block: ScalarBlock) -> Rows:
+        inner = self.rows[block.relation.block]
+        count = self._count(block.key)
+        if block.key is None:
+            key = np.zeros(len(inner), np.int64)
+        else:
+            key = self.packed.ints(f"{block.number}.s.k")
+        out = self.wiring.any_of(count, key, inner.literals)
+        none = out + 3 * np.arange(count)
+        rows = Rows(_stack(inner.literals, none[:, None]))
+        for number, places in inner.cells.items():
+            nothing = self.wiring.numbers(1)
+            self.wiring.add(Constants(nothing, np.array([np.nan])))
+            rows.cells[number] = np.concatenate([places, np.full(count, nothing)])
+        return rows
+
+    def null(self) -> int:
+        """Place of a boolean that is NULL for certain."""
+        if self._null is None:
+            self._null = self.wiring.any_of(1, np.zeros(1, np.int64), np.zeros((1, 1), np.int64),
+                                            np.ones(1, bool))
+        return self._null
+
+    _null = None
+
+    def _merge(self, block: MergeBlock) -> Rows:
+        packed, n = self.packed, block.number
+        sides = [self.rows[side.block] for side in block.sides]
+        if block.operator == "union" and block.all:
+            return self._union_all(block, sides)
+        groups = packed.ints(f"{n}.m.group")
+        members = []
+        for number, side in enumerate(sides):
+            counts = packed.ints(f"{n}.m.n{number}")
+            group = np.repeat(np.arange(len(counts)), counts)
+            members.append((group, side.literals[packed.ints(f"{n}.m.m{number}")], len(counts)))
+        if block.all:
+            return self._copies(block, members, groups, packed.ints(f"{n}.m.copy"))
+        if block.operator == "union":
+            group = np.concatenate([group for group, _, _ in members])
+            literals = members[0][1]
+            for _, more, _ in members[1:]:
+                literals = _stack(literals, more)
+            out = self.wiring.any_of(members[0][2], group, literals)
+            return Rows((out + 3 * groups + 1)[:, None])
+        outs = [self.wiring.any_of(count, group, literals) for group, literals, count in members]
+        second = 1 if block.operator == "intersect" else 0
+        return Rows(np.stack([outs[0] + 3 * groups + 1, outs[1] + 3 * groups + second], axis=1))
+
+    def _copies(self, block: MergeBlock, members, groups, copy) -> Rows:
+        """INTERSECT ALL: copy i is there if both have i; EXCEPT ALL: if A has i more than B."""
+        sides = []
+        for number, (group, literals, _) in enumerate(members):
+            owner, member = Buckets(group).pairs(groups)
+            sign = -1.0 if number and block.operator == "except" else 1.0
+            sides.append((owner, literals[member], np.full(len(owner), sign)))
+        if block.operator == "except":
+            sides = [(np.concatenate([a[0], b[0]]), _stack(a[1], b[1]),
+                      np.concatenate([a[2], b[2]])) for a, b in [sides]]
+        places = [self.threshold(len(groups), ">=", *side, -copy.astype(np.float64))
+                  for side in sides]
+        return Rows(np.stack([place + 1 for place in places], axis=1))
+
+    def threshold(self, n: int, operator: str, target, literals, weight, constant) -> np.ndarray:
+        """(n,) places of threes: does the weighted sum of terms and the constant compare with 0."""
+        possible = literals[:, 0] != NEVER
+        out = self.wiring.threes(n)
+        self.wiring.add(Threshold(out, n, operator, target[possible], literals[possible],
+                                  weight[possible], constant))
+        return out + 3 * np.arange(n)
+
+    def _union_all(self, block: MergeBlock, sides: list[Rows]) -> Rows:
+        packed, n = self.packed, block.number
+        side, source = packed.ints(f"{n}.m.side"), packed.ints(f"{n}.m.src")
+        literals, shift = sides[0].literals, [0]
+        for more in sides[1:]:
+            shift.append(len(literals))
+            literals = _stack(literals, more.literals)
+        at = np.array(shift)[side] + source
+        rows = Rows(literals[at])
+        for c, column in enumerate(block.columns):
+            if column.cell is not None:
+                constant = packed.floats(f"{n}.m.f{c}")
+                out = self.wiring.numbers(len(side))
+                self.wiring.add(Constants(out, constant))
+                places = out + np.arange(len(side))
+                for number, relation in enumerate(block.sides):
+                    cell = relation.columns[c].cell
+                    if cell is not None:
+                        mine = side == number
+                        places[mine] = sides[number].cells[cell][source[mine]]
+                rows.cells[column.cell] = places
+            elif column.flag is not None:
+                places = np.zeros(len(side), np.int64)
+                for number, relation in enumerate(block.sides):
+                    mine = side == number
+                    flag = relation.columns[c].flag
+                    places[mine] = sides[number].flags[flag][source[mine]]
+                rows.flags[column.flag] = places
+        return rows
+
+    def _limit(self, block: LimitBlock) -> Rows:
+        inner, packed = self.rows[block.relation.block], self.packed
+        ids = packed.ints(f"{block.number}.o.id")
+        part = packed.ints(f"{block.number}.o.part")
+        part = np.unique(part, return_inverse=True)[1] if len(part) else part
+        events = self.wiring.events(inner.literals[ids])
+        kept = np.zeros(len(inner), np.int64)
+        kept[ids] = self._first(block, part, events, None if inner.base is None
+                                else inner.base[ids])
+        return Rows(kept[:, None], inner.cells, inner.flags, inner.origin, inner.shown)
+
+
+    def _first(self, block: LimitBlock, part, events, base) -> np.ndarray:
+        """(n,) literals: the row is there and among the first, of rows in order.
+
+        Rows of one base row under different labels exclude each other: together they are one
+        term, and each has its share of what is kept.
+        """
+        if base is None:
+            out = self.wiring.singles(len(events))
+            self.wiring.add(First(out, part, events, block.offset, block.limit))
+            return out + np.arange(len(events))
+        _, first, which = np.unique(base, return_index=True, return_inverse=True)
+        order = np.argsort(first)
+        place = np.empty(len(order), np.int64)
+        place[order] = np.arange(len(order))
+        which = place[which]
+        whole = self.wiring.threes(len(first))
+        self.wiring.add(Disjoint(whole, len(first), which, events))
+        whole = whole + 3 * np.arange(len(first)) + 1
+        out = self.wiring.singles(len(first))
+        self.wiring.add(First(out, part[first[order]], whole, block.offset, block.limit))
+        kept = out + np.arange(len(first))
+        shares = self.wiring.singles(len(events))
+        self.wiring.add(Share(shares, kept[which], events, whole[which]))
+        return shares + np.arange(len(events))
+
+
+def _stack(one: np.ndarray, other: np.ndarray) -> np.ndarray:
+    """Literal matrices of different widths, one below the other."""
+    width = max(one.shape[1], other.shape[1])
+    padded = [np.pad(part, ((0, 0), (0, width - part.shape[1]))) for part in (one, other)]
+    return np.concatenate(padded)
+
+

@@ -1,0 +1,313 @@
+"""The program of a query: blocks in the order in which they are evaluated.
+
+Names in the capture: block n makes the CTEs ``_pgrain_b{n}`` (base rows of a SELECT),
+``_pgrain_e{n}`` (class assignments that pass), ``_pgrain_r{n}`` (possible rows, what an outer query
+reads); ``_pgrain_k{i}`` has the distinct values of outer columns for which an inner query is asked.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+# Names of ours never meet a name of the caller's: all begin with "_pgrain_", which is reserved.
+ID = "_pgrain_id"        # number of a possible row in its relation
+KEY = "_pgrain_k"        # number of the outer values for which an inner query's row stands
+
+
+@dataclass
+class Column:
+    """A column that expressions may name.
+
+    cell: number of the block's cell if its value is a number of the circuit; flag: number of the
+    block's flag if it is a boolean of the circuit. PostgreSQL knows neither.
+    """
+
+    name: str
+    oid: int
+    cell: int | None = None
+    flag: int | None = None
+    labelled: bool = False      # shows a predicted class: a possible row for each
+    literal: str | None = None  # a constant without a type of its own ('x', NULL)
+    shown: int | None = None    # a text that depends on predictions, which nothing can be made of
+
+    @property
+    def random(self) -> bool:
+        return self.cell is not None or self.flag is not None or self.shown is not None
+
+
+@dataclass
+class Relation:
+    """Possible rows: the CTE ``cte`` has ID, KEY if `keyed`, and columns
+    ``_pgrain_o0``, ``_pgrain_o1``, …
+
+    single: exactly one row for each key (an aggregate without GROUP BY).
+    """
+
+    block: int
+    cte: str
+    columns: list[Column]
+    keyed: bool
+    single: bool = False
+    degrees: dict[int, str] = field(default_factory=dict)      # cell -> see linear.py
+
+
+@dataclass
+class Key:
+    """Outer columns that an inner query needs: CTE with KEY, ``_pgrain_t`` (their text)
+    and ``_pgrain_c0``, …"""
+
+    cte: str
+    columns: list[tuple[str, str, int]]      # (alias, name, type oid)
+    sql: str
+    after: int = 0                           # how many blocks it may read
+
+    @property
+    def row(self) -> str:
+        """Text of the outer columns, by which a base row finds its key."""
+        return row_text([f"{quoted(alias)}.{quoted(name)}" for alias, name, _ in self.columns])
+
+    def lateral(self, source: str) -> list[str]:
+        """FROM items that make the outer aliases again from a row of the key's CTE."""
+        aliases: dict[str, list[str]] = {}
+        for number, (alias, name, _) in enumerate(self.columns):
+            aliases.setdefault(alias, []).append(f"{source}._pgrain_c{number} AS {quoted(name)}")
+        return [f"LATERAL (SELECT {', '.join(made)}) AS {quoted(alias)}"
+                for alias, made in aliases.items()]
+
+
+@dataclass
+class Slot:
+    """One model call of a SELECT: a variable for each base row. number: over the whole program."""
+
+    number: int
+    block: int
+    model: str
+    argument: str
+    mode: str                # "label": one of the assignments; "expanded": a base row for each
+                             # class; "proba": predict_proba
+
+
+@dataclass
+class Leaf:
+    """A deterministic number of a base row (or group): SQL of float8, evaluated by PostgreSQL."""
+
+    sql: str
+
+
+@dataclass
+class Number:
+    """Arithmetic over numbers of the circuit (`gates.arithmetic` trees) and its leaves.
+
+    leaves: ("leaf", i) a Leaf of the block; ("cell", unit, cell) a cell of a unit's row;
+    ("proba", slot, class number); ("aggregate", j, part) of the same block, part "count", "sum",
+    "avg", "min", "max", "sum given" (that there is something to add); ("condition", j) an Atom of
+    the same block.
+    """
+
+    tree: tuple
+    leaves: list[tuple] = field(default_factory=list)
+
+
+@dataclass
+class Atom:
+    """A comparison of numbers of the circuit: true, false or NULL with some probability.
+
+    left operator right; or a flag by itself: operator "flag", left's only leaf says which.
+    place: (start, end) in the text, for errors.
+    """
+
+    operator: str
+    left: Number
+    right: Number | None
+    integer: bool = False
+
+
+@dataclass
+class Aggregate:
+    """One aggregate of a grouping.
+
+    where: "base" if flag and value are evaluated on base rows, "entry" if on assignments.
+    flag: boolean SQL, never NULL; value: float8 SQL; number: argument that is a number of the
+    circuit, of the base row; order: a value whose rank says which values are distinct.
+    """
+
+    function: str
+    distinct: bool
+    flag_base: str | None
+    flag_entry: str | None
+    value_base: str | None = None
+    value_entry: str | None = None
+    number: Number | None = None
+    distinct_base: str | None = None
+    distinct_entry: str | None = None
+    as_text: bool = False        # min or max of what is no number: its values go by their ranks
+    integer: bool = False
+
+
+@dataclass
+class Detail:
+    """A column of base rows that expressions over assignments need, ``_pgrain_d{i}`` there."""
+
+    name: str
+    sql: str
+    oid: int
+    exposes: tuple[str, str]
+
+
+@dataclass
+class Unit:
+    """A relation of possible rows in FROM: SQL of the row's number, and whose rows they are."""
+
+    id_sql: str
+    relation: Relation
+    alias: str
+
+
+@dataclass
+class SelectBlock:
+    """Base rows: FROM and WHERE without the model calls; the rest is for each assignment."""
+
+    number: int
+    key: Key | None = None
+    from_: list[str] = field(default_factory=list)
+    where: list[str] = field(default_factory=list)
+    units: list[Unit] = field(default_factory=list)
+    slots: list[Slot] = field(default_factory=list)
+    details: list[Detail] = field(default_factory=list)
+    mixed: list[str] = field(default_factory=list)       # conditions for each assignment
+    cells: list[Number] = field(default_factory=list)    # numbers of each base row
+    flags: list[Atom] = field(default_factory=list)      # booleans of each base row
+    shown: list[int] = field(default_factory=list)       # units whose array each base row shows
+    atoms: list[Atom] = field(default_factory=list)      # joined as ``_pgrain_t{i}``
+    leaves: list[Leaf] = field(default_factory=list)
+    outputs: list = field(default_factory=list)          # OutputSpec
+    grouping: Grouping | None = None
+    order: list[str] = field(default_factory=list)       # ORDER BY terms over ``o{i}``
+    kind: str = "select"
+
+    @property
+    def base(self) -> str:
+        return f"_pgrain_b{self.number}"
+
+    @property
+    def entry(self) -> str:
+        return f"_pgrain_e{self.number}"
+
+    @property
+    def row(self) -> str:
+        return f"_pgrain_r{self.number}"
+
+    @property
+    def enumerated(self) -> list[Slot]:
+        """The slots whose classes are assigned."""
+        return [slot for slot in self.slots if slot.mode == "label"]
+
+
+@dataclass
+class OutputSpec:
+    """One output column of a SELECT without grouping, or of its grouping.
+
+    where: "base", "entry" (depends on labels), "constant", "key" (a grouping key), "cell", "flag".
+    """
+
+    column: Column
+    where: str
+    sql: str | None = None
+
+
+@dataclass
+class Grouping:
+    """GROUP BY and aggregates over a SelectBlock's rows.
+
+    keys: (where, SQL) with where "base" or "entry"; by: the GROUP BY clause over ``g{i}``, "" for
+    one group; atoms and having: HAVING with its atoms as ``_pgrain_h{i}.v``.
+    """
+
+    keys: list[tuple[str, str]] = field(default_factory=list)
+    by: str | None = None
+    sets: bool = False
+    aggregates: list[Aggregate] = field(default_factory=list)
+    atoms: list[Atom] = field(default_factory=list)
+    leaves: list[tuple[str, str]] = field(default_factory=list)     # (where, SQL of float8)
+    having: str | None = None
+    having_leaves: list[tuple[str, str]] = field(default_factory=list)
+    cells: list[Number] = field(default_factory=list)
+    flags: list[Atom] = field(default_factory=list)
+    # Texts: number of an aggregate (min of a date), or -1 - number of a case (SQL, its atoms).
+    shown: list[int] = field(default_factory=list)
+    cases: list[tuple[str, list[int]]] = field(default_factory=list)
+
+    @property
+    def by_entry(self) -> bool:
+        return any(where == "entry" for where, _ in self.keys)
+
+
+@dataclass
+class PredicateBlock:
+    """EXISTS, IN, ANY, ALL: a boolean for each key.
+
+    true, unknown: SELECTs of (KEY, ID) of the rows for which the comparison is true, or NULL.
+    """
+
+    number: int
+    relation: Relation
+    key: Key | None
+    true: str
+    unknown: str | None
+    kind: str = "predicate"
+
+
+@dataclass
+class ScalarBlock:
+    """A scalar subquery's rows, and a NULL row for each key: there where no other is."""
+
+    number: int
+    relation: Relation
+    key: Key | None
+    kind: str = "scalar"
+
+
+@dataclass
+class ArrayBlock:
+    """ARRAY(…): the rows of `relation` (in the order of its LimitBlock) as elements."""
+
+    number: int
+    relation: Relation
+    key: Key | None
+    kind: str = "array"
+
+
+@dataclass
+class MergeBlock:
+    """DISTINCT and set operations: rows that are equal, merged."""
+
+    number: int
+    operator: str                # "distinct", "union", "intersect", "except"
+    all: bool
+    sides: list[Relation]
+    keyed: bool
+    columns: list[Column]
+    kind: str = "merge"
+
+
+@dataclass
+class LimitBlock:
+    """LIMIT, OFFSET, DISTINCT ON: rows in order, of which some are kept."""
+
+    number: int
+    relation: Relation
+    order: str
+    limit: int | None
+    offset: int
+    partition: str = ""
+    kind: str = "limit"
+
+
+def quoted(name: str) -> str:
+    """A name as a quoted identifier."""
+    return '"' + name.replace('"', '""') + '"'
+
+
+def row_text(columns: list[str]) -> str:
+    """SQL for a text that tells rows of these columns apart."""
+    return f'(ROW({", ".join(columns)})::pg_catalog.text COLLATE "C")'

@@ -1,0 +1,225 @@
+"""The capture of a query of any nesting: compiled in rounds, as `provenance.compile` says."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, field
+
+from pgrain.errors import InvalidArgument, UnsupportedOperator
+from pgrain.plan import nodes
+from pgrain.plan.explain import PlanFacts, check_calls, check_relations
+from pgrain.plan.expression import refuse
+from pgrain.plan.keywords import AGGREGATES
+from pgrain.plan.reader import read_statement
+from pgrain.provenance.algebra.blocks import Relation
+from pgrain.provenance.algebra.program import Program
+from pgrain.provenance.algebra.queries import lower_query
+from pgrain.provenance.algebra.scope import Core, analyse, columns_sql, read_columns
+from pgrain.provenance.algebra.select import select_sql
+from pgrain.provenance.algebra.sql import Capture as Renderer
+from pgrain.provenance.algebra.views import expand_views
+from pgrain.provenance.output import OutputColumn, match_sql
+from pgrain.provenance.probes import (
+    Catalog,
+    ProbeResult,
+    Probes,
+    catalog_sql,
+    check_policies,
+    fingerprint_sql,
+)
+from pgrain.wire.identity import digest_sql
+
+
+@dataclass
+class NetworkCapture:
+    """What to run for a query, and how to read what comes back (compare `compile.Capture`)."""
+
+    program: Program
+    final: Relation
+    by_row: bool
+    models: dict
+    output_columns: list[OutputColumn]
+    sql: str
+    with_sql: str
+    result_sql: str
+    fingerprint_sql: str
+    stamps: list = field(default_factory=list)
+    stamped_sql: str | None = None
+
+    def fetch_sql(self, model: str) -> str:
+        """SQL for (digest, value) of the feature values whose digest is in ``$2`` (bytea[])."""
+        facts, parts = self.models[model], []
+        for slot in self.program.slots:
+            if slot.model != model:
+                continue
+            argument = slot.argument + "\n"
+            value = {"bytea": f"({argument})::pg_catalog.bytea",
+                     "text": f"({argument})::pg_catalog.text",
+                     "float8": f"({argument})::pg_catalog.float8[]",
+                     "columns": f"pg_catalog.to_jsonb({argument})::pg_catalog.text"}[facts.kind]
+            block = self.program.blocks[slot.block]
+            inner = select_sql(block, [
+                f"{digest_sql(argument, facts.kind, facts.features)} AS _pgrain_x",
+                f"{value} AS _pgrain_v"])
+            parts.append(f"SELECT _pgrain_x, _pgrain_v FROM (\n{inner}\nOFFSET 0\n) AS _pgrain_s"
+                         "\nWHERE _pgrain_x OPERATOR(pg_catalog.=) ANY ($2::pg_catalog.bytea[])")
+        return (self.with_sql
+                + "SELECT DISTINCT ON (_pgrain_x) _pgrain_x AS digest, _pgrain_v AS value FROM (\n"
+                + "\nUNION ALL\n".join(parts) + "\n) AS _pgrain_u")
+
+    def read(self, rows):
+        """The assembled network of the capture's rows; 54000 over a limit."""
+        from pgrain.provenance.algebra.assemble import Assembly
+        return Assembly(self.program, rows)
+
+    def circuit(self, lineage):
+        """The circuit over what `read` returned."""
+        from pgrain.provenance.algebra.circuit import NetworkCircuit
+        return NetworkCircuit(self, lineage)
+
+    def match_sql(self, where: str) -> str:
+        """SQL for the output rows that meet a complaint's WHERE; ``$1`` is `Output.match_json`."""
+        return match_sql(self.output_columns, where)
+
+
+def compile_network(query: str, facts: PlanFacts, models: dict, probes: dict[str, ProbeResult],
+                    describe) -> Probes | NetworkCapture:
+    """The capture of `query`, or what must be asked first; parameters as `compile`'s.
+
+    describe(names, oids) gives the types' names: [(name, oid, type name, numeric)] or Probes.
+    """
+    statement, catalog, wanted = _read(query, facts, probes)
+    if wanted is not None:
+        return wanted
+    analysis = analyse(statement)
+    if not analysis.calls:
+        raise InvalidArgument("the query calls no model",
+                              hint="Call pgrain.predict in SELECT, WHERE, ON or GROUP BY.")
+    _check(statement, analysis, catalog, facts)
+    names = sorted({call.model for call in analysis.calls})
+    mark = _mark(statement.text)
+    ask = Probes(models=[name for name in names if name not in models])
+    if "output" not in probes:
+        ask.sql["output"] = f"SELECT * FROM (\n{query}\n) AS _pgrain_output LIMIT 0"
+    for core in analysis.cores:
+        if f"scope:{mark}:{core.number}" not in probes:
+            ask.sql[f"scope:{mark}:{core.number}"] = columns_sql(core, catalog.readable)
+    if ask.sql or ask.models:
+        return ask
+    columns, types = {}, {}
+    for core in analysis.cores:
+        found = probes[f"scope:{mark}:{core.number}"]
+        columns[id(core.select)] = read_columns(core, found.columns, found.types)[0]
+        types |= _types(core, mark, probes)
+    program = Program(analysis, columns, types, {name: models[name].classes for name in names})
+    final = lower_query(program, statement.query, None)
+    if program.wanted:
+        return Probes({f"type:{mark}:{core.number}:{text}": columns_sql(core, catalog.readable,
+                                                                        [text])
+                       for core in analysis.cores
+                       for text in program.wanted.get(id(core.select), ())})
+    described = describe(probes["output"])
+    if isinstance(described, Probes):
+        return described
+    if len(described) != len(final.columns):
+        raise UnsupportedOperator(
+            "the select list cannot be analysed",
+            detail=f"PostgreSQL says {len(described)} columns, the text {len(final.columns)}.",
+            hint="Name the columns instead of *.")
+    block = program.blocks[final.block]
+    by_row = block.kind == "select" and block.grouping is None
+    renderer = Renderer(program, models)
+    sql = renderer.render(final, by_row)
+    output = [_output(spec, column, block.outputs[n] if by_row else None)
+              for n, (spec, column) in enumerate(zip(described, final.columns, strict=True))]
+    numbered = ", ".join(f"_pgrain_{i}" for i in range(len(described)))
+    result = ("SELECT " + ", ".join(f"_pgrain_{i}::pg_catalog.text"
+                                    for i in range(len(described)))
+              + f" FROM (\n{_bare(query)}\n) AS _pgrain_result ({numbered})")
+    return NetworkCapture(program, final, by_row, {name: models[name] for name in names}, output,
+                          sql, renderer.with_(), result,
+                          fingerprint_sql(statement, facts.functions))
+
+
+def _output(described, column, spec) -> OutputColumn:
+    name, oid, type_name, numeric = described
+    if column.cell is not None:
+        role = "aggregate"
+    elif column.flag is not None or column.shown is not None \
+            or spec is not None and spec.where == "entry":
+        role = "label"
+    else:
+        role = "row" if spec is not None else "group"
+    dependent = column.random or column.labelled
+    return OutputColumn(name, oid, type_name, dependent, numeric, role)
+
+
+def _bare(query: str) -> str:
+    return read_statement(query).query.text
+
+
+def _mark(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def _types(core: Core, mark: str, probes: dict) -> dict:
+    """Types of expressions over a SELECT that were asked for in earlier rounds."""
+    prefix = f"type:{mark}:{core.number}:"
+    return {(id(core.select), name.removeprefix(prefix)): result.types[-1]
+            for name, result in probes.items() if name.startswith(prefix)}
+
+
+def _read(query: str, facts: PlanFacts, probes: dict):
+    """(statement, catalog, None), views with model calls expanded; or (…, what to ask)."""
+    text = query
+    for _ in range(32):
+        statement = read_statement(text)
+        name = f"catalog:{_mark(text)}"
+        if name not in probes:
+            return statement, None, Probes({name: catalog_sql(statement, facts.functions)})
+        catalog = Catalog.read(probes[name])
+        names = frozenset(catalog.aggregates | AGGREGATES)
+        statement = read_statement(text, names)
+        expanded = expand_views(statement, catalog.views)
+        if expanded == text:
+            return statement, catalog, None
+        text = expanded
+    raise UnsupportedOperator("views nested this deep have no provenance")
+
+
+def _check(statement: nodes.Statement, analysis, catalog: Catalog, facts: PlanFacts) -> None:
+    """Volatile functions, foreign names; the plan's calls and relations are those of the text."""
+    # A call that the planner found needless (an output that nobody reads) does no harm here.
+    facts = PlanFacts(facts.relations, facts.calls, facts.functions, empty=True, lossy=True)
+    check_policies(catalog)
+    calls = analysis.calls
+    bare = catalog.predict_is_ours
+    check_calls(facts, calls, bare)
+    check_relations(facts, catalog.relations,
+                    bool(catalog.user_functions & (statement.functions | facts.functions)))
+    for schema, name, visible in sorted(catalog.volatile):
+        place = statement.text.lower().find(name)
+        if name in statement.functions and (visible or f"{schema}." in statement.text):
+            raise refuse(f"the volatile function {schema}.{name}", statement.text, max(place, 0),
+                         None, "Declare it STABLE if its result does not change within a "
+                               "statement.")
+    for schema, name in catalog.own_aggregates:
+        if name in statement.functions:
+            raise UnsupportedOperator(
+                f"the aggregate {schema}.{name} has no provenance yet",
+                detail=f"In this search_path {name} may mean it.",
+                hint="Take its schema out of the search_path.")
+    for call in calls:
+        if call.bare and not bare:
+            raise UnsupportedOperator(
+                "an unqualified predict that may be another function has no provenance yet",
+                detail="No function named predict is visible, or one outside schema pgrain is.",
+                hint="Write pgrain.predict(...).")
+    for core in analysis.cores:
+        for item in core.select.items:
+            for name in item.expression.functions if item.expression else ():
+                if name in catalog.sets:
+                    raise refuse(f"the set-returning function {name} outside FROM",
+                                 statement.text, item.start, item.end, "Call it in FROM.")
+
+

@@ -1,0 +1,277 @@
+"""Comparisons of numbers of the circuit, wired: each row gets a boolean with three states."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from pgrain.errors import UnsupportedOperator
+from pgrain.provenance.algebra.blocks import Atom, Number
+from pgrain.provenance.algebra.small_gates import BooleanAggregate, Given, Known, Nulls
+from pgrain.provenance.algebra.wiring import NEVER, Buckets
+from pgrain.provenance.gates.proba_step import ProbaStep
+from pgrain.provenance.gates.threshold import Threshold
+
+_MIRRORED = {"<": ">", "<=": ">=", ">": "<", ">=": "<=", "=": "=", "<>": "<>"}
+
+
+def place(rows, atom: Atom) -> np.ndarray:
+    """(n,) places of threes of `atom` for each of `rows` (a Base or Groups)."""
+    wiring = rows.assembly.wiring
+    if atom.operator == "flag":
+        return rows.three(atom.left.leaves[0])
+    if atom.right is None:
+        out = wiring.threes(rows.n)
+        wiring.add(Known(out, rows.places(atom.left), atom.operator == "is not null"))
+        return out + 3 * np.arange(rows.n)
+    left, right, operator = atom.left, atom.right, atom.operator
+    if not _varies(left):
+        left, right, operator = right, left, _MIRRORED[operator]
+    kind = left.leaves[left.tree[1]] if left.tree[0] == "x" else None
+    if kind is not None and kind[0] == "proba":
+        return _probability(rows, kind, operator, _constant(rows, right))
+    extreme = kind is not None and _extreme(rows, kind)
+    if extreme:
+        return _of_extreme(rows, *extreme, operator, _constant(rows, right))
+    return _linear(rows, left, right, operator)
+
+
+def _varies(number: Number) -> bool:
+    return any(leaf[0] != "leaf" for leaf in number.leaves)
+
+
+def _constant(rows, number: Number) -> np.ndarray:
+    value, _ = _Evaluation(rows).evaluate(number.tree, number.leaves)
+    return value.constant
+
+
+# --- probabilities and extremes ------------------------------------------------------------
+
+def _probability(rows, leaf, operator: str, threshold: np.ndarray) -> np.ndarray:
+    wiring = rows.assembly.wiring
+    if operator in ("=", "<>"):
+        raise UnsupportedOperator("a probability compared for equality has no provenance",
+                                  hint="Use < or >.")
+    literal = rows.probability(leaf[1], leaf[2])
+    known = np.flatnonzero((literal >= 0) & ~np.isnan(threshold))
+    places = np.full(rows.n, rows.assembly.null())
+    out = wiring.threes(len(known))
+    wiring.add(ProbaStep(out, literal[known], threshold[known], operator))
+    places[known] = out + 3 * np.arange(len(known))
+    return places
+
+
+def _extreme(rows, leaf):
+    """(Groups, groups of rows, aggregate) if a leaf is a plain minimum or maximum."""
+    groups, of, leaf = (rows, np.arange(rows.n), leaf) if leaf[0] == "aggregate" else \
+        _source(rows, leaf)
+    if leaf is None or leaf[0] != "aggregate":
+        return None
+    aggregate = groups.grouping.aggregates[leaf[1]]
+    if aggregate.function not in ("min", "max") or aggregate.number is not None:
+        return None
+    return groups, of, leaf[1]
+
+
+def _source(rows, leaf):
+    if leaf[0] != "cell":
+        return rows, np.arange(rows.n), None
+    groups, of, number = rows.origin(leaf)
+    plain = number.tree[0] == "x"
+    return groups, of, number.leaves[number.tree[1]] if plain else None
+
+
+def _of_extreme(rows, groups, of, j: int, operator: str, bound: np.ndarray) -> np.ndarray:
+    """max > c: is there a term over c; min < c likewise; the others are their negations."""
+    wiring, terms = rows.assembly.wiring, groups.terms(j)
+    function = groups.grouping.aggregates[j].function
+    if operator in ("=", "<>"):
+        raise UnsupportedOperator(f"{function} compared for equality has no provenance yet",
+                                  hint="Use < or >.")
+    negated = operator[0] == ("<" if function == "max" else ">")
+    test = {"<": np.greater_equal, "<=": np.greater, ">": np.less_equal, ">=": np.less}[operator] \
+        if negated else {"<": np.less, "<=": np.less_equal, ">": np.greater,
+                         ">=": np.greater_equal}[operator]
+    row, term = Buckets(terms.group).pairs(of)
+    keep = test(terms.value[term], bound[row])
+    decided = wiring.any_of(rows.n, row[keep], terms.literals[term[keep]])
+    out = wiring.threes(rows.n)
+    wiring.add(BooleanAggregate(out, "bool_and" if negated else "bool_or",
+                                decided + 3 * np.arange(rows.n) + 1, groups.known(j)[of]))
+    places = out + 3 * np.arange(rows.n)
+    places[np.isnan(bound)] = rows.assembly.null()
+    return _given(rows, places, groups, of, np.full(rows.n, 2))
+
+
+def _given(rows, places, groups, of, empty) -> np.ndarray:
+    """The comparison given that the group is there, whose presence is counted elsewhere."""
+    if groups.certain or (groups is not rows and groups.grouping.having is not None):
+        return places
+    wiring = rows.assembly.wiring
+    out = wiring.threes(rows.n)
+    wiring.add(Given(out, places, groups.any()[of], empty))
+    return out + 3 * np.arange(rows.n)
+
+
+# --- sums ----------------------------------------------------------------------------------
+
+@dataclass
+class Linear:
+    """constant + sum of coefficient x part of an aggregate, for each row.
+
+    parts: (Groups, (n,) groups, aggregate, "count" or "sum", (n,) coefficients); nulls: aggregates
+    without which the whole is NULL.
+    """
+
+    constant: np.ndarray
+    parts: list = field(default_factory=list)
+    nulls: list = field(default_factory=list)
+
+    def times(self, factor: np.ndarray) -> Linear:
+        return Linear(self.constant * factor,
+                      [(g, of, j, part, c * factor) for g, of, j, part, c in self.parts],
+                      self.nulls)
+
+    def plus(self, other: Linear) -> Linear:
+        return Linear(self.constant + other.constant, self.parts + other.parts,
+                      self.nulls + other.nulls)
+
+    def take(self, of: np.ndarray) -> Linear:
+        return Linear(self.constant[of],
+                      [(g, rows[of], j, part, c[of]) for g, rows, j, part, c in self.parts],
+                      [(g, rows[of], j) for g, rows, j in self.nulls])
+
+
+class _Evaluation:
+    """A Number as (numerator, denominator or None), both Linear."""
+
+    def __init__(self, rows):
+        self.rows, self.n = rows, rows.n
+
+    def evaluate(self, tree, leaves):
+        name = tree[0]
+        if name in ("x", "const"):
+            return self.leaf(leaves[tree[1]])
+        args = [self.evaluate(child, leaves) for child in tree[1:]]
+        if name in ("identity", "nullif"):
+            if name == "nullif" and not args[0][0].parts:
+                raise self.refuse()
+            return args[0]
+        if name == "coalesce":
+            (value, denominator), (default, _) = args
+            if denominator is not None or not (default.constant == 0).all():
+                raise self.refuse()
+            return Linear(value.constant, value.parts, []), None
+        if name == "neg":
+            (value, denominator), = args
+            return value.times(np.full(self.n, -1.0)), denominator
+        (a, b), (c, d) = args
+        if name in ("+", "-"):
+            c = c if name == "+" else c.times(np.full(self.n, -1.0))
+            if b is None and d is None:
+                return a.plus(c), None
+            if b is None:
+                (a, b), (c, d) = (c, d), (a, b)
+            if d is not None or c.parts:
+                raise self.refuse()
+            return a.plus(b.times(c.constant)), b
+        if name == "*":
+            if a.parts or b is not None:
+                (a, b), (c, d) = (c, d), (a, b)
+            if a.parts or b is not None:
+                raise self.refuse()
+            return c.times(a.constant), d
+        if name == "/":
+            if not c.parts and d is None:
+                return a.times(1.0 / c.constant), b
+            if b is None and d is None:
+                return a, c
+        raise self.refuse()
+
+    def leaf(self, leaf: tuple):
+        zero = np.zeros(self.n)
+        if leaf[0] == "leaf":
+            return Linear(self.rows.constant(leaf)), None
+        if leaf[0] == "cell":
+            groups, of, number = self.rows.origin(leaf)
+            value, denominator = _Evaluation(groups).evaluate(number.tree, number.leaves)
+            return value.take(of), denominator and denominator.take(of)
+        if leaf[0] != "aggregate":
+            raise self.refuse()
+        j, groups = leaf[1], np.arange(self.n)
+        aggregate = self.rows.grouping.aggregates[j]
+        if aggregate.number is not None or aggregate.function not in ("count", "sum", "avg"):
+            raise self.refuse()
+        one = np.ones(self.n)
+        count = Linear(zero, [(self.rows, groups, j, "count", one)])
+        if aggregate.function == "count":
+            return count, None
+        total = Linear(zero, [(self.rows, groups, j, "sum", one)], [(self.rows, groups, j)])
+        return total, count if aggregate.function == "avg" else None
+
+    @staticmethod
+    def refuse():
+        return UnsupportedOperator("a threshold on this arithmetic of numbers that depend on "
+                                   "predictions has no provenance yet",
+                                   hint="Compare one sum, count or average with a constant.")
+
+
+def _linear(rows, left: Number, right: Number, operator: str) -> np.ndarray:
+    wiring, n = rows.assembly.wiring, rows.n
+    evaluation = _Evaluation(rows)
+    (a, b), (c, d) = (evaluation.evaluate(x.tree, x.leaves) for x in (left, right))
+    if d is not None:
+        if b is not None or a.parts:
+            raise evaluation.refuse()
+        (a, b), (c, d), operator = (c, d), (a, b), _MIRRORED[operator]
+    divided = []
+    if b is not None:
+        if c.parts:
+            raise evaluation.refuse()
+        divided = [(g, of, j) for g, of, j, _, _ in b.parts]
+        c = b.times(c.constant).plus(Linear(np.zeros(n), [], c.nulls))
+    whole = a.plus(c.times(np.full(n, -1.0)))
+    unknown = np.isnan(whole.constant)
+    constant = np.where(unknown, 0.0, whole.constant)
+    target, literals, weights = _terms(whole.parts, n)
+    out = wiring.threes(n)
+    wiring.add(Threshold(out, n, operator, target, literals, weights, constant))
+    places = out + 3 * np.arange(n)
+    tests = {"<": np.less, "<=": np.less_equal, ">": np.greater, ">=": np.greater_equal,
+             "=": np.equal, "<>": np.not_equal}
+    empty = tests[operator](constant, 0.0).astype(np.int64)
+    nulls = {g.signature(j): g.known(j)[of] for g, of, j in whole.nulls + divided}
+    if nulls:
+        signatures = {g.signature(j) for g, _, j, _, _ in whole.parts}
+        exact = len(nulls) == 1 and signatures <= set(nulls)
+        out = wiring.threes(n)
+        wiring.add(Nulls(out, places, np.stack(list(nulls.values()), axis=1),
+                         np.full(n, exact), empty))
+        places, empty = out + 3 * np.arange(n), np.full(n, 2)
+    places = np.where(unknown, rows.assembly.null(), places)
+    sources = {id(g): (g, of) for g, of, _, _, _ in whole.parts}
+    if len(sources) == 1:
+        groups, of = next(iter(sources.values()))
+        places = _given(rows, places, groups, of, np.where(unknown, 2, empty))
+    return places
+
+
+def _terms(parts, n: int):
+    """(row (T,), literals (T, L), weights (T,)) of a Linear's parts."""
+    found = []
+    for groups, of, j, part, coefficient in parts:
+        terms = groups.terms(j)
+        row, term = Buckets(terms.group).pairs(of)
+        weight = coefficient[row]
+        if part == "sum":
+            weight = weight * terms.value[term]
+        found.append((row, terms.literals[term], weight))
+    width = max((literals.shape[1] for _, literals, _ in found), default=1)
+    literals = [np.pad(x, ((0, 0), (0, width - x.shape[1]))) for _, x, _ in found]
+    if not found:
+        return np.zeros(0, np.int64), np.zeros((0, 1), np.int64), np.zeros(0)
+    row, literals = np.concatenate([f[0] for f in found]), np.concatenate(literals)
+    weight = np.where(np.isnan(w := np.concatenate([f[2] for f in found])), 0.0, w)
+    possible = literals[:, 0] != NEVER
+    return row[possible], literals[possible], weight[possible]

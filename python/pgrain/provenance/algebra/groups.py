@@ -1,0 +1,440 @@
+"""GROUP BY, aggregates and HAVING over the rows of a SELECT."""
+
+from __future__ import annotations
+
+from pgrain.plan import nodes
+from pgrain.plan.lexer import tokenize
+from pgrain.plan.spine import Leaf as SpineLeaf
+from pgrain.plan.spine import Op, PieceLeaf, read_tree
+from pgrain.provenance.algebra.blocks import (
+    Aggregate,
+    Atom,
+    Column,
+    Grouping,
+    Number,
+    OutputSpec,
+    Relation,
+)
+from pgrain.provenance.algebra.linear import CONST, COUNT, EXTREME, LINEAR, OTHER, RATIO, degree
+from pgrain.provenance.algebra.numbers import COMPARISONS, CONNECTIVES, INTEGER_OIDS, Numbers
+from pgrain.provenance.algebra.program import cut
+from pgrain.provenance.algebra.queries import order_refusal, output_name, position, untyped
+from pgrain.provenance.annotate import present
+
+NUMBER_OIDS = (20, 21, 23, 700, 701, 1700)
+FUNCTIONS = ("count", "sum", "avg", "min", "max", "bool_and", "bool_or", "every")
+
+
+def is_grouped(builder) -> bool:
+    """Whether the SELECT groups, by GROUP BY or by aggregates alone."""
+    select = builder.select
+    expressions = [item.expression for item in select.items if item.expression] + \
+        ([select.having] if select.having else [])
+    return select.group is not None or any(
+        isinstance(piece, nodes.AggregateCall) for e in expressions for piece in e.walk())
+
+
+def lower_groups(builder, wanted) -> tuple[Relation, int, list[str]]:
+    """(relation of the groups, how many of its columns are visible, ORDER BY terms)."""
+    return GroupBuilder(builder).lower(wanted)
+
+
+class GroupBuilder(Numbers):
+    """Expressions over groups: aggregates are the numbers, the rest is of a row of the group."""
+
+    def __init__(self, builder):
+        self.builder, self.program, self.select = builder, builder.program, builder.select
+        self.block, self.grouping = builder.block, Grouping()
+        self.answers = builder.answers
+        self.keys: list[nodes.Expr] = []
+
+    def resolve(self, qualifier, name):
+        return self.builder.resolve(qualifier, name)
+
+    # --- the whole -------------------------------------------------------------------------
+
+    def lower(self, wanted) -> tuple[Relation, int, list[str]]:
+        grouping, select = self.grouping, self.select
+        expressions = [item.expression for item in select.items if item.expression]
+        for expression in expressions + [item.expression for item in wanted]:
+            for piece in expression.walk():
+                if isinstance(piece, nodes.WindowCall):
+                    raise self.program.refuse("a window function over groups", piece)
+        if any(item.star for item in select.items):
+            raise self.program.refuse("* beside aggregates", select, "Name the columns.")
+        if select.group is not None:
+            self.read_group()
+        self.place_keys()
+        outputs: list[OutputSpec] = []
+        for item in select.items:
+            outputs.append(self.output(item.expression, item.alias or
+                                       self.name(item.expression)))
+        visible = len(outputs)
+        order = []
+        names = [spec.column.name for spec in outputs]
+        for item in wanted:
+            at = position(item, names)
+            if at is None:
+                outputs.append(self.output(item.expression, f"_pgrain_{len(outputs)}"))
+                at = len(outputs) - 1
+            if not 0 <= at < len(outputs):
+                raise self.program.refuse("this position in ORDER BY", item.expression)
+            if outputs[at].column.random or outputs[at].where == "entry" and not grouping.by_entry:
+                raise order_refusal(self.program, item)
+            order.append(f"_pgrain_o{at}{item.suffix}")
+        if select.having is not None:
+            self.having(select.having)
+        return self.finish(outputs, select.having is None), visible, order
+
+    def lower_columns(self, expressions: list[nodes.Expr]) -> Relation:
+        """The groups with their keys and then `expressions` as columns, HAVING left out."""
+        if self.select.group is not None:
+            self.read_group()
+        self.place_keys()
+        outputs = [self.output(key, f"_pgrain_{n}") for n, key in enumerate(self.keys)]
+        outputs += [self.output(e, f"_pgrain_{len(outputs)}") for e in expressions]
+        return self.finish(outputs, True)
+
+    def finish(self, outputs: list[OutputSpec], all_: bool) -> Relation:
+        """Close the block; `all_`: without HAVING."""
+        grouping, select = self.grouping, self.select
+        self.block.number = self.program.number()
+        self.block.grouping, self.block.outputs = grouping, outputs
+        for slot in self.block.slots:
+            slot.block = self.block.number
+        self.program.blocks.append(self.block)
+        degrees = {n: degree(number, self.leaf_degree) for n, number in enumerate(grouping.cells)}
+        relation = Relation(self.block.number, f"_pgrain_g{self.block.number}",
+                            [spec.column for spec in outputs], self.block.key is not None,
+                            select.group is None and all_, degrees)
+        return relation
+
+    def name(self, expression: nodes.Expr) -> str:
+        piece = expression.pieces[0] if len(expression.pieces) == 1 else None
+        if isinstance(piece, nodes.AggregateCall) and piece.end == expression.end:
+            return piece.function
+        return output_name(expression)
+
+    # --- keys ------------------------------------------------------------------------------
+
+    def read_group(self) -> None:
+        self.grouping.by = ", ".join(self.group_item(item) for item in self.select.group)
+
+    def group_item(self, item: nodes.GroupItem) -> str:
+        """An item of GROUP BY over our names of the keys."""
+        if item.kind == "expression":
+            return self.key(item.expressions[0])
+        if item.kind == "list":
+            inner = [self.key(e) for e in item.expressions] + \
+                [self.group_item(i) for i in item.items]
+            return f"({', '.join(inner)})"
+        self.grouping.sets = True
+        inner = [self.group_item(i) for i in item.items] or \
+            [self.key(e) for e in item.expressions]
+        word = {"rollup": "ROLLUP", "cube": "CUBE", "sets": "GROUPING SETS"}[item.kind]
+        return f"{word} ({', '.join(inner)})"
+
+    def key(self, expression: nodes.Expr) -> str:
+        """Our name of a grouping key; an input column goes before an output's name."""
+        tokens = expression.tokens
+        names = [item.alias or self.name(item.expression) for item in self.select.items]
+        if len(tokens) == 1 and tokens[0].kind == "number" and tokens[0].value.isdigit():
+            at = int(tokens[0].value) - 1
+            if not 0 <= at < len(names):
+                raise self.program.refuse("this position in GROUP BY", expression)
+            expression = self.select.items[at].expression
+        elif len(tokens) == 1 and tokens[0].is_name and tokens[0].value in names and \
+                self.builder.resolve(None, tokens[0].value) is None:
+            expression = self.select.items[names.index(tokens[0].value)].expression
+        if self.builder.randoms(expression):
+            raise self.program.refuse("GROUP BY a number that depends on predictions", expression)
+        if any(isinstance(p, nodes.AggregateCall) for p in expression.walk()):
+            raise self.program.refuse("GROUP BY an aggregate", expression)
+        for number, known in enumerate(self.keys):
+            if self.same(known, expression):
+                return f"_pgrain_g{number}"
+        self.keys.append(expression)
+        return f"_pgrain_g{len(self.keys) - 1}"
+
+    def same(self, one: nodes.Expr, other: nodes.Expr) -> bool:
+        """Whether two expressions are the same to GROUP BY: t.c and c are one column."""
+        def spelled(expression):
+            replaced = {}
+            for piece in expression.walk():
+                if isinstance(piece, nodes.ColumnRef):
+                    found = self.builder.resolve(piece.qualifier, piece.name)
+                    if found is not None:
+                        replaced[piece.start, piece.end] = f'"{found[0]}"."{found[1].name}"'
+            return bare([t.value for t in tokenize(expression.substitute(replaced))])
+
+        def bare(words):
+            depth = 0
+            for at, word in enumerate(words):
+                depth += (word == "(") - (word == ")")
+                if not depth and at < len(words) - 1:
+                    return words
+            return bare(words[1:-1]) if len(words) > 2 and words[0] == "(" else words
+
+        return one.text == other.text or spelled(one) == spelled(other)
+
+    def place_keys(self) -> None:
+        made = [self.builder.prepare(key) for key in self.keys]
+        if any(part.labelled for part in made):
+            made = [self.builder.prepare(key, labelled=True) for key in self.keys]
+        self.grouping.keys = [("entry" if part.labelled else "base", part.text) for part in made]
+
+    # --- outputs ---------------------------------------------------------------------------
+
+    def output(self, expression: nodes.Expr, name: str) -> OutputSpec:
+        """One column: a key, a number of the circuit, a comparison, or text of the group's row."""
+        if not self.numbers_in(expression):
+            where, text = self.of_group(expression)
+            column = Column(name, self.type_of(expression), literal=untyped(text))
+            column.labelled = any(isinstance(p, nodes.ModelCall) for p in expression.walk())
+            return OutputSpec(column, where, text)
+        tree = read_tree(expression, self.is_random)
+        if isinstance(tree, Op) and tree.name == "case" and any(
+                isinstance(child, SpineLeaf) and untyped(child.text) is not None
+                for child in [*tree.args[1::2], tree.args[-1]]):
+            return self.cases(expression, tree, name)
+        if isinstance(tree, Op) and tree.name in ("cast:text", "cast:varchar"):
+            tree = tree.args[0]
+        if isinstance(tree, Op) and tree.name in (*COMPARISONS, "is null", "is not null") or \
+                self.boolean_aggregate(tree):
+            self.grouping.flags.append(self.read_atom(expression, tree))
+            return OutputSpec(Column(name, 16, flag=len(self.grouping.flags) - 1), "flag")
+        if isinstance(tree, PieceLeaf) and isinstance(tree.piece, nodes.AggregateCall):
+            at = self.aggregate(tree.piece)
+            if self.grouping.aggregates[at].as_text:
+                self.grouping.shown.append(at)
+                return OutputSpec(Column(name, 0, shown=len(self.grouping.shown) - 1), "shown")
+        number = self.number(expression, tree)
+        oid = 20 if self.integer(expression, tree) else 701
+        self.grouping.cells.append(number)
+        return OutputSpec(Column(name, oid, len(self.grouping.cells) - 1), "cell")
+
+    def cases(self, expression: nodes.Expr, tree: Op, name: str) -> OutputSpec:
+        """A CASE whose conditions are comparisons of aggregates and whose values are texts."""
+        replaced: dict[tuple[int, int], str] = {}
+        self._having(expression, tree, replaced)
+        atoms = sorted({int(text.split(".")[0].removeprefix("_pgrain_h"))
+                        for text in replaced.values() if text.startswith("_pgrain_h")})
+        self.grouping.cases.append((expression.substitute(replaced), atoms))
+        column = Column(name, 0, shown=len(self.grouping.shown))
+        self.grouping.shown.append(-len(self.grouping.cases))
+        return OutputSpec(column, "shown")
+
+    def boolean_aggregate(self, tree) -> bool:
+        return isinstance(tree, PieceLeaf) and isinstance(tree.piece, nodes.AggregateCall) \
+            and tree.piece.function in ("bool_and", "bool_or", "every")
+
+    def numbers_in(self, expression: nodes.Expr) -> bool:
+        """Whether an expression over groups has numbers of the circuit in it."""
+        return any(self.is_random(piece) for piece in expression.walk())
+
+    def is_random(self, piece: nodes.Piece) -> bool:
+        if isinstance(piece, nodes.AggregateCall):
+            return True
+        if isinstance(piece, nodes.ColumnRef):
+            found = self.builder.resolve(piece.qualifier, piece.name)
+            return found is not None and found[1].random and not self._in_aggregate(piece)
+        return False
+
+    def _in_aggregate(self, piece) -> bool:
+        expressions = [item.expression for item in self.select.items if item.expression]
+        expressions += [self.select.having] if self.select.having else []
+        return any(isinstance(p, nodes.AggregateCall) and p.start <= piece.start
+                   and piece.end <= p.end for e in expressions for p in e.walk())
+
+    def of_group(self, expression: nodes.Expr) -> tuple[str, str]:
+        """(where, SQL) of a deterministic expression over groups."""
+        for number, key in enumerate(self.keys):
+            if self.same(key, expression):
+                return "key", f"_pgrain_g{number}"
+        columns = [p for p in expression.walk()
+                   if isinstance(p, (nodes.ColumnRef, nodes.ModelCall, nodes.Subquery))]
+        if not columns and not self.grouping.sets:
+            return "constant", expression.text
+        if self.grouping.sets:
+            return "key", self.over_keys(expression)
+        made = self.builder.prepare(expression, labelled=self.grouping.by_entry)
+        if made.labelled and not self.grouping.by_entry:
+            raise self.program.refuse("a prediction that is not grouped by", expression)
+        return ("entry" if made.labelled else "base"), made.text
+
+    def over_keys(self, expression: nodes.Expr) -> str:
+        """The expression with its grouping keys by our names (GROUPING SETS make them NULL)."""
+        replaced = {}
+        for piece in expression.walk():
+            if any(start <= piece.start and piece.end <= end for start, end in replaced):
+                continue
+            for number, key in enumerate(self.keys):
+                if self.same(key, cut(expression, piece.start, piece.end)):
+                    replaced[piece.start, piece.end] = f"_pgrain_g{number}"
+                    break
+            else:
+                if isinstance(piece, (nodes.ColumnRef, nodes.ModelCall)) or \
+                        self.program.analysis.depends(piece):
+                    raise self.program.refuse("this expression over GROUPING SETS", expression,
+                                              "Select the grouping expressions themselves.")
+        return expression.substitute(replaced)
+
+    def type_of(self, expression: nodes.Expr) -> int:
+        piece = expression.pieces[0] if len(expression.pieces) == 1 else None
+        if isinstance(piece, nodes.ColumnRef):
+            found = self.builder.resolve(piece.qualifier, piece.name)
+            if found is not None and piece.end - piece.start == len(expression.text):
+                return found[1].oid
+        return 0
+
+    # --- numbers over groups ---------------------------------------------------------------
+
+    def prepare(self, expression: nodes.Expr, labelled: bool = False):
+        where, text = self.of_group(expression)
+        self._where = where
+        from pgrain.provenance.algebra.select import Prepared
+        return Prepared(text, False)
+
+    def leaf(self, text: str) -> int:
+        leaf = (getattr(self, "_where", None) or "constant", f"({text}\n)::pg_catalog.float8")
+        self._where = None
+        if leaf not in self.grouping.leaves:
+            self.grouping.leaves.append(leaf)
+        return self.grouping.leaves.index(leaf)
+
+    def leaf_text(self, text: str) -> int:
+        return self.leaf(text)
+
+    _degrees = {"count": COUNT, "sum": LINEAR, "sum given": LINEAR, "avg": RATIO}
+
+    def leaf_degree(self, leaf: tuple) -> str:
+        if leaf[0] == "aggregate":
+            part = leaf[2]
+            return self._degrees.get(part, EXTREME) if \
+                self.grouping.aggregates[leaf[1]].number is None else OTHER
+        return CONST if leaf[0] == "leaf" else OTHER
+
+    def piece_number(self, piece: nodes.Piece) -> tuple:
+        if isinstance(piece, nodes.AggregateCall):
+            number = self.aggregate(piece)
+            if self.grouping.aggregates[number].as_text:
+                raise self.program.refuse(f"an expression over {piece.function} of what is no "
+                                          "number", piece,
+                                          "Make it a number, as with extract(epoch FROM …).")
+            return "aggregate", number, self.grouping.aggregates[number].function
+        raise self.program.refuse("a number that depends on predictions outside an aggregate",
+                                  piece, "Put it into an aggregate.")
+
+    def read_atom(self, expression, node) -> Atom:
+        if self.boolean_aggregate(node):
+            number = self.aggregate(node.piece)
+            return Atom("flag", Number(("p", 0), [("aggregate", number, "bool")]), None)
+        return super().read_atom(expression, node)
+
+    def condition(self, atom: Atom) -> int:
+        if atom not in self.grouping.atoms:
+            self.grouping.atoms.append(atom)
+        return self.grouping.atoms.index(atom)
+
+    def atom_column(self, atom: Atom) -> str:
+        return f"_pgrain_h{self.condition(atom)}._pgrain_v"
+
+    def integer_piece(self, piece: nodes.Piece) -> bool:
+        if isinstance(piece, nodes.AggregateCall):
+            if piece.function == "count":
+                return True
+            if piece.function == "avg" or not piece.arguments:
+                return False
+            oid = self.program.type_of(self.select, piece.arguments[0].text)
+            return oid in ((21, 23) if piece.function == "sum" else INTEGER_OIDS)
+        return super().integer_piece(piece)
+
+    # --- aggregates ------------------------------------------------------------------------
+
+    def aggregate(self, call: nodes.AggregateCall) -> int:
+        """Number of an aggregate of this grouping."""
+        made = self.read_aggregate(call)
+        if made not in self.grouping.aggregates:
+            self.grouping.aggregates.append(made)
+        return self.grouping.aggregates.index(made)
+
+    def read_aggregate(self, call: nodes.AggregateCall) -> Aggregate:
+        if call.function not in FUNCTIONS:
+            raise self.program.refuse(f"the aggregate {call.function}", call,
+                                      "Use count, sum, avg, min, max, bool_and or bool_or.")
+        if call.order:
+            raise self.program.refuse("ORDER BY inside an aggregate", call, "Leave it out.")
+        function = "bool_and" if call.function == "every" else call.function
+        made = Aggregate(function, call.distinct, None, None)
+        flags: dict[str, list[str]] = {"base": [], "entry": []}
+        if call.filter is not None:
+            part = self.builder.prepare(call.filter)
+            flags["entry" if part.labelled else "base"].append(f"coalesce(({part.text}), false)")
+        if call.arguments:
+            if len(call.arguments) > 1:
+                raise self.program.refuse("an aggregate of several arguments", call)
+            self.argument(call, call.arguments[0], made, flags)
+        made.flag_base = " AND ".join(flags["base"]) or None
+        made.flag_entry = " AND ".join(flags["entry"]) or None
+        return made
+
+    def argument(self, call, argument: nodes.Expr, made: Aggregate, flags) -> None:
+        if self.builder.randoms(argument):
+            if call.distinct or made.function.startswith("bool"):
+                raise self.program.refuse(f"{call.function} of numbers that depend on predictions",
+                                          call)
+            tree = read_tree(argument, self.builder.is_random)
+            made.number = self.builder.number(argument, tree)
+            return
+        part = self.builder.prepare(argument)
+        where = "entry" if part.labelled else "base"
+        flags[where].append(present(f"({part.text}\n)"))
+        value = f"({part.text}\n)::pg_catalog.float8"
+        if made.function.startswith("bool"):
+            value = f"({part.text}\n)::pg_catalog.int4::pg_catalog.float8"
+        elif made.function in ("sum", "avg"):
+            oid = self.program.type_of(self.select, argument.text)
+            if oid and oid not in NUMBER_OIDS:
+                raise self.program.refuse(f"{made.function} of what is no number", call,
+                                          "Make it a number, as with extract(epoch FROM …).")
+        elif made.function in ("min", "max"):
+            oid = self.program.type_of(self.select, argument.text)
+            if oid and oid not in NUMBER_OIDS:
+                made.as_text = True
+                setattr(made, f"distinct_{where}", part.text)
+                return
+        if made.function != "count":
+            setattr(made, f"value_{where}", value)
+        if call.distinct:
+            setattr(made, f"distinct_{where}", part.text)
+
+    # --- HAVING ----------------------------------------------------------------------------
+
+    def having(self, expression: nodes.Expr) -> None:
+        """Comparisons of aggregates become atoms, what is deterministic a column of the groups."""
+        tree = read_tree(expression, lambda piece: self.is_random(piece)
+                         or isinstance(piece, (nodes.ModelCall, nodes.ColumnRef,
+                                                            nodes.Subquery)))
+        replaced: dict[tuple[int, int], str] = {}
+        self._having(expression, tree, replaced)
+        self.grouping.having = expression.substitute(replaced)
+
+    def _having(self, expression, node, replaced) -> None:
+        part = cut(expression, node.start, node.end)
+        if not self.numbers_in(part):
+            if isinstance(node, SpineLeaf):
+                return                      # a constant
+            leaf = self.of_group(part)
+            if leaf not in self.grouping.having_leaves:
+                self.grouping.having_leaves.append(leaf)
+            at = self.grouping.having_leaves.index(leaf)
+            replaced[node.start, node.end] = f"_pgrain_x._pgrain_w{at}"
+        elif isinstance(node, Op) and node.name in (*CONNECTIVES, "case"):
+            for child in node.args:
+                if child is not None:
+                    self._having(expression, child, replaced)
+        else:
+            found = read_tree(part, self.is_random)
+            self._atoms(part, found, replaced)
+
+

@@ -1,0 +1,324 @@
+"""The groups of a SELECT in the network: their terms, aggregates, HAVING.
+
+A term is a base row under one assignment of classes: a conjunction of literals with a group, and
+for each aggregate whether it counts there and with what value.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from pgrain import settings
+from pgrain.provenance.algebra import comparisons
+from pgrain.provenance.algebra.blocks import Aggregate, Number
+from pgrain.provenance.algebra.small_gates import (
+    BooleanAggregate,
+    Chosen,
+    Conditional,
+    Disjoint,
+    Quotient,
+)
+from pgrain.provenance.algebra.wiring import CERTAIN, NEVER, Buckets
+from pgrain.provenance.gates.extreme import Extreme
+from pgrain.provenance.gates.sums import Sums
+
+
+@dataclass
+class Terms:
+    """Terms of one aggregate. group, row: (T,); literals: (T, L); value: (T,) float64 or None."""
+
+    group: np.ndarray
+    row: np.ndarray
+    literals: np.ndarray
+    value: np.ndarray | None
+
+
+class Groups:
+    """Groups of a Base; `comparisons` treats them as rows whose leaves are aggregates."""
+
+    def __init__(self, base, n_keys: int):
+        self.base, self.assembly, self.block = base, base.assembly, base.block
+        self.grouping = base.block.grouping
+        packed, number = self.assembly.packed, self.block.number
+        counts = packed.ints(f"{number}.g.n")
+        self.n = len(counts)
+        settings.OUTPUT_ROWS.limit(self.n, hint="Filter the rows, or aggregate.")
+        self.leaves = [packed.floats(f"{number}.l{i}") for i in range(len(self.grouping.leaves))]
+        member = packed.ints(f"{number}.g.m")
+        group = np.repeat(np.arange(self.n), counts)
+        row, entry, literals = base.pairs()
+        label = entry if self.grouping.by_entry else row
+        if self.grouping.sets:
+            term, at = Buckets(member).pairs(label)
+            row, entry, literals, group = row[term], entry[term], literals[term], group[at]
+        else:
+            of = np.zeros(int(max(member.max(initial=-1), label.max(initial=-1))) + 1, np.int64)
+            of[member] = group
+            group = of[label]
+        possible = literals[:, 0] != NEVER
+        self.group, self.row, self.entry = group[possible], row[possible], entry[possible]
+        self.literals = literals[possible]
+        self.certain = self.grouping.by is None
+        self._known: dict = {}
+        self._made: dict = {}
+
+    @property
+    def wiring(self):
+        return self.assembly.wiring
+
+    # --- terms -----------------------------------------------------------------------------
+
+    def _measure(self, where: str, tag: str, j: int):
+        packed = self.assembly.packed
+        full = f"{self.block.number}.{where}.{tag}{j}"
+        if full not in packed:
+            return None
+        values = {"mf": packed.flags, "mv": packed.floats, "mr": packed.ints}[tag](full)
+        return values[self.row if where == "base" else self.entry]
+
+    def terms(self, j: int) -> Terms:
+        """The terms that aggregate j counts; values of count are 1."""
+        if ("terms", j) in self._made:
+            return self._made["terms", j]
+        keep = np.ones(len(self.group), bool)
+        value = None
+        for where in ("base", "entry"):
+            flags = self._measure(where, "mf", j)
+            if flags is not None:
+                keep &= flags
+            found = self._measure(where, "mv", j)
+            value = found if found is not None else value
+        ranks = [self._measure(where, "mr", j) for where in ("base", "entry")]
+        rank = next((r for r in ranks if r is not None), None)
+        at = np.flatnonzero(keep)
+        made = Terms(self.group[at], self.row[at], self.literals[at],
+                     None if value is None else value[at])
+        if rank is not None and self.grouping.aggregates[j].as_text:
+            made.value = rank[at].astype(np.float64)
+        elif rank is not None and self.grouping.aggregates[j].distinct:
+            made = self._distinct(made, rank[at])
+        self._made["terms", j] = made
+        return made
+
+    def _distinct(self, terms: Terms, rank: np.ndarray) -> Terms:
+        """One term for each value of a group: the event that the value occurs."""
+        code = terms.group * (int(rank.max(initial=0)) + 1) + rank
+        _, first, which = np.unique(code, return_index=True, return_inverse=True)
+        out = self.wiring.any_of(len(first), which, terms.literals)
+        return Terms(terms.group[first], terms.row[first],
+                     (out + 3 * np.arange(len(first)) + 1)[:, None],
+                     None if terms.value is None else terms.value[first])
+
+    def signature(self, j: int) -> tuple:
+        """Aggregates of one signature have rows, or none, together."""
+        aggregate = self.grouping.aggregates[j]
+        return id(self), aggregate.flag_base, aggregate.flag_entry
+
+    def any(self) -> np.ndarray:
+        """(n,) literals: the group has a row."""
+        if self.certain:
+            return np.full(self.n, CERTAIN)
+        if "any" not in self._made:
+            self._made["any"] = self.wiring.any_of(self.n, self.group, self.literals)
+        literals = self._made["any"] + 3 * np.arange(self.n) + 1
+        if self.grouping.sets:
+            total = self.assembly.packed.flags(f"{self.block.number}.g.total")
+            literals[total] = CERTAIN
+        return literals
+
+    def known(self, j: int) -> np.ndarray:
+        """(n,) literals: aggregate j has something to aggregate."""
+        key = self.signature(j)[1:]
+        if key == (None, None) and not self.certain and not self.grouping.sets:
+            return self.any()
+        if key not in self._known:
+            terms = self.terms(j)
+            self._known[key] = self.wiring.any_of(self.n, terms.group, terms.literals)
+        return self._known[key] + 3 * np.arange(self.n) + 1
+
+    # --- numbers ---------------------------------------------------------------------------
+
+    def constant(self, leaf: tuple) -> np.ndarray:
+        return self.leaves[leaf[1]]
+
+    def place(self, leaf: tuple) -> np.ndarray:
+        """(n,) places in X of an aggregate."""
+        if leaf[2] == "sum given":
+            key = ("given", leaf[1])
+            if key not in self._made:
+                out, known = self.wiring.numbers(self.n), self.known(leaf[1])
+                self.wiring.add(Conditional(out, self.place((*leaf[:2], "sum")), known))
+                self._made[key] = out + np.arange(self.n)
+            return self._made[key]
+        key = ("place", leaf[1])
+        if key not in self._made:
+            self._made[key] = self._aggregate(leaf[1], self.grouping.aggregates[leaf[1]])
+        return self._made[key]
+
+    def _aggregate(self, j: int, aggregate: Aggregate) -> np.ndarray:
+        terms, groups = self.terms(j), np.arange(self.n)
+        if aggregate.number is not None:
+            return self._of_numbers(j, aggregate, terms)
+        if aggregate.function in ("min", "max"):
+            out = self.wiring.numbers(self.n)
+            self.wiring.add(Extreme(out, self.n, aggregate.function, terms.group, terms.literals,
+                                    terms.value))
+            return out + groups
+        events = self.wiring.events(terms.literals)
+        count = None
+        if aggregate.function in ("count", "avg"):
+            count = self.wiring.numbers(self.n)
+            self.wiring.add(Sums(count, self.n, terms.group, events))
+        if aggregate.function == "count":
+            return count + groups
+        total = self.wiring.numbers(self.n)
+        self.wiring.add(Sums(total, self.n, terms.group, events, terms.value))
+        return self._quotient(total, count, self.known(j))
+
+    def _quotient(self, total: int, count: int | None, known: np.ndarray) -> np.ndarray:
+        groups = np.arange(self.n)
+        out = self.wiring.numbers(self.n)
+        self.wiring.add(Quotient(out, total + groups, None if count is None else count + groups,
+                                 known))
+        return out + groups
+
+    def _of_numbers(self, j: int, aggregate: Aggregate, terms: Terms) -> np.ndarray:
+        """An aggregate whose argument is a number of the circuit, different for each base row."""
+        base, number = self.base, aggregate.number
+        there = np.flatnonzero(~base.surely_null(number)[terms.row])
+        terms = Terms(terms.group[there], terms.row[there], terms.literals[there], None)
+        self._made["terms", j] = terms
+        places = base.places(number)[terms.row]
+        events = self.wiring.events(terms.literals)
+        groups = np.arange(self.n)
+        if aggregate.function in ("min", "max"):
+            out = self.wiring.numbers(self.n)
+            self.wiring.add(Chosen(out, self.n, aggregate.function, terms.group, events, places))
+            return out + groups
+        out = self.wiring.numbers(self.n)
+        known = self.wiring.any_of(self.n, terms.group, terms.literals) + 3 * groups + 1
+        if aggregate.function in ("count", "avg"):
+            count = self.wiring.numbers(self.n)
+            self.wiring.add(Sums(count, self.n, terms.group, events, known=places))
+            if aggregate.function == "count":
+                return count + groups
+        summed = self._without_own(aggregate, terms, events)
+        self.wiring.add(Sums(out, self.n, terms.group, summed, number=places))
+        return self._quotient(out, count if aggregate.function == "avg" else None, known)
+
+    def _without_own(self, aggregate: Aggregate, terms: Terms, events: np.ndarray) -> np.ndarray:
+        """Events that a row's number is multiplied with.
+
+        A count or sum over a group is 0 where the group is not there, and its expectation says so
+        already: the group's own presence must not be multiplied in again.
+        """
+        number, base = aggregate.number, self.base
+        if number.tree[0] != "x" or number.leaves[number.tree[1]][0] != "cell":
+            return events
+        _, unit, cell = number.leaves[number.tree[1]]
+        relation = self.block.units[unit].relation
+        rows, _ = base.units[unit]
+        if relation.degrees.get(cell) not in ("linear", "count") or cell not in rows.origin \
+                or rows.origin[cell][0].grouping.having is not None:
+            return events
+        own = base.parts_of_unit[unit][terms.row]
+        literals = terms.literals.copy()
+        for column in range(own.shape[1]):
+            literals[literals == own[:, column:column + 1]] = CERTAIN
+        return self.wiring.events(self.wiring.conjunction(literals))
+
+    def three(self, leaf: tuple) -> np.ndarray:
+        """(n,) places of threes: a boolean aggregate, or an atom of the grouping."""
+        if leaf[0] == "condition":
+            return comparisons.place(self, self.grouping.atoms[leaf[1]])
+        j = leaf[1]
+        key = ("three", j)
+        if key not in self._made:
+            aggregate, terms = self.grouping.aggregates[j], self.terms(j)
+            decides = terms.value == (1.0 if aggregate.function == "bool_or" else 0.0)
+            decided = self.wiring.any_of(self.n, terms.group[decides], terms.literals[decides])
+            out = self.wiring.threes(self.n)
+            self.wiring.add(BooleanAggregate(out, aggregate.function,
+                                             decided + 3 * np.arange(self.n) + 1, self.known(j)))
+            self._made[key] = out + 3 * np.arange(self.n)
+        return self._made[key]
+
+    def places(self, number: Number) -> np.ndarray:
+        """(n,) places in X of arithmetic over aggregates."""
+        from pgrain.provenance.algebra.assemble import arithmetic
+        return arithmetic(self, number, self.n)
+
+    def shown(self, j: int):
+        """(group, text, literal) of everything that min or max of texts can be.
+
+        The maximum is r if a term is r or more and none is more than r.
+        """
+        aggregate, terms, number = self.grouping.aggregates[j], self.terms(j), self.block.number
+        rank = terms.value.astype(np.int64) if terms.value is not None else np.zeros(0, np.int64)
+        if aggregate.function == "min":
+            rank = -rank
+        order = np.unique(np.stack([terms.group, rank], axis=1), axis=0).reshape(-1, 2)
+        group, value = order[:, 0], order[:, 1]
+        owner, term = Buckets(terms.group).pairs(group)
+        settings.FACTOR_PAIRS.limit(len(owner), hint="Group by less, or aggregate a number.")
+        places = []
+        for keep in (rank[term] > value[owner], rank[term] >= value[owner]):
+            places.append(self.wiring.any_of(len(group), owner[keep], terms.literals[term[keep]])
+                          + 3 * np.arange(len(group)) + 1)
+        out = self.wiring.threes(len(group))
+        self.wiring.add(BooleanAggregate(out, "bool_or", *places))
+        texts = {}
+        for where in ("base", "entry"):
+            tag = f"{number}.{where}.mt{j}"
+            if tag in self.assembly.packed:
+                texts = {int(r): text for r, text in self.assembly.packed.texts(tag)}
+        nothing = self.wiring.conjunction(self.any(), self.known(j) - 1) if self.n else \
+            np.zeros((0, 1), np.int64)
+        return (np.concatenate([group, np.arange(self.n)]),
+                [texts[abs(int(v))] for v in value] + [None] * self.n,
+                np.concatenate([out + 3 * np.arange(len(group)), self.wiring.events(nothing)]))
+
+    def case(self, c: int):
+        """(group, text, literal) of a CASE over comparisons: one for each outcome of these."""
+        packed, number = self.assembly.packed, self.block.number
+        group = packed.ints(f"{number}.c{c}.g")
+        parts = [self.any()[group]]
+        for i in self.grouping.cases[c][1]:
+            atom = comparisons.place(self, self.grouping.atoms[i])
+            parts.append(atom[group] + packed.ints(f"{number}.c{c}.t{i}"))
+        return (group, [row[0] for row in packed.texts(f"{number}.c{c}.text")],
+                self.wiring.events(self.wiring.conjunction(*parts)))
+
+    # --- the relation ----------------------------------------------------------------------
+
+    def rows(self):
+        """The groups as possible rows."""
+        from pgrain.provenance.algebra.assemble import Rows
+        rows = Rows(self.present()[:, None])
+        everyone = np.arange(self.n)
+        for number, made in enumerate(self.grouping.cells):
+            rows.cells[number] = self.places(made)
+            rows.origin[number] = self, everyone, made
+        for number, atom in enumerate(self.grouping.flags):
+            rows.flags[number] = comparisons.place(self, atom)
+        for number, j in enumerate(self.grouping.shown):
+            rows.shown[number] = self.shown(j) if j >= 0 else self.case(-1 - j)
+        return rows
+
+    def present(self) -> np.ndarray:
+        """(n,) literals: the group has a row, and HAVING lets it pass."""
+        grouping, packed, number = self.grouping, self.assembly.packed, self.block.number
+        if grouping.having is None:
+            return self.any()
+        group = packed.ints(f"{number}.h.g")
+        parts = [self.any()[group]]
+        for i, atom in enumerate(grouping.atoms):
+            parts.append(comparisons.place(self, atom)[group] + packed.ints(f"{number}.h.t{i}"))
+        events = self.wiring.events(self.wiring.conjunction(*parts))
+        out = self.wiring.threes(self.n)
+        self.wiring.add(Disjoint(out, self.n, group, events))
+        return out + 3 * np.arange(self.n) + 1
+
+

@@ -1,0 +1,91 @@
+"""Outer joins that depend on predictions: the inner join, and the rows without a partner.
+
+l LEFT JOIN r ON c  =  (l JOIN r ON c)  UNION ALL  (l, NULLs) WHERE NOT EXISTS (r WHERE c)
+"""
+
+from __future__ import annotations
+
+from pgrain.plan import nodes
+from pgrain.plan.lexer import tokenize
+from pgrain.provenance.algebra.blocks import Column, Relation, quoted
+from pgrain.provenance.algebra.scope import aliases_of
+
+
+def outer_join(builder, join: nodes.Join) -> None:
+    """Add an outer join to the SELECT's FROM as one relation of possible rows."""
+    from pgrain.provenance.algebra.queries import merged
+    from pgrain.provenance.algebra.select import SelectBuilder
+    program = builder.program
+    if join.using or join.natural:
+        raise program.refuse("USING or NATURAL in an outer join that depends on predictions", join,
+                             "Write the condition with ON.")
+    left, right = aliases_of(join.left), aliases_of(join.right)
+    columns = [(alias, name, oid) for alias in left + right
+               for name, oid in builder.known.get(alias, [])]
+    matched = SelectBuilder(program, builder.select, builder.key, builder.known)
+    matched.add_from(join.left)
+    matched.add_from(join.right)
+    if join.on is not None:
+        matched.conditions.append(join.on)
+    matched.add_where(own=False)
+    random = {(alias, c.name) for alias in left + right for c in matched.aliases[alias] if c.random}
+    matched.random_columns = random
+    sides = [_rows(matched, columns, set(left + right))]
+    kinds = {"left": [(join.left, join.right, left)], "right": [(join.right, join.left, right)],
+             "full": [(join.left, join.right, left), (join.right, join.left, right)]}
+    for kept, other, aliases in kinds[join.kind]:
+        lonely = SelectBuilder(program, builder.select, builder.key, builder.known)
+        lonely.random_columns = random
+        lonely.add_from(kept)
+        lonely.add_where(own=False)
+        lonely.block.where.append(f"(NOT {_partner(lonely, other, join.on)})")
+        sides.append(_rows(lonely, columns, set(aliases), other))
+    relation = merged(program, "union", True, sides, builder.key is not None)
+    _expose(builder, relation, columns)
+
+
+def _rows(builder, columns, present: set, other: nodes.FromItem | None = None) -> Relation:
+    """The rows of one part: columns of aliases that are not `present` are NULL."""
+    from pgrain.provenance.algebra.queries import column_of, finish_rows
+    outputs = []
+    random = builder.random_columns
+    for alias, name, oid in columns:
+        if alias in present:
+            text = column_of(builder, alias, builder.resolve(alias, name)[1])
+        elif (alias, name) in random:
+            text = "NULL"
+        else:
+            text = f"(SELECT {quoted(alias)}.{quoted(name)} FROM {other.text} LIMIT 0)"
+        outputs.append((Column(name, oid), text))
+    return finish_rows(builder, outputs)
+
+
+def _partner(builder, other: nodes.FromItem, on: nodes.Expr | None) -> str:
+    """SQL that says whether a row of the builder has a partner in `other`."""
+    text = other.text + (" WHERE " + on.text if on is not None else "")
+    one = nodes.Expr("1", other.start, tuple(tokenize("1")))
+    select = nodes.Select(other.start, other.end, False, None, [nodes.Item(one, None)], [other],
+                          on, None, None)
+    query = nodes.Query(other.start, other.end, "SELECT 1 FROM " + text, select)
+    piece = nodes.Subquery(other.start, other.end, "exists", query)
+    program = builder.program
+    program.columns[id(select)] = builder.known
+    program.kept.append(select)             # keeps its id from being used again
+    program.analysis.dependent.update((id(select), id(query), id(piece)))
+    return builder.answer(piece)
+
+
+def _expose(builder, relation: Relation, columns) -> None:
+    """The relation under the names that the joined relations had."""
+    alias = f"_pgrain_j{relation.block}"
+    builder.block.from_.append(f"{relation.cte} AS {alias}")
+    aliases: dict[str, list[tuple[int, Column]]] = {}
+    for number, ((of, name, oid), made) in enumerate(zip(columns, relation.columns, strict=True)):
+        aliases.setdefault(of, []).append((number, Column(name, oid, made.cell, made.flag)))
+    unit = builder._unit(alias, relation, None)
+    for of, made in aliases.items():
+        parts = ", ".join(f"{alias}._pgrain_o{number} AS {quoted(column.name)}"
+                          for number, column in made if not column.random)
+        builder.block.from_.append(f"LATERAL (SELECT {parts}) AS {quoted(of)}")
+        builder.aliases[of] = [column for _, column in made]
+        builder.unit_of[of] = unit

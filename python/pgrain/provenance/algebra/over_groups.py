@@ -1,0 +1,130 @@
+"""Grouped queries whose HAVING or select list asks a subquery that depends on a model.
+
+A subquery's answer has a probability of its own for each group, so it is joined to the groups, not
+to their rows: SELECT e FROM … GROUP BY k HAVING h is SELECT e FROM (SELECT k, aggregates FROM …
+GROUP BY k) WHERE h.
+"""
+
+from __future__ import annotations
+
+from pgrain.plan import nodes
+from pgrain.plan.lexer import tokenize
+from pgrain.plan.spine import PieceLeaf
+from pgrain.provenance.algebra.blocks import Atom, Column, Number, quoted
+from pgrain.provenance.algebra.groups import GroupBuilder
+from pgrain.provenance.algebra.numbers import INTEGER_OIDS
+from pgrain.provenance.algebra.program import cut
+from pgrain.provenance.algebra.select import Prepared, SelectBuilder
+
+
+def asks_over_groups(builder, order: list[nodes.OrderItem]) -> bool:
+    """Whether a grouped SELECT has a subquery that depends on a model outside its aggregates."""
+    return any(isinstance(piece, nodes.Subquery) and builder.program.analysis.depends(piece)
+               for expression in _expressions(builder.select, order)
+               for piece in _outside(expression))
+
+
+def _expressions(select: nodes.Select, order) -> list[nodes.Expr]:
+    found = [item.expression for item in select.items if item.expression is not None]
+    found += [select.having] if select.having is not None else []
+    return found + [item.expression for item in order]
+
+
+def _outside(expression: nodes.Expr):
+    """The pieces that are not inside aggregates."""
+    inside: list[nodes.Piece] = []
+    for piece in expression.walk():
+        if isinstance(piece, nodes.AggregateCall):
+            inside.append(piece)
+        if not any(a.start <= piece.start and piece.end <= a.end for a in inside):
+            yield piece
+
+
+class OverGroups(SelectBuilder):
+    """A SELECT whose rows are the groups of `builder`."""
+
+    def __init__(self, builder: SelectBuilder, order: list[nodes.OrderItem]):
+        super().__init__(builder.program, builder.select, builder.key, {})
+        groups = GroupBuilder(builder)
+        calls: list[nodes.Expr] = []
+        for expression in _expressions(builder.select, order):
+            for piece in expression.walk():
+                if isinstance(piece, nodes.AggregateCall):
+                    made = cut(expression, piece.start, piece.end)
+                    if all(known.text != made.text for known in calls):
+                        calls.append(made)
+        relation = groups.lower_columns(calls)
+        self.keys = groups.keys
+        self.alias = f"_pgrain_g{relation.block}"
+        self.block.from_.append(relation.cte + f" AS {self.alias}")
+        self.unit = self._unit(self.alias, relation, None)
+        columns = relation.columns[len(self.keys):]
+        self.columns = {call.text: column for call, column in zip(calls, columns, strict=True)}
+        self._expose(groups, relation)
+        if builder.select.having is not None:
+            self.conditions.append(builder.select.having)
+        self.add_where(own=False)
+
+    def _expose(self, groups: GroupBuilder, relation) -> None:
+        """Grouping keys that are columns, under the names that they had."""
+        aliases: dict[str, list[str]] = {}
+        for number, key in enumerate(self.keys):
+            piece = key.pieces[0] if len(key.pieces) == 1 else None
+            if isinstance(piece, nodes.ColumnRef) and len(key.text) == piece.end - piece.start:
+                found = groups.resolve(piece.qualifier, piece.name)
+                if found is not None:
+                    alias, column = found
+                    aliases.setdefault(alias, []).append(
+                        f"{self.alias}._pgrain_o{number} AS {quoted(column.name)}")
+                    self.aliases.setdefault(alias, []).append(
+                        Column(column.name, column.oid))
+        for alias, parts in aliases.items():
+            self.block.from_.append(f"LATERAL (SELECT {', '.join(parts)}) AS {quoted(alias)}")
+
+    # --- aggregates are columns here -------------------------------------------------------
+
+    def is_random(self, piece: nodes.Piece) -> bool:
+        return isinstance(piece, nodes.AggregateCall) or super().is_random(piece)
+
+    def randoms(self, expression: nodes.Expr) -> list[nodes.Piece]:
+        super().randoms(expression)
+        return [piece for piece in _outside(expression) if self.is_random(piece)] + \
+            [piece for piece in expression.pieces if isinstance(piece, nodes.AggregateCall)]
+
+    def column(self, piece: nodes.AggregateCall) -> Column:
+        """The column of an aggregate."""
+        text = self.program.text[piece.start:piece.end]
+        return self.columns[text]
+
+    def piece_number(self, piece: nodes.Piece) -> tuple:
+        if isinstance(piece, nodes.AggregateCall):
+            column = self.column(piece)
+            if column.cell is None:
+                raise self.program.refuse("an expression over this aggregate", piece)
+            return "cell", self.unit, column.cell
+        return super().piece_number(piece)
+
+    def integer_piece(self, piece: nodes.Piece) -> bool:
+        if isinstance(piece, nodes.AggregateCall):
+            return self.column(piece).oid in INTEGER_OIDS
+        return super().integer_piece(piece)
+
+    def read_atom(self, expression, node) -> Atom:
+        if isinstance(node, PieceLeaf) and isinstance(node.piece, nodes.AggregateCall) \
+                and self.column(node.piece).flag is not None:
+            return Atom("flag", Number(("p", 0), [("flag", self.unit,
+                                                   self.column(node.piece).flag)]), None)
+        return super().read_atom(expression, node)
+
+    def prepare(self, expression: nodes.Expr, labelled: bool = False) -> Prepared:
+        words = [token.value for token in tokenize(expression.text)]
+        for number, key in enumerate(self.keys):
+            if [token.value for token in tokenize(key.text)] == words:
+                return Prepared(f"{self.alias}._pgrain_o{number}", False)
+        for piece in expression.walk():
+            if isinstance(piece, nodes.ColumnRef) and not self.randoms(expression) \
+                    and self.resolve(piece.qualifier, piece.name) is None \
+                    and self.resolve_outer(piece.qualifier, piece.name) is None:
+                raise self.program.refuse("this expression beside a subquery over groups",
+                                          expression, "Group by its columns.")
+        return super().prepare(expression, labelled)

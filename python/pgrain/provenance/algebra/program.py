@@ -1,0 +1,137 @@
+"""The program under construction, and what its parts share."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from pgrain.plan import nodes
+from pgrain.plan.expression import refuse
+from pgrain.plan.spine import Op
+from pgrain.provenance.algebra.blocks import Key, Relation, Slot
+from pgrain.provenance.algebra.scope import Analysis
+
+
+@dataclass
+class Program:
+    """Blocks in order, the columns that PostgreSQL told, and what is still to be asked.
+
+    columns: id of a Select -> alias -> [(name, type oid)]; types: (id of Select, text) -> oid;
+    wanted: texts whose types must be known, by Select.
+    """
+
+    analysis: Analysis
+    columns: dict[int, dict]
+    types: dict[tuple[int, str], int]
+    classes: dict[str, list[str]]
+    blocks: list = field(default_factory=list)
+    keys: list[Key] = field(default_factory=list)
+    slots: list[Slot] = field(default_factory=list)
+    relations: dict[int, Relation] = field(default_factory=dict)   # id of Cte -> its rows
+    wanted: dict[int, list[str]] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+    kept: list = field(default_factory=list)
+    plain: list[nodes.Cte] = field(default_factory=list)
+    recursive: bool = False
+
+    @property
+    def text(self) -> str:
+        return self.analysis.statement.text
+
+    def add_plain_cte(self, cte: nodes.Cte, recursive: bool) -> None:
+        """A CTE without a model call goes before the capture as it is."""
+        for known in self.plain:
+            if known.name == cte.name and known is not cte:
+                raise self.refuse(f'the CTE name "{cte.name}" given twice', cte)
+        if cte not in self.plain:
+            self.plain.append(cte)
+            self.recursive |= recursive
+
+    def number(self) -> int:
+        """The number of the next block."""
+        return len(self.blocks)
+
+    def refuse(self, construct: str, place, hint: str | None = None):
+        """0A000 with the place of a node."""
+        return refuse(construct, self.text, place.start, place.end, hint)
+
+    def type_of(self, select: nodes.Select, text: str) -> int:
+        """Type of an expression over the SELECT's FROM; 0, and asked for, if not known yet."""
+        known = self.types.get((id(select), text))
+        if known is None:
+            texts = self.wanted.setdefault(id(select), [])
+            if text not in texts:
+                texts.append(text)
+            return 0
+        return known
+
+
+def cut(expression: nodes.Expr, start: int, end: int) -> nodes.Expr:
+    """The part of an expression between two places of the text."""
+    at = expression.start
+    pieces: list[nodes.Piece] = []
+    for piece in expression.walk():
+        if start <= piece.start and piece.end <= end and not any(
+                known.start <= piece.start and piece.end <= known.end for known in pieces):
+            pieces.append(piece)
+    made = nodes.Expr(expression.text[start - at:end - at], start,
+                      tuple(t for t in expression.tokens if start <= t.start and t.end <= end),
+                      pieces, expression.functions)
+    made.tree = _node(expression.tree, start, end)
+    return made
+
+
+def conjuncts(expression: nodes.Expr) -> Iterator[nodes.Expr]:
+    """The parts that AND joins."""
+    tree = expression.tree
+    if isinstance(tree, Op) and tree.name == "and":
+        for part in tree.args:
+            yield from conjuncts(cut(expression, part.start, part.end))
+    else:
+        yield expression
+
+
+def _parts(piece: nodes.Piece) -> list[nodes.Expr]:
+    if isinstance(piece, nodes.ModelCall):
+        return [piece.argument]
+    if isinstance(piece, nodes.AggregateCall):
+        return [*piece.arguments, *([piece.filter] if piece.filter else [])]
+    if isinstance(piece, nodes.Subquery) and piece.operand is not None:
+        return [piece.operand]
+    return []
+
+
+def _node(node, start: int, end: int):
+    """The node of a tree that stands just there; None if there is none."""
+    if node is None or (node.start, node.end) == (start, end):
+        return node
+    for child in getattr(node, "args", ()):
+        if child is not None and child.start <= start and end <= child.end:
+            return _node(child, start, end)
+    piece = getattr(node, "piece", None)
+    if piece is not None:
+        for part in _parts(piece):
+            if part.start <= start and end <= part.end:
+                return _node(part.tree, start, end)
+    return None
+
+
+def candidates(tokens) -> Iterator[tuple[str | None, str]]:
+    """Everything in a text that may be a column's name: (qualifier or None, name).
+
+    More than the columns: a key may well have a column too many, never one too few.
+    """
+    tokens = list(tokens)
+    for index, token in enumerate(tokens):
+        if not token.is_name:
+            continue
+        dotted = index + 2 < len(tokens) and tokens[index + 1].value == "." \
+            and tokens[index + 2].is_name
+        if dotted:
+            yield token.value, tokens[index + 2].value
+        star = index + 2 < len(tokens) and tokens[index + 1].value == "." \
+            and tokens[index + 2].value == "*"
+        if star:
+            yield token.value, "*"
+        if not (index and tokens[index - 1].value == "."):
+            yield None, token.value

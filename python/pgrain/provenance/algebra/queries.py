@@ -1,0 +1,371 @@
+"""Whole queries lowered: SELECTs without grouping, set operations, DISTINCT, ORDER BY and LIMIT."""
+
+from __future__ import annotations
+
+from pgrain.plan import nodes
+from pgrain.plan.lexer import tokenize
+from pgrain.provenance.algebra.blocks import (
+    Atom,
+    Column,
+    Key,
+    LimitBlock,
+    MergeBlock,
+    Number,
+    OutputSpec,
+    Relation,
+    SelectBlock,
+    quoted,
+)
+from pgrain.provenance.algebra.program import Program
+from pgrain.provenance.algebra.select import SelectBuilder
+
+
+def lower_cte(program: Program, cte: nodes.Cte) -> Relation:
+    """The rows of a CTE that depends on a model, lowered once."""
+    if id(cte) not in program.relations:
+        program.relations[id(cte)] = lower_query(program, cte.query, None)
+    return program.relations[id(cte)]
+
+
+def lower_query(program: Program, query: nodes.Query, key: Key | None,
+                ordered: bool = False) -> Relation:
+    """A query as a relation of possible rows; `key`: the outer columns that it may name; ordered:
+    its last block is a LimitBlock, which knows the rows' order."""
+    for cte in query.ctes:
+        if not program.analysis.depends(cte):
+            program.add_plain_cte(cte, query.recursive)
+    body = query.body
+    if isinstance(body, nodes.SetOperation):
+        relation = _set_operation(program, body, key)
+        if query.limit is None and query.offset is None and not ordered:
+            return relation
+        order = [_order_of_output(program, item, relation, _names(body)) for item in query.order]
+        return _limited(program, query, relation, order)
+    return lower_select(program, body, query, key, ordered)
+
+
+def lower_select(program: Program, select: nodes.Select, query: nodes.Query,
+                 key: Key | None, ordered: bool = False) -> Relation:
+    """One SELECT, with the ORDER BY and LIMIT that stand after it."""
+    if select.window and program.analysis.depends(select):
+        raise program.refuse("WINDOW", select)
+    builder = SelectBuilder(program, select, key)
+    for item in select.from_:
+        builder.add_from(item)
+    builder.add_where()
+    limited = ordered or query.limit is not None or query.offset is not None
+    on = select.distinct_on
+    wanted = query.order if limited or on else []
+    from pgrain.provenance.algebra.groups import is_grouped, lower_groups
+    grouped = is_grouped(builder)
+    if grouped:
+        from pgrain.provenance.algebra.over_groups import OverGroups, asks_over_groups
+        if asks_over_groups(builder, wanted):
+            builder, grouped = OverGroups(builder, wanted), False
+    if grouped:
+        relation, visible, order = lower_groups(builder, wanted)
+        partition = []
+    else:
+        outputs = select_outputs(builder)
+        visible = len(outputs)
+        order = [_order(builder, item, outputs, visible) for item in wanted]
+        partition = [_hidden(builder, e, outputs, visible)[0] for e in on or []]
+        relation = finish_rows(builder, outputs)
+    if on:
+        if not order:
+            raise program.refuse("DISTINCT ON without ORDER BY", select, "Say which row to keep.")
+        block = LimitBlock(program.number(), relation, ", ".join(order), 1, 0,
+                           ", ".join(partition))
+        relation = _after_limit(program, block, relation)
+    if select.distinct and not on:
+        relation = merged(program, "union", False, [_cut(relation, visible)], key is not None)
+        order = [term for term in order]
+        if any(f"_pgrain_o{n}" in term for term in order
+               for n in range(visible, visible + len(order) + 1)):
+            raise program.refuse("ORDER BY of what DISTINCT does not select", select)
+    if limited:
+        relation = _limited(program, query, relation, order)
+    return _cut(relation, visible)
+
+
+def select_outputs(builder: SelectBuilder) -> list[tuple[Column, object]]:
+    """(column, SQL or Number or Atom) of each entry of the select list, stars spelled out."""
+    outputs = []
+    for item in builder.select.items:
+        if item.star:
+            outputs += _star(builder, item)
+            continue
+        expression = item.expression
+        name = item.alias or output_name(expression)
+        if builder.randoms(expression):
+            outputs.append(_random_output(builder, expression, name))
+            continue
+        outputs.append((Column(name, _type(builder, expression)), builder.prepare(expression)))
+    return outputs
+
+
+def _random_output(builder, expression, name) -> tuple[Column, object]:
+    from pgrain.plan.spine import Op, PieceLeaf, read_tree
+    from pgrain.provenance.algebra.numbers import COMPARISONS
+    tree = read_tree(expression, builder.is_random)
+    if isinstance(tree, PieceLeaf) and isinstance(tree.piece, nodes.Subquery) \
+            and tree.piece.form == "array":
+        builder.block.shown.append(builder.answers[id(tree.piece)][1])
+        return Column(name, 0, shown=len(builder.block.shown) - 1), None
+    if isinstance(tree, Op) and tree.name in (*COMPARISONS, "is null", "is not null"):
+        return Column(name, 16), builder.read_atom(expression, tree)
+    found = expression.pieces[0] if len(expression.pieces) == 1 else None
+    if isinstance(found, nodes.ColumnRef) and found.end - found.start == len(expression.text):
+        column = builder.resolve(found.qualifier, found.name)[1]
+        if column.flag is not None:
+            return Column(name, 16), builder.read_atom(expression, tree)
+    oid = 20 if builder.integer(expression, tree) else 701
+    return Column(name, oid), builder.number(expression, tree)
+
+
+def _star(builder: SelectBuilder, item: nodes.Item) -> list:
+    if builder.opaque_star:
+        raise builder.program.refuse("* over NATURAL or USING", item, "Name the columns.")
+    aliases = [item.qualifier.rsplit(".", 1)[-1]] if item.qualifier else \
+        [alias for alias in builder.aliases if not alias.startswith("_pgrain_")]
+    if builder.merged and not item.qualifier:
+        raise builder.program.refuse("* over NATURAL or USING", item, "Name the columns.")
+    outputs = []
+    for alias in aliases:
+        if alias not in builder.aliases:
+            raise builder.program.refuse(f'"{item.qualifier}.*"', item, "Name the columns.")
+        for column in builder.aliases[alias]:
+            made = column_of(builder, alias, column)
+            outputs.append((Column(column.name, column.oid), made))
+    return outputs
+
+
+def column_of(builder: SelectBuilder, alias: str, column: Column):
+    """A column as an output: its SQL, or the number or boolean of the circuit that it is."""
+    if column.cell is not None:
+        return Number(("x", 0), [("cell", builder.unit_of[alias], column.cell)])
+    if column.flag is not None:
+        return Atom("flag", Number(("p", 0), [("flag", builder.unit_of[alias], column.flag)]),
+                    None)
+    return f"{quoted(alias)}.{quoted(column.name)}"
+
+
+def output_name(expression: nodes.Expr) -> str:
+    """The name that PostgreSQL gives an output column, for simple expressions."""
+    last = expression.pieces[-1] if expression.pieces else None
+    if isinstance(last, nodes.ColumnRef) and last.end == expression.end:
+        return last.name
+    return "?column?"
+
+
+def _type(builder: SelectBuilder, expression: nodes.Expr) -> int:
+    piece = expression.pieces[0] if len(expression.pieces) == 1 else None
+    if isinstance(piece, nodes.ColumnRef) and len(expression.text) == piece.end - piece.start:
+        found = builder.resolve(piece.qualifier, piece.name)
+        return found[1].oid if found else 0
+    return 0
+
+
+def finish_rows(builder: SelectBuilder, outputs: list) -> Relation:
+    """Close a SELECT without grouping: its block, and the relation of its possible rows."""
+    builder.check_window()
+    program, block = builder.program, builder.block
+    block.number = program.number()
+    columns, degrees = [], {}
+    for column, made in outputs:
+        if made is None:
+            spec = OutputSpec(column, "shown")
+        elif isinstance(made, str):
+            spec = OutputSpec(column, "base", made)
+            column.literal = untyped(made)
+        elif hasattr(made, "labelled"):
+            spec = OutputSpec(column, "entry" if made.labelled else "base", made.text)
+            column.labelled, column.literal = made.labelled, untyped(made.text)
+        elif hasattr(made, "operator"):
+            column.flag = len(block.flags)
+            block.flags.append(made)
+            spec = OutputSpec(column, "flag")
+        else:
+            from pgrain.provenance.algebra.linear import degree
+            column.cell = len(block.cells)
+            degrees[column.cell] = degree(made, builder.leaf_degree)
+            block.cells.append(made)
+            spec = OutputSpec(column, "cell")
+        block.outputs.append(spec)
+        columns.append(column)
+    for slot in block.slots:
+        slot.block = block.number
+    program.blocks.append(block)
+    return Relation(block.number, block.row, columns, block.key is not None, degrees=degrees)
+
+
+def untyped(text: str) -> str | None:
+    """The text if it is a bare string or NULL: its type is the set operation's to choose."""
+    tokens = tokenize(text)
+    bare = len(tokens) == 1 and (tokens[0].kind == "string" or tokens[0].is_word("null"))
+    return text if bare else None
+
+
+def _plain(program: Program, query: nodes.Query, key: Key | None, n_columns: int) -> Relation:
+    """A query that depends on no model: PostgreSQL's own rows, all of them certain."""
+    block = SelectBlock(program.number(), key)
+    names = ", ".join(f"_pgrain_o{n}" for n in range(n_columns))
+    block.from_.append(f"(\n{query.text}\n) AS _pgrain_p ({names})")
+    columns = [Column(f"_pgrain_o{n}", 0) for n in range(n_columns)]
+    block.outputs = [OutputSpec(column, "base", f"_pgrain_p.{column.name}") for column in columns]
+    program.blocks.append(block)
+    return Relation(block.number, block.row, columns, key is not None)
+
+
+# --- set operations ------------------------------------------------------------------------
+
+def _set_operation(program: Program, body: nodes.SetOperation, key: Key | None) -> Relation:
+    sides: list[Relation | None] = []
+    for side in (body.left, body.right):
+        sides.append(lower_query(program, side, key) if program.analysis.depends(side) else None)
+    width = next(len(side.columns) for side in sides if side is not None)
+    sides = [side or _plain(program, query, key, width)
+             for side, query in zip(sides, (body.left, body.right), strict=True)]
+    if len(sides[0].columns) != len(sides[1].columns):
+        raise program.refuse("a set operation of unequal columns", body)
+    random = [n for n in range(width) if any(s.columns[n].random for s in sides)]
+    if random and not (body.operator == "union" and body.all):
+        if body.operator == "union" and _told_apart(program, body):
+            return merged(program, "union", True, sides, key is not None)
+        raise program.refuse(f"{body.operator.upper()} of rows with numbers that depend on "
+                             "predictions", body, "Write UNION ALL.")
+    return merged(program, body.operator, body.all, sides, key is not None)
+
+
+def _told_apart(program: Program, body: nodes.SetOperation) -> bool:
+    """Whether a constant column says from which side a row comes: then UNION is UNION ALL."""
+    constants = []
+    for side in (body.left, body.right):
+        inner = side.body
+        if isinstance(inner, nodes.SetOperation) and inner.operator == "union":
+            return False
+        if not isinstance(inner, nodes.Select) or any(item.star for item in inner.items):
+            return False
+        constants.append([item.expression.text if len(item.expression.tokens) == 1
+                          and item.expression.tokens[0].kind in ("string", "number") else None
+                          for item in inner.items])
+    return any(a is not None and b is not None and a != b for a, b in zip(*constants, strict=False))
+
+
+def merged(program: Program, operator: str, all_: bool, sides: list[Relation],
+           keyed: bool) -> Relation:
+    """Rows of `sides` put together by a set operation (DISTINCT is a UNION of one side)."""
+    number = program.number()
+    columns, degrees = [], {}
+    for n, column in enumerate(sides[0].columns):
+        made = Column(column.name, column.oid or sides[-1].columns[n].oid,
+                      labelled=any(side.columns[n].labelled for side in sides))
+        if any(side.columns[n].cell is not None for side in sides):
+            made.cell = n
+            degrees[n] = next(side.degrees.get(side.columns[n].cell, "other") for side in sides
+                               if side.columns[n].cell is not None)
+            kinds = {side.degrees.get(side.columns[n].cell, "other") for side in sides
+                     if side.columns[n].cell is not None}
+            degrees[n] = kinds.pop() if len(kinds) == 1 else "other"
+        elif any(side.columns[n].shown is not None for side in sides):
+            raise program.refuse("a set operation or DISTINCT of texts that depend on predictions",
+                                 program.analysis.statement.query)
+        elif any(side.columns[n].flag is not None for side in sides):
+            made.flag = n
+        columns.append(made)
+    program.blocks.append(MergeBlock(number, operator, all_, sides, keyed, columns))
+    return Relation(number, f"_pgrain_m{number}", columns, keyed, degrees=degrees)
+
+
+# --- ORDER BY and LIMIT --------------------------------------------------------------------
+
+def _names(body) -> list[str]:
+    """Output names of a set operation: those of its first SELECT."""
+    while isinstance(body, nodes.SetOperation):
+        body = body.left.body
+    if not isinstance(body, nodes.Select):
+        return []
+    return [item.alias or (output_name(item.expression) if item.expression else "")
+            for item in body.items]
+
+
+def position(item: nodes.OrderItem, names: list[str]) -> int | None:
+    """The output column that an ORDER BY item names, by ordinal or by name."""
+    tokens = item.expression.tokens
+    if len(tokens) == 1 and tokens[0].kind == "number" and tokens[0].value.isdigit():
+        return int(tokens[0].value) - 1
+    if len(tokens) == 1 and tokens[0].is_name and tokens[0].value in names:
+        return names.index(tokens[0].value)
+    return None
+
+
+def _order_of_output(program, item, relation, names) -> str:
+    at = position(item, names)
+    if at is None or not 0 <= at < len(relation.columns):
+        raise program.refuse("ORDER BY of this expression before LIMIT", item.expression,
+                             "Order by a column of the output.")
+    if relation.columns[at].random:
+        raise order_refusal(program, item)
+    return f"_pgrain_o{at}{item.suffix}"
+
+
+def order_refusal(program, item):
+    """0A000: which rows LIMIT keeps would hang on the predictions' order."""
+    return program.refuse("LIMIT after an ORDER BY that depends on predictions", item.expression,
+                          "Order by columns, or leave LIMIT out; a complaint names its rows.")
+
+
+def _order(builder: SelectBuilder, item: nodes.OrderItem, outputs: list, visible: int) -> str:
+    at = position(item, [column.name for column, _ in outputs[:visible]])
+    if at is None:
+        text, dependent = _hidden(builder, item.expression, outputs, visible)
+    else:
+        if not 0 <= at < visible:
+            raise builder.program.refuse("this position in ORDER BY", item.expression)
+        made = outputs[at][1]
+        text = f"_pgrain_o{at}"
+        dependent = not isinstance(made, str) and getattr(made, "labelled", True)
+    if dependent:
+        raise order_refusal(builder.program, item)
+    return text + item.suffix
+
+
+def _hidden(builder: SelectBuilder, expression, outputs: list, visible: int) -> tuple[str, bool]:
+    """A column that is not selected but sorted or told apart by; whether it hangs on labels."""
+    if builder.randoms(expression):
+        return "", True
+    made = builder.prepare(expression)
+    outputs.append((Column(f"_pgrain_{len(outputs)}", 0), made))
+    return f"_pgrain_o{len(outputs) - 1}", made.labelled
+
+
+def _limited(program, query: nodes.Query, relation: Relation, order: list[str]) -> Relation:
+    limit, offset = (_count(program, e) for e in (query.limit, query.offset))
+    if not order and (limit is not None or offset):
+        raise program.refuse("LIMIT without ORDER BY", query.limit or query.offset,
+                             "Say by what the rows are ordered.")
+    block = LimitBlock(program.number(), relation, ", ".join(order), limit, offset or 0)
+    return _after_limit(program, block, relation)
+
+
+def _after_limit(program: Program, block: LimitBlock, relation: Relation) -> Relation:
+    program.blocks.append(block)
+    return Relation(block.number, relation.cte, relation.columns, relation.keyed,
+                    degrees=relation.degrees)
+
+
+def _count(program: Program, expression: nodes.Expr | None) -> int | None:
+    if expression is None:
+        return None
+    text = expression.text.strip("() ")
+    if not text.isdigit():
+        raise program.refuse("LIMIT or OFFSET that is no plain number", expression)
+    return int(text)
+
+
+def _cut(relation: Relation, visible: int) -> Relation:
+    """The relation without hidden columns."""
+    if len(relation.columns) == visible:
+        return relation
+    return Relation(relation.block, relation.cte, relation.columns[:visible], relation.keyed,
+                    relation.single, relation.degrees)

@@ -1,0 +1,393 @@
+"""One SELECT lowered: FROM and conditions to base rows, model calls to slots.
+
+A condition without a model call stays as the caller wrote it, in the capture's WHERE. One that
+compares predictions is evaluated by PostgreSQL for each class (entries). A subquery's answer, or a
+comparison of numbers of the circuit, is a relation of possible rows of its own: it is joined, and
+the condition becomes one without a model call.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from pgrain.plan import nodes
+from pgrain.plan.lexer import tokenize
+from pgrain.provenance.algebra.blocks import (
+    ID,
+    KEY,
+    Column,
+    Detail,
+    Key,
+    Leaf,
+    Relation,
+    SelectBlock,
+    Slot,
+    Unit,
+    quoted,
+)
+from pgrain.provenance.algebra.numbers import Numbers
+from pgrain.provenance.algebra.program import Program, candidates, conjuncts
+from pgrain.provenance.algebra.scope import aliases_of
+
+
+@dataclass
+class Prepared:
+    """An expression ready for the capture; labelled: it is evaluated for each assignment."""
+
+    text: str
+    labelled: bool
+
+
+class SelectBuilder(Numbers):
+    """Lowers FROM, WHERE and expressions of one SELECT; `groups.py` and `queries.py` go on."""
+
+    def __init__(self, program: Program, select: nodes.Select, key: Key | None,
+                 columns: dict | None = None):
+        self.program, self.select, self.key = program, select, key
+        self.known = columns if columns is not None else program.columns[id(select)]
+        self.block = SelectBlock(-1, key)
+        self.aliases: dict[str, list[Column]] = {}
+        self.unit_of: dict[str, int] = {}          # alias -> number of its unit, if it has one
+        self.merged: dict[str, str] = {}           # column of USING or NATURAL -> SQL
+        self.hidden: set[tuple[str, str]] = set()  # the second of two merged columns, not in *
+        self.calls: dict[str, Slot] = {}
+        self.answers: dict[int, object] = {}       # id of a Subquery piece -> what stands for it
+        self.conditions: list[nodes.Expr] = []
+
+    # --- names -----------------------------------------------------------------------------
+
+    def resolve(self, qualifier: str | None, name: str) -> tuple[str, Column] | None:
+        """(alias, column) of this SELECT; None for outer columns and unknown names."""
+        if qualifier is not None:
+            alias = qualifier.rsplit(".", 1)[-1]
+            return next(((alias, c) for c in self.aliases.get(alias, []) if c.name == name), None)
+        return next(((alias, c) for alias, columns in self.aliases.items()
+                     if not alias.startswith("_pgrain_") for c in columns if c.name == name), None)
+
+    def resolve_outer(self, qualifier: str | None, name: str) -> tuple[str, str, int] | None:
+        """(alias, name, type) of a column that the key brings in."""
+        for alias, column, oid in self.key.columns if self.key else []:
+            if column == name and qualifier in (None, alias) and alias not in self.aliases:
+                return alias, column, oid
+        return None
+
+    def outer_columns(self, tokens) -> list[tuple[str, str, int]]:
+        """The columns, ours and the key's, that an inner query with these tokens may name."""
+        found: dict[tuple, None] = {}
+        for qualifier, name in candidates(tokens):
+            aliases = [qualifier] if qualifier is not None else list(self.aliases)
+            for alias in aliases:
+                for column in self.aliases.get(alias, []):
+                    if (name in (column.name, "*") or qualifier is None and name == alias) \
+                            and not column.random:
+                        found[alias, column.name, column.oid] = None
+            for alias, column, oid in self.key.columns if self.key else []:
+                if (column == name and qualifier in (None, alias)
+                        or qualifier == alias and name == "*"
+                        or qualifier is None and name == alias) and alias not in self.aliases:
+                    found[alias, column, oid] = None
+        return list(found)
+
+    # --- FROM ------------------------------------------------------------------------------
+
+    def add_from(self, item: nodes.FromItem) -> None:
+        """One item of FROM, in the order of the text."""
+        if not self.program.analysis.depends(item):
+            self.block.from_.append(item.text)
+            for alias in aliases_of(item):
+                self.aliases[alias] = [Column(n, oid) for n, oid in self.known.get(alias, [])]
+            self._merge_plain(item)
+            return
+        if isinstance(item, nodes.Join):
+            if item.kind in ("inner", "cross"):
+                self.add_from(item.left)
+                left = list(self.aliases)
+                self.add_from(item.right)
+                if item.on is not None:
+                    self.conditions.append(item.on)
+                self._using(item, left)
+                return
+            from pgrain.provenance.algebra.outer_joins import outer_join
+            outer_join(self, item)
+            return
+        if isinstance(item, nodes.FunctionItem):
+            raise self.program.refuse("a model call in a function of FROM", item,
+                                      "Call the model in SELECT, WHERE, ON or GROUP BY.")
+        from pgrain.provenance.algebra.queries import lower_cte, lower_query
+        if isinstance(item, nodes.Relation):
+            relation = lower_cte(self.program, self.program.analysis.cte_of[id(item)])
+            self.add_unit(item.alias, relation)
+            return
+        tokens = tokenize(item.query.text)
+        if item.lateral:
+            needed = self.outer_columns(tokens)
+            key = self.make_key(needed) if needed else None
+            relation = lower_query(self.program, item.query, key)
+            self.add_unit(item.alias, relation, key)
+            return
+        inherited = self.key is not None and any(
+            name == column and qualifier in (None, alias)
+            for qualifier, name in candidates(tokens) for alias, column, _ in self.key.columns)
+        relation = lower_query(self.program, item.query, self.key if inherited else None)
+        self.add_unit(item.alias, relation)
+
+    def add_unit(self, alias: str, relation: Relation, key: Key | None = None) -> int:
+        """A relation of possible rows under `alias`; `key`: made of this SELECT's own columns."""
+        names = self.known.get(alias) or [(c.name, c.oid) for c in relation.columns]
+        columns = [Column(name, oid, column.cell, column.flag)
+                   for (name, oid), column in zip(names, relation.columns, strict=True)]
+        parts = [ID, *([KEY] if relation.keyed else [])]
+        parts += [f"_pgrain_o{number} AS {quoted(column.name)}"
+                  for number, column in enumerate(columns) if not column.random]
+        self.block.from_.append(f"(SELECT {', '.join(parts)} FROM {relation.cte}) AS "
+                                f"{quoted(alias)}")
+        self.aliases[alias] = columns
+        return self._unit(alias, relation, key)
+
+    def _unit(self, alias: str, relation: Relation, key: Key | None) -> int:
+        if relation.keyed:
+            if key is None:
+                self.block.where.append(f"{quoted(alias)}.{KEY} OPERATOR(pg_catalog.=) "
+                                        f"_pgrain_key.{KEY}")
+            else:
+                self.join_key(alias, key)
+        self.block.units.append(Unit(f"{quoted(alias)}.{ID}", relation, alias))
+        self.unit_of[alias] = len(self.block.units) - 1
+        return self.unit_of[alias]
+
+    def join_key(self, alias: str, key: Key) -> None:
+        """Tie the rows under `alias` to the values of our columns that they stand for."""
+        name = f"{key.cte}_of_{len(self.block.from_)}"
+        self.block.from_.append(f"(SELECT {KEY}, _pgrain_t FROM {key.cte}) AS {name}")
+        self.block.where.append(f"{name}._pgrain_t OPERATOR(pg_catalog.=) {key.row}")
+        self.block.where.append(f"{quoted(alias)}.{KEY} OPERATOR(pg_catalog.=) {name}.{KEY}")
+
+    def make_key(self, columns: list[tuple[str, str, int]]) -> Key:
+        """The distinct values of `columns` over the rows that FROM and WHERE give so far."""
+        number = len(self.program.keys)
+        cte = f"_pgrain_k{number}"
+        made = [f"{quoted(alias)}.{quoted(name)} AS _pgrain_c{n}"
+                for n, (alias, name, _) in enumerate(columns)]
+        key = Key(cte, columns, "")
+        inner = select_sql(self.block, [f"{key.row} AS _pgrain_t", *made])
+        # Its own KEY, if this SELECT has one, is left out.
+        names = ", ".join(f"_pgrain_c{n}" for n in range(len(columns)))
+        key.sql = (f"{cte} AS MATERIALIZED (\nSELECT (pg_catalog.row_number() OVER () - 1)"
+                   f"::pg_catalog.int4 AS {KEY}, _pgrain_t, {names} FROM (\nSELECT DISTINCT ON "
+                   f"(_pgrain_t) _pgrain_t, {names} FROM (\n{inner}\n) AS _pgrain_s "
+                   "ORDER BY _pgrain_t) AS _pgrain_s\n)")
+        key.after = len(self.program.blocks)
+        self.program.keys.append(key)
+        return key
+
+    def _merge_plain(self, item: nodes.FromItem) -> None:
+        """USING and NATURAL inside an item that PostgreSQL joins itself: * is not ours to spell."""
+        if isinstance(item, nodes.Join):
+            if item.using or item.natural:
+                self.opaque_star = True
+            self._merge_plain(item.left)
+            self._merge_plain(item.right)
+
+    opaque_star = False
+    window: nodes.WindowCall | None = None      # PostgreSQL computes it over the base rows
+    random_columns: frozenset = frozenset()     # of an outer join's inputs (outer_joins.py)
+
+    def _using(self, item: nodes.Join, left: list[str]) -> None:
+        names = item.using
+        right = [alias for alias in self.aliases if alias not in left]
+        if item.natural:
+            theirs = {c.name for alias in right for c in self.aliases[alias]}
+            names = [c.name for alias in left for c in self.aliases[alias] if c.name in theirs]
+        for name in names or []:
+            sides = []
+            for aliases in (left, right):
+                owner = next((a for a in aliases for c in self.aliases[a] if c.name == name), None)
+                if owner is None:
+                    raise self.program.refuse("a column of USING", item)
+                column = next(c for c in self.aliases[owner] if c.name == name)
+                if column.random:
+                    raise self.program.refuse("a join on a number that depends on predictions",
+                                              item)
+                sides.append(f"{quoted(owner)}.{quoted(name)}")
+                if aliases is right:
+                    self.hidden.add((owner, name))
+            mine = self.merged.get(name, sides[0])
+            self.block.where.append(f"{mine} = {sides[1]}")
+            self.merged[name] = mine
+
+    # --- conditions ------------------------------------------------------------------------
+
+    def add_where(self, own: bool = True) -> None:
+        """WHERE (if `own`) and the ON conditions of inner joins: what needs no key first."""
+        if own and self.select.where is not None:
+            self.conditions.append(self.select.where)
+        parts = [part for condition in self.conditions for part in conjuncts(condition)]
+        plain = [part for part in parts if not self.program.analysis.depends(part)
+                 and not self.randoms(part)]
+        for part in plain + [part for part in parts if part not in plain]:
+            made = self.prepare(part)
+            (self.block.mixed if made.labelled else self.block.where).append(made.text)
+
+    def prepare(self, expression: nodes.Expr, labelled: bool = False) -> Prepared:
+        """The expression as PostgreSQL will evaluate it, on base rows or (if `labelled`, or if it
+        compares predictions) on assignments."""
+        from pgrain.provenance.algebra.subqueries import answer_arrays
+        replaced: dict[tuple[int, int], str] = {}
+        if self.randoms(expression):
+            replaced |= self.atoms_of(expression)
+        replaced |= answer_arrays(self, expression)
+
+        def inside(piece) -> bool:
+            return any(start <= piece.start and piece.end <= end for start, end in replaced)
+
+        for piece in list(expression.walk()):
+            if inside(piece):
+                continue
+            span = (piece.start, piece.end)
+            if isinstance(piece, nodes.Subquery) and self.program.analysis.depends(piece):
+                replaced[span] = self.answer(piece)
+            elif isinstance(piece, nodes.ModelCall):
+                slot = self.slot(piece)
+                replaced[span] = f'"_pgrain_c{slot.number}"."_pgrain_label"'
+                labelled = True
+            elif isinstance(piece, nodes.ColumnRef) and piece.qualifier is None \
+                    and piece.name in self.merged:
+                replaced[span] = self.merged[piece.name]
+            elif isinstance(piece, nodes.WindowCall):
+                self.window = piece
+        text = expression.substitute(replaced)
+        if labelled:
+            self.keep(expression, replaced)
+        return Prepared(text, labelled)
+
+    def keep(self, expression: nodes.Expr, replaced: dict) -> None:
+        """Make what an expression over assignments names known there."""
+        for text in replaced.values():
+            tokens = tokenize(text)
+            for qualifier, name in candidates(tokens):
+                if qualifier is not None and not qualifier.startswith("_pgrain_c"):
+                    self._detail_of(qualifier, name)
+        spans = list(replaced)
+        for piece in expression.walk():
+            if any(start <= piece.start and piece.end <= end for start, end in spans):
+                continue
+            if isinstance(piece, nodes.ColumnRef):
+                if piece.qualifier is None and piece.name in self.aliases and \
+                        self.resolve(None, piece.name) is None:
+                    raise self.program.refuse("a whole row beside a model call", piece,
+                                              "Name the columns.")
+                qualifier = piece.qualifier and piece.qualifier.rsplit(".", 1)[-1]
+                self._detail_of(qualifier, piece.name, piece)
+            elif isinstance(piece, nodes.Subquery):
+                inner = [t for t in expression.tokens
+                         if piece.start <= t.start and t.end <= piece.end]
+                for alias, name, _ in self.outer_columns(inner):
+                    self._detail_of(alias, name)
+
+    def _detail_of(self, qualifier: str | None, name: str, place=None) -> None:
+        found = self.resolve(qualifier, name)
+        if found is not None:
+            alias, column = found
+            self.detail(alias, column.name, column.oid)
+            return
+        outer = self.resolve_outer(qualifier, name)
+        if outer is not None:
+            self.detail(*outer)
+        elif qualifier is not None and qualifier.startswith("_pgrain_"):
+            self.detail(qualifier, name, 16)
+        elif place is not None:
+            raise self.program.refuse(f'column "{name}" beside a model call', place,
+                                      "Name a column of one relation, as alias.column.")
+
+    def detail(self, alias: str, name: str, oid: int) -> None:
+        """Keep a column of base rows for expressions over assignments."""
+        if all(d.exposes != (alias, name) for d in self.block.details):
+            self.block.details.append(Detail(f"_pgrain_d{len(self.block.details)}",
+                                             f"{quoted(alias)}.{quoted(name)}", oid,
+                                             (alias, name)))
+
+    def check_window(self) -> None:
+        """A window sees every row: right only if predictions decide about none."""
+        block = self.block
+        if self.window is not None and (block.mixed or block.units or block.atoms
+                                        or block.key is not None):
+            raise self.program.refuse("a window function beside predictions", self.window,
+                                      "Put it into a subquery without model calls.")
+
+    # --- model calls -----------------------------------------------------------------------
+
+    def slot(self, call: nodes.ModelCall, mode: str = "label") -> Slot:
+        """The slot of a model call: one for each distinct call of a SELECT."""
+        argument = self.plain(call.argument)
+        kind = (call.function, call.model, " ".join(t.value for t in call.argument.tokens))
+        known = self.calls.get(kind)
+        if known is not None and known.mode == mode:
+            return known
+        slot = Slot(len(self.program.slots), -1, call.model, argument, mode)
+        self.program.slots.append(slot)
+        self.block.slots.append(slot)
+        self.calls[kind] = slot
+        return slot
+
+    def expand(self, call: nodes.ModelCall) -> str:
+        """A base row for each class: the label is a column like any other."""
+        slot = self.slot(call, "expanded")
+        name = f"_pgrain_v{slot.number}"
+        if name not in self.aliases:
+            from pgrain.provenance.capture_sql import literal
+            classes = self.program.classes[call.model]
+            rows = ", ".join(f"({n}, {literal(text)}::pg_catalog.text)"
+                             for n, text in enumerate(classes))
+            self.block.from_.append(f"(VALUES {rows}, ({len(classes)}, NULL)) AS {name} "
+                                    "(_pgrain_i, _pgrain_label)")
+            self.block.where.append(
+                f"({name}._pgrain_i OPERATOR(pg_catalog.=) {len(classes)}) OPERATOR(pg_catalog.=) "
+                f"(({slot.argument}\n) IS NULL)")
+            self.aliases[name] = [Column("_pgrain_i", 23), Column("_pgrain_label", 25)]
+        return f"{name}._pgrain_label"
+
+    def plain(self, expression: nodes.Expr) -> str:
+        """An expression that must not depend on a model, e.g. a model call's argument."""
+        if self.program.analysis.depends(expression) or self.randoms(expression):
+            raise self.program.refuse("a prediction made of predictions", expression)
+        replaced = {(p.start, p.end): self.merged[p.name] for p in expression.walk()
+                    if isinstance(p, nodes.ColumnRef) and p.qualifier is None
+                    and p.name in self.merged}
+        return expression.substitute(replaced)
+
+    def answer(self, piece: nodes.Subquery) -> str:
+        """SQL for the answer of a subquery, joined to FROM; once for each piece."""
+        from pgrain.provenance.algebra.subqueries import join_answer
+        if id(piece) not in self.answers:
+            self.answers[id(piece)] = join_answer(self, piece)
+        made = self.answers[id(piece)]
+        if not isinstance(made, str):
+            raise self.program.refuse("a number that depends on predictions", piece)
+        return made
+
+    def leaf(self, text: str) -> int:
+        """Number of a deterministic number of base rows."""
+        sql = f"({text}\n)::pg_catalog.float8"
+        for number, known in enumerate(self.block.leaves):
+            if known.sql == sql:
+                return number
+        self.block.leaves.append(Leaf(sql))
+        return len(self.block.leaves) - 1
+
+
+def select_sql(block: SelectBlock, columns: list[str], limit: int | None = None) -> str:
+    """SELECT of `columns` over the base rows of a block, the key's number first if it has one."""
+    from_ = ",\n".join(f"{text}\n" for text in block.from_)
+    sql = f"SELECT {', '.join(columns) or '1 AS _pgrain_one'}"
+    if from_:
+        sql += f"\nFROM {from_}"
+    if block.where:
+        sql += "WHERE " if from_ else "\nWHERE "
+        sql += "\n AND ".join(f"({condition}\n)" for condition in block.where)
+    if block.key is not None:
+        sources = [f"{block.key.cte} AS _pgrain_key", *block.key.lateral("_pgrain_key"),
+                   f"LATERAL (\n{sql}\n) AS _pgrain_i"]
+        sql = f"SELECT _pgrain_key.{KEY}, _pgrain_i.* FROM " + ",\n".join(sources)
+    if limit is not None:
+        sql += f"\nLIMIT {limit}"
+    return sql

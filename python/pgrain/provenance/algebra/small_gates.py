@@ -1,0 +1,375 @@
+"""Gates that the lowering needs beside those of `gates`: each a formula on one line."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from pgrain.provenance.gates.network import Gradient, Layer, State, three_edges
+
+
+def _add(vector: np.ndarray, at: np.ndarray, values: np.ndarray) -> None:
+    vector += np.bincount(at, values, len(vector))
+
+
+class _Layer(Layer):
+    """Knows where the numbers begin in node numbers."""
+
+    def prepare(self, owners) -> None:
+        self.n_p = owners.n_p
+
+
+class Disjoint(_Layer):
+    """true = sum of the probabilities of events that exclude each other; false = 1 - true."""
+
+    three = True
+
+    def __init__(self, out: int, n: int, target: np.ndarray, event: np.ndarray):
+        self.out, self.n, self.target, self.event = out, n, target, event
+        self.n_literals = 3 * n
+
+    def forward(self, state: State) -> None:
+        true = np.bincount(self.target, state.P[self.event], self.n)
+        true = np.rint(true) if state.hard else np.clip(true, 0.0, 1.0)
+        place = self.out + 3 * np.arange(self.n)
+        state.P[place], state.P[place + 1], state.P[place + 2] = 1.0 - true, true, 0.0
+
+    def backward(self, state: State, grad: Gradient) -> None:
+        place = self.out + 3 * np.arange(self.n)
+        _add(grad.P, self.event, (grad.P[place + 1] - grad.P[place])[self.target])
+
+    def edges(self):
+        return three_edges(self.out, self.n, self.target, self.event)
+
+
+class Share(_Layer):
+    """P = kept part / whole: what falls to one of several events that exclude each other."""
+
+    def __init__(self, out: int, kept: np.ndarray, part: np.ndarray, whole: np.ndarray):
+        self.out, self.kept, self.part, self.whole = out, kept, part, whole
+        self.n_literals = len(kept)
+
+    def forward(self, state: State) -> None:
+        whole = state.P[self.whole]
+        share = state.P[self.part] / np.where(whole > 0, whole, 1.0)
+        state.P[self.out:self.out + self.n_literals] = state.P[self.kept] * share
+
+    def backward(self, state: State, grad: Gradient) -> None:
+        up = grad.P[self.out:self.out + self.n_literals]
+        kept, part, whole = (state.P[at] for at in (self.kept, self.part, self.whole))
+        safe = np.where(whole > 0, whole, 1.0)
+        _add(grad.P, self.kept, up * part / safe)
+        _add(grad.P, self.part, up * kept / safe)
+        _add(grad.P, self.whole, -up * kept * part / safe ** 2)
+
+    def edges(self):
+        out = self.out + np.arange(self.n_literals)
+        return np.tile(out, 3), np.concatenate([self.kept, self.part, self.whole])
+
+
+class Given(_Layer):
+    """A comparison given that its group has a row.
+
+    For a group without rows the comparison has the state `empty` (0 false, 1 true, 2 NULL), which
+    is part of its probability: (P[state] - [state = empty] (1 - A)) / A, A = P[any].
+    """
+
+    three = True
+
+    def __init__(self, out: int, three: np.ndarray, any_: np.ndarray, empty: np.ndarray):
+        self.out, self.three_of, self.any, self.empty = out, three, any_, empty
+        self.n = len(three)
+        self.n_literals = 3 * self.n
+
+    def forward(self, state: State) -> None:
+        A = state.P[self.any]
+        safe = np.where(A > 1e-12, A, 1.0)
+        for code in range(3):
+            part = state.P[self.three_of + code] - (self.empty == code) * (1.0 - A)
+            value = np.where(A > 1e-12, np.clip(part / safe, 0.0, 1.0), 0.0)
+            state.P[self.out + 3 * np.arange(self.n) + code] = value
+
+    def backward(self, state: State, grad: Gradient) -> None:
+        A = state.P[self.any]
+        safe = np.where(A > 1e-12, A, 1.0)
+        for code in range(3):
+            up = np.where(A > 1e-12, grad.P[self.out + 3 * np.arange(self.n) + code], 0.0)
+            here = self.empty == code
+            part = state.P[self.three_of + code] - here * (1.0 - A)
+            _add(grad.P, self.three_of + code, up / safe)
+            _add(grad.P, self.any, up * (here / safe - part / safe ** 2))
+
+    def edges(self):
+        groups = np.arange(self.n)
+        return three_edges(self.out, self.n, np.concatenate([groups, groups]),
+                           np.concatenate([self.three_of, self.any]))
+
+
+class Nulls(_Layer):
+    """A comparison that is NULL where one of its aggregates has no rows.
+
+    K = product of P[known]. With `exact` the raw comparison is `empty` (0 or 1) wherever that one
+    aggregate has no rows, so P(state) - [state = empty] (1 - K); else P(state) K.
+    """
+
+    three = True
+
+    def __init__(self, out: int, three: np.ndarray, known: np.ndarray, exact: np.ndarray,
+                 empty: np.ndarray):
+        self.out, self.three_of, self.known = out, three, known
+        self.exact, self.empty, self.n = exact, empty, len(three)
+        self.n_literals = 3 * self.n
+
+    def forward(self, state: State) -> None:
+        K = state.P[self.known].prod(axis=1)
+        place = self.out + 3 * np.arange(self.n)
+        for code in range(2):
+            raw = state.P[self.three_of + code]
+            cut = raw - (self.empty == code) * (1.0 - K)
+            state.P[place + code] = np.clip(np.where(self.exact, cut, raw * K), 0.0, 1.0)
+        state.P[place + 2] = 1.0 - K
+
+    def backward(self, state: State, grad: Gradient) -> None:
+        known = state.P[self.known]
+        K = known.prod(axis=1)
+        place = self.out + 3 * np.arange(self.n)
+        to_k = -grad.P[place + 2]
+        for code in range(2):
+            up = grad.P[place + code]
+            raw = state.P[self.three_of + code]
+            _add(grad.P, self.three_of + code, np.where(self.exact, up, up * K))
+            to_k = to_k + np.where(self.exact, up * (self.empty == code), up * raw)
+        for column in range(known.shape[1]):
+            others = np.delete(known, column, axis=1).prod(axis=1)
+            _add(grad.P, self.known[:, column], to_k * others)
+
+    def edges(self):
+        groups = np.arange(self.n)
+        width = self.known.shape[1]
+        return three_edges(self.out, self.n, np.concatenate([groups, np.repeat(groups, width)]),
+                           np.concatenate([self.three_of, self.known.ravel()]))
+
+
+class BooleanAggregate(_Layer):
+    """bool_or: true if any term is true, NULL if none is known, else false; bool_and mirrored.
+
+    decided, known: literals "true" of the disjunctions over deciding and over known terms.
+    """
+
+    three = True
+
+    def __init__(self, out: int, kind: str, decided: np.ndarray, known: np.ndarray):
+        self.out, self.n, self.decided, self.known = out, len(known), decided, known
+        self.wins = 1 if kind == "bool_or" else 0
+        self.n_literals = 3 * self.n
+
+    def forward(self, state: State) -> None:
+        place = self.out + 3 * np.arange(self.n)
+        decided, known = state.P[self.decided], state.P[self.known]
+        state.P[place + self.wins] = decided
+        state.P[place + 1 - self.wins] = np.maximum(known - decided, 0.0)
+        state.P[place + 2] = 1.0 - known
+
+    def backward(self, state: State, grad: Gradient) -> None:
+        place = self.out + 3 * np.arange(self.n)
+        wins, loses, null = (grad.P[place + self.wins], grad.P[place + 1 - self.wins],
+                             grad.P[place + 2])
+        _add(grad.P, self.decided, wins - loses)
+        _add(grad.P, self.known, loses - null)
+
+    def edges(self):
+        groups = np.arange(self.n)
+        return three_edges(self.out, self.n, np.concatenate([groups, groups]),
+                           np.concatenate([self.decided, self.known]))
+
+
+class Known(_Layer):
+    """Whether a number is NULL (or, negated, is not)."""
+
+    three = True
+
+    def __init__(self, out: int, number: np.ndarray, negated: bool):
+        self.out, self.n, self.number, self.negated = out, len(number), number, negated
+        self.n_literals = 3 * self.n
+
+    def forward(self, state: State) -> None:
+        place = self.out + 3 * np.arange(self.n)
+        K = state.K[self.number]
+        state.P[place + self.negated], state.P[place + 1 - self.negated] = K, 1.0 - K
+
+    def backward(self, state: State, grad: Gradient) -> None:
+        place = self.out + 3 * np.arange(self.n)
+        _add(grad.K, self.number, grad.P[place + self.negated] - grad.P[place + 1 - self.negated])
+
+    def edges(self):
+        return three_edges(self.out, self.n, np.arange(self.n), self.n_p + self.number)
+
+
+class Quotient(_Layer):
+    """X = sum / count of independent expectations, K = P[known]; `count` None: X = sum."""
+
+    def __init__(self, out: int, total: np.ndarray, count: np.ndarray | None, known: np.ndarray):
+        self.out, self.total, self.count, self.known = out, total, count, known
+        self.n_numbers = len(total)
+
+    def forward(self, state: State) -> None:
+        at = slice(self.out, self.out + self.n_numbers)
+        total = state.X[self.total]
+        if self.count is not None:
+            count = state.X[self.count]
+            total = np.where(count > 0, total / np.where(count > 0, count, 1.0), 0.0)
+        state.K[at] = state.P[self.known]
+        state.X[at] = np.where(state.K[at] > 0, total, 0.0)
+
+    def backward(self, state: State, grad: Gradient) -> None:
+        at = slice(self.out, self.out + self.n_numbers)
+        up = np.where(state.K[at] > 0, grad.X[at], 0.0)
+        _add(grad.P, self.known, grad.K[at])
+        if self.count is None:
+            _add(grad.X, self.total, up)
+            return
+        count = state.X[self.count]
+        safe = np.where(count > 0, count, 1.0)
+        up = np.where(count > 0, up, 0.0)
+        _add(grad.X, self.total, up / safe)
+        _add(grad.X, self.count, -up * state.X[self.total] / safe ** 2)
+
+    def edges(self):
+        out = self.n_p + self.out + np.arange(self.n_numbers)
+        sources = [self.known, self.n_p + self.total]
+        if self.count is not None:
+            sources.append(self.n_p + self.count)
+        return np.tile(out, len(sources)), np.concatenate(sources)
+
+
+class Conditional(_Layer):
+    """X = X[total] / P[known]: the expectation of a sum given that there is something to add."""
+
+    def __init__(self, out: int, total: np.ndarray, known: np.ndarray):
+        self.out, self.total, self.known, self.n_numbers = out, total, known, len(total)
+
+    def forward(self, state: State) -> None:
+        at = slice(self.out, self.out + self.n_numbers)
+        known = state.P[self.known]
+        state.K[at] = known
+        state.X[at] = np.where(known > 0, state.X[self.total] / np.where(known > 0, known, 1.0), 0)
+
+    def backward(self, state: State, grad: Gradient) -> None:
+        at = slice(self.out, self.out + self.n_numbers)
+        known = state.P[self.known]
+        up = np.where(known > 0, grad.X[at], 0.0) / np.where(known > 0, known, 1.0)
+        _add(grad.X, self.total, up)
+        _add(grad.P, self.known, grad.K[at] - up * state.X[at])
+
+    def edges(self):
+        out = self.n_p + self.out + np.arange(self.n_numbers)
+        return np.tile(out, 2), np.concatenate([self.n_p + self.total, self.known])
+
+
+class FromLiterals(_Layer):
+    """X = P of a (raw) literal, K = 1; literal -1: NULL."""
+
+    def __init__(self, out: int, literal: np.ndarray):
+        self.out, self.literal, self.n_numbers = out, literal, len(literal)
+
+    def forward(self, state: State) -> None:
+        at = slice(self.out, self.out + self.n_numbers)
+        there = self.literal >= 0
+        state.K[at] = there
+        state.X[at] = np.where(there, state.P[self.literal], 0.0)
+
+    def backward(self, state: State, grad: Gradient) -> None:
+        there = self.literal >= 0
+        up = grad.X[self.out:self.out + self.n_numbers]
+        _add(grad.P, self.literal[there], up[there])
+
+    def edges(self):
+        there = np.flatnonzero(self.literal >= 0)
+        return self.n_p + self.out + there, self.literal[there]
+
+
+class Constants(_Layer):
+    """Numbers that depend on nothing; NaN: NULL."""
+
+    def __init__(self, out: int, values: np.ndarray):
+        self.out, self.values, self.n_numbers = out, values, len(values)
+
+    def forward(self, state: State) -> None:
+        at = slice(self.out, self.out + self.n_numbers)
+        known = ~np.isnan(self.values)
+        state.K[at] = known
+        state.X[at] = np.where(known, self.values, 0.0)
+
+    def backward(self, state: State, grad: Gradient) -> None:
+        pass
+
+    def edges(self):
+        return np.zeros(0, np.int64), np.zeros(0, np.int64)
+
+
+class Chosen(_Layer):
+    """min or max of numbers of the circuit over the terms that occur.
+
+    Relaxed: the numbers stand at their expectations, and the extreme of those terms that occur is
+    taken: sum_i x_i p_i prod_(better j) (1 - p_j), given that any occurs. It leaves out that the
+    largest of several uncertain numbers is expected to be larger than the largest expectation.
+    """
+
+    def __init__(self, out: int, n: int, kind: str, target: np.ndarray, event: np.ndarray,
+                 number: np.ndarray):
+        self.out, self.n, self.sign = out, n, 1.0 if kind == "max" else -1.0
+        order = np.argsort(target, kind="stable")
+        self.target, self.event, self.number = target[order], event[order], number[order]
+        self.n_numbers = n
+
+    def _weights(self, state: State):
+        """(order, x, weight of each term being the extreme, 1 - P(none) of each target)."""
+        x = state.X[self.number]
+        p = state.P[self.event] * state.K[self.number]
+        order = np.lexsort((-self.sign * x, self.target))
+        target, p = self.target[order], p[order]
+        ones = p >= 1.0
+        logs = np.log1p(-np.where(ones, 0.0, p))
+        total = np.cumsum(logs) - logs
+        hits = np.cumsum(ones) - ones
+        starts = np.flatnonzero(np.concatenate(([True], target[1:] != target[:-1]))) \
+            if len(target) else np.zeros(0, np.int64)
+        size = np.diff(np.append(starts, len(target)))
+        before = np.exp(total - np.repeat(total[starts], size))
+        before = np.where(hits - np.repeat(hits[starts], size) > 0, 0.0, before)
+        return order, x[order], p, before
+
+    def forward(self, state: State) -> None:
+        order, x, p, before = self._weights(state)
+        target = self.target[order]
+        some = np.bincount(target, p * before, self.n)
+        best = np.bincount(target, x * p * before, self.n)
+        at = slice(self.out, self.out + self.n)
+        known = some > 0
+        state.K[at] = np.rint(some) if state.hard else np.minimum(some, 1.0)
+        state.X[at] = np.where(known, best / np.where(known, some, 1.0), 0.0)
+
+    def backward(self, state: State, grad: Gradient) -> None:
+        order, x, p, before = self._weights(state)
+        target = self.target[order]
+        some = np.bincount(target, p * before, self.n)
+        safe = np.where(some > 0, some, 1.0)
+        at = slice(self.out, self.out + self.n)
+        up = np.where(some > 0, grad.X[at] / safe, 0.0)
+        mean = state.X[at]
+        to_weight = up[target] * (x - mean[target]) + grad.K[at][target]
+        _add(grad.X, self.number[order], up[target] * p * before)
+        # d weight_i / d p_j: before_i for j = i, -weight_i / (1 - p_j) for j before i.
+        pushed = to_weight * p * before
+        after = np.cumsum(pushed[::-1])[::-1] - pushed
+        starts = np.flatnonzero(np.concatenate(([True], target[1:] != target[:-1]))) \
+            if len(target) else np.zeros(0, np.int64)
+        size = np.diff(np.append(starts, len(target)))
+        ends = np.append(starts[1:], len(target)) - 1
+        after = after - np.repeat(after[ends] if len(ends) else after, size)
+        to_p = to_weight * before - np.where(p < 1.0, after / np.where(p < 1.0, 1.0 - p, 1.0), 0.0)
+        _add(grad.P, self.event[order], to_p * state.K[self.number[order]])
+        _add(grad.K, self.number[order], to_p * state.P[self.event[order]])
+
+    def edges(self):
+        out = self.n_p + self.out + self.target
+        return np.concatenate([out, out]), np.concatenate([self.event, self.n_p + self.number])

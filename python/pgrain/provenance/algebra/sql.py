@@ -1,0 +1,541 @@
+"""The capture of a program: one statement, packed rows ``(tag, meta, a, b, c)``.
+
+Tags are ``<block>.<what>``; layouts stand beside the functions that make them. Integers are int4,
+numbers float8, both big-endian; where a value may be NULL, `b` has a byte a row that says so.
+"""
+
+from __future__ import annotations
+
+from pgrain.provenance.algebra.blocks import (
+    ID,
+    KEY,
+    ArrayBlock,
+    LimitBlock,
+    MergeBlock,
+    PredicateBlock,
+    Relation,
+    ScalarBlock,
+    SelectBlock,
+)
+from pgrain.provenance.algebra.program import Program
+from pgrain.provenance.algebra.select import select_sql
+from pgrain.provenance.capture_sql import exposed, literal
+from pgrain.provenance.grouping import group_terms, representative
+from pgrain.settings import ASSIGNMENTS, FACTOR_PAIRS
+from pgrain.wire.identity import digest_sql
+
+_EMPTY = "''::pg_catalog.bytea"
+_BOOLEANS = "(VALUES (true), (false), (NULL))"
+_NUMBER = "(pg_catalog.row_number() OVER () OPERATOR(pg_catalog.-) 1)::pg_catalog.int4"
+
+
+class Results:
+    """Rows of the capture: one scan for each source, several tags from it."""
+
+    def __init__(self):
+        self.parts: dict[str, list[tuple]] = {}
+
+    def add(self, source: str, tag: str, a: str | None = None, b: str | None = None,
+            meta: str | None = None) -> None:
+        """Aggregates `a`, `b` (bytea) and `meta` (text) over `source`."""
+        self.parts.setdefault(source, []).append((tag, a, b, meta))
+
+    def ints(self, source: str, tag: str, column: str) -> None:
+        """Integers of every row, in the order of the source."""
+        self.add(source, tag, f"pg_catalog.string_agg(pg_catalog.int4send({column}), {_EMPTY})")
+
+    def floats(self, source: str, tag: str, column: str) -> None:
+        """Numbers of every row and which of them are NULL."""
+        self.add(source, tag,
+                 f"pg_catalog.string_agg(pg_catalog.float8send(coalesce({column}, 0)), {_EMPTY})",
+                 f"pg_catalog.string_agg(pg_catalog.boolsend({column} IS NULL), {_EMPTY})")
+
+    def flags(self, source: str, tag: str, column: str) -> None:
+        """Booleans (never NULL) of every row."""
+        self.add(source, tag, f"pg_catalog.string_agg(pg_catalog.boolsend({column}), {_EMPTY})")
+
+    def digests(self, source: str, tag: str, column: str) -> None:
+        """Digests of the rows that have one, and which have none."""
+        self.add(source, tag, f"pg_catalog.string_agg({column}, {_EMPTY})",
+                 f"pg_catalog.string_agg(pg_catalog.boolsend({column} IS NULL), {_EMPTY})")
+
+    def texts(self, source: str, tag: str, columns: list[str]) -> None:
+        """JSON texts of every row."""
+        row = ", ".join(f"({column})::pg_catalog.text" for column in columns)
+        self.add(source, tag,
+                 meta=f"pg_catalog.jsonb_agg(pg_catalog.jsonb_build_array({row}))"
+                      "::pg_catalog.text")
+
+    def count(self, source: str, tag: str) -> None:
+        self.add(source, tag, "pg_catalog.int8send(pg_catalog.count(*))")
+
+    def sql(self) -> list[str]:
+        """One SELECT for each source."""
+        made = []
+        null = "NULL::pg_catalog.bytea"
+        for source, parts in self.parts.items():
+            columns, rows = [], []
+            for number, (tag, a, b, meta) in enumerate(parts):
+                names = []
+                for letter, text in (("a", a), ("b", b), ("m", meta)):
+                    if text is not None:
+                        columns.append(f"{text} AS {letter}{number}")
+                    names.append(f"{letter}{number}" if text is not None else
+                                 "NULL::pg_catalog.text" if letter == "m" else null)
+                rows.append(f"({literal(tag)}::pg_catalog.text, {names[2]}, {names[0]}, "
+                            f"{names[1]}, {null})")
+            made.append(f"SELECT _pgrain_v.* FROM (SELECT {', '.join(columns)} FROM {source}"
+                        f") AS _pgrain_s, LATERAL (VALUES {', '.join(rows)}) AS _pgrain_v "
+                        "(tag, meta, a, b, c)")
+        return made
+
+
+class Capture:
+    """Renders the blocks of a program: CTEs in order, and the results they bring."""
+
+    def __init__(self, program: Program, models: dict):
+        self.program, self.models = program, models
+        self.ctes: list[str] = []
+        self.results = Results()
+
+    def render(self, final: Relation, by_row: bool) -> str:
+        """The whole statement. `final`: the relation whose rows are the query's output."""
+        self._blocks()
+        last = self.program.blocks[final.block]
+        if by_row:
+            self._row_texts(last)
+        else:
+            columns = [f"_pgrain_o{n}" for n, c in enumerate(final.columns) if not c.random]
+            self.results.texts(f"(SELECT * FROM {final.cte} ORDER BY {ID}) AS _pgrain_s",
+                               "final.texts", columns or ["NULL"])
+            self.results.count(final.cte, "final.count")
+        return self.with_() + "\nUNION ALL\n".join(self.results.sql())
+
+    def with_(self) -> str:
+        """WITH of the caller's plain CTEs and ours."""
+        plain = [cte.text for cte in self.program.plain]
+        return ("WITH RECURSIVE " if self.program.recursive else "WITH ") + ",\n".join(
+            plain + self.ctes) + "\n"
+
+    def _blocks(self) -> None:
+        for number, model in enumerate(self.program.classes):
+            rows = ", ".join(f"({n}, {literal(label)}::pg_catalog.text)"
+                             for n, label in enumerate(self.program.classes[model]))
+            self.ctes.append(f"_pgrain_class{number} (_pgrain_i, _pgrain_label) AS MATERIALIZED "
+                             f"(VALUES {rows}, ({len(self.program.classes[model])}, NULL))")
+        keys = list(self.program.keys)
+        for block in self.program.blocks:
+            while keys and keys[0].after <= block.number:
+                self._key(keys.pop(0))
+            getattr(self, f"_{block.kind}")(block)
+        for key in keys:
+            self._key(key)
+
+    def _key(self, key) -> None:
+        self.ctes.append(key.sql)
+        self.results.count(key.cte, f"{key.cte}.count")
+
+    # --- a SELECT --------------------------------------------------------------------------
+
+    def slot_columns(self, block: SelectBlock) -> list[str]:
+        """SQL of the digest of each slot's value."""
+        columns = []
+        for slot in block.slots:
+            facts = self.models[slot.model]
+            columns.append(f"{digest_sql(slot.argument + chr(10), facts.kind, facts.features)} "
+                           f"AS _pgrain_x{slot.number}")
+        return columns
+
+    def _select(self, block: SelectBlock) -> None:
+        """``x<i>`` digests of slots, ``y<i>`` class of an expanded slot, ``u<j>`` rows of units,
+        ``t<i>`` atoms, ``f<i>`` leaves, ``p`` pattern, ``k`` key."""
+        n, grouping, results = block.number, block.grouping, self.results
+        columns = self.slot_columns(block)
+        columns += [f"_pgrain_v{slot.number}._pgrain_i AS _pgrain_y{slot.number}"
+                    for slot in block.slots if slot.mode == "expanded"]
+        columns += [f"{unit.id_sql} AS _pgrain_u{j}" for j, unit in enumerate(block.units)]
+        columns += [f"{_code(f'_pgrain_t{i}')} AS _pgrain_t{i}" for i in range(len(block.atoms))]
+        columns += [f"{leaf.sql} AS _pgrain_f{i}" for i, leaf in enumerate(block.leaves)]
+        columns += [f"({detail.sql}) AS {detail.name}" for detail in block.details]
+        columns += self._placed(block, "base")
+        inner = select_sql(block, columns, FACTOR_PAIRS.default + 1)
+        numbered = [f"{_NUMBER} AS _pgrain_b"]
+        labels = block.enumerated
+        if labels:
+            nulls = [f"(_pgrain_x{slot.number} IS NULL)" for slot in labels]
+            terms = [t for d in block.details for t in group_terms(d.name, d.oid)] + nulls
+            if block.key is not None and grouping and grouping.by_entry:
+                terms.append(KEY)
+            numbered.append(f"(pg_catalog.dense_rank() OVER (ORDER BY {', '.join(terms)}) "
+                            "OPERATOR(pg_catalog.-) 1)::pg_catalog.int4 AS _pgrain_p")
+            numbered += [f"{null} AS _pgrain_null{slot.number}"
+                         for null, slot in zip(nulls, labels, strict=True)]
+        numbered += self._ranks(grouping, "base")
+        self.ctes.append(f"{block.base} AS MATERIALIZED (\nSELECT {', '.join(numbered)}, "
+                         f"_pgrain_s.* FROM (\n{inner}\n) AS _pgrain_s\n)")
+        self._base_results(block)
+        if labels:
+            self._entries(block)
+        if grouping is None:
+            self._rows(block)
+        else:
+            self._group(block)
+        results.count(block.base, f"{n}.rows")
+
+    def _base_results(self, block: SelectBlock) -> None:
+        n, base, results = block.number, block.base, self.results
+        for slot in block.slots:
+            results.digests(base, f"{n}.x{slot.number}", f"_pgrain_x{slot.number}")
+            if slot.mode == "expanded":
+                results.ints(base, f"{n}.y{slot.number}", f"_pgrain_y{slot.number}")
+        for j in range(len(block.units)):
+            results.ints(base, f"{n}.u{j}", f"_pgrain_u{j}")
+        for i in range(len(block.atoms)):
+            results.ints(base, f"{n}.t{i}", f"_pgrain_t{i}")
+        for i in range(len(block.leaves)):
+            results.floats(base, f"{n}.f{i}", f"_pgrain_f{i}")
+        if block.enumerated:
+            results.ints(base, f"{n}.p", "_pgrain_p")
+        if block.key is not None:
+            results.ints(base, f"{n}.k", KEY)
+        if block.grouping is not None:
+            self._measure_results(block.grouping, f"{n}.base", base, "base")
+
+    def _placed(self, block: SelectBlock, where: str) -> list[str]:
+        """Columns of outputs, keys, measures and leaves that are evaluated `where`."""
+        columns = [f"({spec.sql}\n) AS _pgrain_o{c}" for c, spec in enumerate(block.outputs)
+                   if spec.where == where]
+        grouping = block.grouping
+        if grouping is None:
+            return columns
+        columns += [f"({sql}\n) AS _pgrain_g{i}" for i, (at, sql) in enumerate(grouping.keys)
+                    if at == where]
+        columns += [f"({sql}\n) AS _pgrain_l{i}" for i, (at, sql) in enumerate(grouping.leaves)
+                    if at == where]
+        columns += [f"({sql}\n) AS _pgrain_w{i}"
+                    for i, (at, sql) in enumerate(grouping.having_leaves) if at == where]
+        for j, aggregate in enumerate(grouping.aggregates):
+            for letter, what in (("mf", "flag"), ("mv", "value"), ("md", "distinct")):
+                sql = getattr(aggregate, f"{what}_{where}")
+                if sql is not None:
+                    columns.append(f"({sql}) AS _pgrain_{letter}{j}")
+        return columns
+
+    @staticmethod
+    def _ranks(grouping, where: str) -> list[str]:
+        if grouping is None:
+            return []
+        return [f"pg_catalog.dense_rank() OVER (ORDER BY _pgrain_md{j})::pg_catalog.int4 "
+                f"AS _pgrain_mr{j}" for j, a in enumerate(grouping.aggregates)
+                if getattr(a, f"distinct_{where}") is not None]
+
+    def _measure_results(self, grouping, tag: str, source: str, where: str) -> None:
+        for j, aggregate in enumerate(grouping.aggregates):
+            if getattr(aggregate, f"flag_{where}") is not None:
+                self.results.flags(source, f"{tag}.mf{j}", f"_pgrain_mf{j}")
+            if getattr(aggregate, f"value_{where}") is not None:
+                self.results.floats(source, f"{tag}.mv{j}", f"_pgrain_mv{j}")
+            if getattr(aggregate, f"distinct_{where}") is not None:
+                self.results.ints(source, f"{tag}.mr{j}", f"_pgrain_mr{j}")
+            if getattr(aggregate, f"distinct_{where}") is not None and aggregate.as_text:
+                self.results.texts(f"(SELECT DISTINCT _pgrain_mr{j}, (_pgrain_md{j})::"
+                                   f"pg_catalog.text FROM {source}) AS _pgrain_s", f"{tag}.mt{j}",
+                                   [f"_pgrain_mr{j}", f"_pgrain_md{j}"])
+
+    def _entries(self, block: SelectBlock) -> None:
+        """``e.p`` pattern, ``e.a<i>`` class of each slot of every assignment that passes."""
+        n, labels = block.number, block.enumerated
+        keyed = block.key is not None and block.grouping is not None and block.grouping.by_entry
+        carried = ["_pgrain_p", *(d.name for d in block.details),
+                   *(f"_pgrain_null{slot.number}" for slot in labels), *([KEY] if keyed else [])]
+        made = []
+        for name in carried:
+            detail = next((d for d in block.details if d.name == name), None)
+            made.append(f"{representative(name, detail.oid)} AS {name}"
+                        if detail and representative(name, detail.oid) != name else name)
+        plain = all(" AS " not in part for part in made)
+        pattern = f"_pgrain_p{n}"
+        if plain:
+            self.ctes.append(f"{pattern} AS MATERIALIZED (SELECT DISTINCT ON (_pgrain_p) "
+                             f"{', '.join(carried)} FROM {block.base} ORDER BY _pgrain_p)")
+        else:
+            self.ctes.append(f"{pattern} AS MATERIALIZED (SELECT {', '.join(carried)} FROM "
+                             f"{block.base} AS _pgrain_s JOIN (SELECT pg_catalog.min(_pgrain_b) AS "
+                             f"_pgrain_b FROM {block.base} GROUP BY _pgrain_p) AS _pgrain_m "
+                             "USING (_pgrain_b))")
+        columns = ["_pgrain_q._pgrain_p", *([f"_pgrain_q.{KEY}"] if keyed else [])]
+        columns += [f"_pgrain_c{slot.number}._pgrain_i AS _pgrain_a{slot.number}"
+                    for slot in labels]
+        columns += self._placed(block, "entry")
+        from_ = f"FROM {pattern} AS _pgrain_q" + "".join(exposed(block.details, "_pgrain_q"))
+        where, size = [], 1
+        order = list(self.program.classes)
+        for slot in labels:
+            from_ += f"\nCROSS JOIN _pgrain_class{order.index(slot.model)} AS " \
+                f"_pgrain_c{slot.number}"
+            where.append(f"(_pgrain_c{slot.number}._pgrain_label IS NULL) OPERATOR(pg_catalog.=) "
+                         f"_pgrain_q._pgrain_null{slot.number}")
+            size *= len(self.program.classes[slot.model]) + 1
+        where.append(f"(SELECT pg_catalog.count(*) FROM {pattern}) OPERATOR(pg_catalog.<=) "
+                     f"{ASSIGNMENTS.default // size}")
+        where += [f"({condition}\n)" for condition in block.mixed]
+        ranks = self._ranks(block.grouping, "entry")
+        self.ctes.append(
+            f"{block.entry} AS MATERIALIZED (\nSELECT {_NUMBER} AS _pgrain_e, "
+            + "".join(f"{rank}, " for rank in ranks) + "_pgrain_s.* FROM (\nSELECT "
+            f"{', '.join(columns)}\n{from_}\nWHERE " + "\n AND ".join(where)
+            + "\n) AS _pgrain_s\n)")
+        results, entry = self.results, block.entry
+        results.ints(entry, f"{n}.e.p", "_pgrain_p")
+        for slot in labels:
+            results.ints(entry, f"{n}.e.a{slot.number}", f"_pgrain_a{slot.number}")
+        if block.grouping is not None:
+            self._measure_results(block.grouping, f"{n}.entry", entry, "entry")
+        results.add(pattern, f"{n}.assignments",
+                    f"pg_catalog.int8send(pg_catalog.count(*) OPERATOR(pg_catalog.*) {size})")
+
+    def _rows(self, block: SelectBlock) -> None:
+        """``r.b`` base row and ``r.e`` assignment of each possible row, in the order of its ID."""
+        n = block.number
+        key = [f"_pgrain_b.{KEY}"] if block.key is not None else []
+        columns = []
+        for c, spec in enumerate(block.outputs):
+            if spec.where in ("base", "entry"):
+                columns.append(f"_pgrain_{spec.where[0]}._pgrain_o{c}")
+        if block.enumerated:
+            self.ctes.append(
+                f"{block.row} AS MATERIALIZED (\nSELECT {_NUMBER} AS {ID}, "
+                + ", ".join([*key, "_pgrain_b._pgrain_b", "_pgrain_e._pgrain_e", *columns])
+                + f"\nFROM {block.base} AS _pgrain_b JOIN {block.entry} AS _pgrain_e "
+                "ON _pgrain_e._pgrain_p OPERATOR(pg_catalog.=) _pgrain_b._pgrain_p\n)")
+            self.results.ints(block.row, f"{n}.r.b", "_pgrain_b")
+            self.results.ints(block.row, f"{n}.r.e", "_pgrain_e")
+        else:
+            self.ctes.append(f"{block.row} AS (SELECT _pgrain_b._pgrain_b AS {ID}"
+                             + "".join(f", {column}" for column in key + columns)
+                             + f" FROM {block.base} AS _pgrain_b)")
+
+    def _row_texts(self, block: SelectBlock) -> None:
+        """Output rows of a query without grouping: one for each base row."""
+        texts = [f"_pgrain_o{c}" for c, spec in enumerate(block.outputs) if spec.where == "base"]
+        self.results.texts(block.base, "final.texts", texts or ["NULL"])
+        self.results.count(block.base, "final.count")
+        labels = [f"_pgrain_o{c}" for c, spec in enumerate(block.outputs) if spec.where == "entry"]
+        if labels:
+            self.results.texts(block.entry, "final.labels", labels)
+
+    # --- its grouping ----------------------------------------------------------------------
+
+    def _group(self, block: SelectBlock) -> None:
+        """``g.m`` members (base rows or assignments) of each group, ``g.n`` how many,
+        ``g.total`` which groups GROUPING SETS have without rows
+        too, ``l<i>`` leaves, ``h`` assignments of atoms that HAVING lets
+        pass."""
+        n, grouping = block.number, block.grouping
+        source = block.entry if grouping.by_entry else block.base
+        member = "_pgrain_e" if grouping.by_entry else "_pgrain_b"
+        where = "entry" if grouping.by_entry else "base"
+        made = [f"pg_catalog.string_agg(pg_catalog.int4send(_pgrain_s.{member}), {_EMPTY}) "
+                "AS _pgrain_m", f"pg_catalog.count(_pgrain_s.{member})::pg_catalog.int4 "
+                "AS _pgrain_n", f"(pg_catalog.array_agg(_pgrain_s.{member}))[1] AS _pgrain_first"]
+        made += [f"({spec.sql}\n) AS _pgrain_o{c}" for c, spec in enumerate(block.outputs)
+                 if spec.where in ("constant", "key")]
+        made += [f"({sql}\n) AS _pgrain_l{i}" for i, (at, sql) in enumerate(grouping.leaves)
+                 if at in ("constant", "key")]
+        made += [f"({sql}\n) AS _pgrain_w{i}"
+                 for i, (at, sql) in enumerate(grouping.having_leaves)
+                 if at in ("constant", "key")]
+        keyed = block.key is not None
+        from_ = f"{source} AS _pgrain_s"
+        by = [part for part in ("_pgrain_s." + KEY if keyed else "", grouping.by or "") if part]
+        if keyed and grouping.by is None:
+            from_ = (f"{block.key.cte} AS _pgrain_key LEFT JOIN {source} AS _pgrain_s ON "
+                     f"_pgrain_s.{KEY} OPERATOR(pg_catalog.=) _pgrain_key.{KEY}")
+            by = [f"_pgrain_key.{KEY}"]
+            made.append(f"_pgrain_key.{KEY}")
+        elif keyed:
+            made.append(f"_pgrain_s.{KEY}")
+        carried = [f"_pgrain_f._pgrain_o{c}" for c, spec in enumerate(block.outputs)
+                   if spec.where == where]
+        carried += [f"_pgrain_f._pgrain_l{i}" for i, (at, _) in enumerate(grouping.leaves)
+                    if at == where]
+        carried += [f"_pgrain_f._pgrain_w{i}" for i, (at, _) in enumerate(grouping.having_leaves)
+                    if at == where]
+        if grouping.sets:
+            keys = ", ".join(f"_pgrain_g{i}" for i in range(len(grouping.keys)))
+            made.append(f"GROUPING({keys}) OPERATOR(pg_catalog.=) {2 ** len(grouping.keys) - 1} "
+                        "AS _pgrain_total" if keys else "true AS _pgrain_total")
+        cte = f"_pgrain_g{n}"
+        grouped = f"SELECT {', '.join(made)}\nFROM {from_}" + (
+            f"\nGROUP BY {', '.join(by)}" if by else "")
+        self.ctes.append(
+            f"{cte} AS MATERIALIZED (\nSELECT {_NUMBER} AS {ID}, _pgrain_a.*"
+            + "".join(f", {column}" for column in carried) + f"\nFROM (\n{grouped}\n) AS _pgrain_a"
+            + (f"\nLEFT JOIN {source} AS _pgrain_f ON _pgrain_f.{member} OPERATOR(pg_catalog.=) "
+               "_pgrain_a._pgrain_first" if carried else "") + "\n)")
+        results = self.results
+        results.add(cte, f"{n}.g.m", f"pg_catalog.string_agg(_pgrain_m, {_EMPTY})")
+        results.ints(cte, f"{n}.g.n", "_pgrain_n")
+        if grouping.sets:
+            results.flags(cte, f"{n}.g.total", "_pgrain_total")
+        for i in range(len(grouping.leaves)):
+            results.floats(cte, f"{n}.l{i}", f"_pgrain_l{i}")
+        for c, (text, atoms) in enumerate(grouping.cases):
+            names = [f"_pgrain_h{i}" for i in atoms]
+            codes = "".join(f", {_code(name)} AS {name}" for name in names)
+            tables = "".join(f", {_BOOLEANS} AS {name} (_pgrain_v)" for name in names)
+            shown = (f"(SELECT {ID}, ({text}\n)::pg_catalog.text AS _pgrain_o{codes} FROM {cte} AS "
+                     f"_pgrain_x{tables}) AS _pgrain_s")
+            results.ints(shown, f"{n}.c{c}.g", ID)
+            results.texts(shown, f"{n}.c{c}.text", ["_pgrain_o"])
+            for i, name in zip(atoms, names, strict=True):
+                results.ints(shown, f"{n}.c{c}.t{i}", name)
+        if grouping.having is not None:
+            names = [f"_pgrain_h{i}" for i in range(len(grouping.atoms))]
+            tables = "".join(f", {_BOOLEANS} AS {name} (_pgrain_v)" for name in names)
+            codes = ", ".join(f"{_code(name)} AS {name}" for name in names)
+            passing = (f"(SELECT {ID}{', ' if codes else ''}{codes} FROM {cte} AS _pgrain_x{tables}"
+                       f"\nWHERE ({grouping.having}\n)) AS _pgrain_s")
+            results.ints(passing, f"{n}.h.g", ID)
+            for i, name in enumerate(names):
+                results.ints(passing, f"{n}.h.t{i}", name)
+
+    # --- the others ------------------------------------------------------------------------
+
+    def _predicate(self, block: PredicateBlock) -> None:
+        """``q.k``, ``q.id``: key and row for which it is true; ``w.…``: for which it is NULL."""
+        n, keyed = block.number, block.key is not None
+        parts = []
+        for letter, sql, value, code in (("q", block.true, "true", 1),
+                                         ("w", block.unknown, "NULL::pg_catalog.bool", 2)):
+            if sql is None:
+                continue
+            cte = f"_pgrain_{letter}t{n}"
+            self.ctes.append(f"{cte} AS MATERIALIZED (\n{sql}\nLIMIT {FACTOR_PAIRS.default + 1}\n)")
+            if keyed:
+                parts.append(f"SELECT {KEY}, {value} AS _pgrain_v, {KEY} OPERATOR(pg_catalog.*) 3 "
+                             f"OPERATOR(pg_catalog.+) {code} AS {ID} FROM (SELECT DISTINCT {KEY} "
+                             f"FROM {cte}) AS _pgrain_s")
+                self.results.ints(cte, f"{n}.{letter}.k", KEY)
+            else:
+                parts.append(f"SELECT {value} AS _pgrain_v, {code} AS {ID} WHERE EXISTS "
+                             f"(SELECT FROM {cte})")
+            self.results.ints(cte, f"{n}.{letter}.id", ID)
+        if keyed:
+            parts.append(f"SELECT {KEY}, false, {KEY} OPERATOR(pg_catalog.*) 3 FROM "
+                         f"{block.key.cte}")
+        else:
+            parts.append("SELECT false, 0")
+        self.ctes.append(f"_pgrain_q{n} AS MATERIALIZED (\n" + "\nUNION ALL\n".join(parts) + "\n)")
+
+    def _array(self, block: ArrayBlock) -> None:
+        """``a.k`` key and text (as array_out spells it) of each element."""
+        n, relation = block.number, block.relation
+        source = f"(SELECT * FROM {relation.cte} ORDER BY {ID}) AS _pgrain_s"
+        element = ("pg_catalog.substr(ARRAY[_pgrain_o0]::pg_catalog.text, 2, pg_catalog.length("
+                   "ARRAY[_pgrain_o0]::pg_catalog.text) OPERATOR(pg_catalog.-) 2)")
+        self.results.texts(source, f"{n}.a.text", [element])
+        if block.key is not None:
+            self.results.ints(source, f"{n}.a.k", KEY)
+            self.ctes.append(f"_pgrain_a{n} AS (SELECT {KEY}, {KEY} AS {ID} FROM {block.key.cte})")
+        else:
+            self.ctes.append(f"_pgrain_a{n} AS (SELECT 0 AS {ID})")
+
+    def _scalar(self, block: ScalarBlock) -> None:
+        """``s.k``: key of each row of the subquery."""
+        n, relation = block.number, block.relation
+        column = "" if relation.columns[0].random else ", _pgrain_o0"
+        null = "" if relation.columns[0].random else ", NULL"
+        count = f"(SELECT pg_catalog.count(*) FROM {relation.cte})::pg_catalog.int4"
+        if block.key is None:
+            made = (f"SELECT {ID}{column} FROM {relation.cte} UNION ALL SELECT {count}{null}")
+        else:
+            key = f", {KEY}"
+            # Not correlated after all: every key has all the rows.
+            rows = f"SELECT {ID}{key}{column} FROM {relation.cte}" if relation.keyed else \
+                f"SELECT {ID}{key}{column} FROM {relation.cte}, {block.key.cte}"
+            made = (f"{rows} UNION ALL SELECT {count} OPERATOR(pg_catalog.+) {KEY}{key}{null} "
+                    f"FROM {block.key.cte}")
+            self.results.ints(f"(SELECT * FROM {relation.cte} ORDER BY {ID}) AS _pgrain_s",
+                              f"{n}.s.k", KEY)
+        self.ctes.append(f"_pgrain_u{n} AS MATERIALIZED (\n{made}\n)")
+
+    def _side(self, relation: Relation, number: int, columns, keyed: bool) -> str:
+        parts = [f"{number} AS _pgrain_side", f"{ID} AS _pgrain_src", *([KEY] if keyed else [])]
+        for c, (mine, column) in enumerate(zip(relation.columns, columns, strict=True)):
+            if not column.random:
+                parts.append(f"{mine.literal or f'_pgrain_o{c}'} AS _pgrain_o{c}")
+            elif column.cell is not None:
+                parts.append(f"{'NULL' if mine.random else f'_pgrain_o{c}'}::pg_catalog.float8 "
+                             f"AS _pgrain_f{c}")
+            elif not mine.random:
+                raise self.program.refuse("a boolean that depends on predictions in one part of a "
+                                          "set operation alone", self.program.analysis.statement
+                                          .query)
+        return f"SELECT {', '.join(parts)} FROM {relation.cte}"
+
+    def _merge(self, block: MergeBlock) -> None:
+        """UNION ALL: ``m.side``, ``m.src`` of each row, ``m.f<c>`` numbers of a side without
+        predictions. Others: ``m.m<side>`` members, ``m.n<side>`` their number, ``m.group`` and
+        ``m.copy`` of each row."""
+        n, results = block.number, self.results
+        sides = [self._side(side, number, block.columns, block.keyed)
+                 for number, side in enumerate(block.sides)]
+        together = "(" + "\nUNION ALL\n".join(sides) + ") AS _pgrain_s"
+        key = [KEY] if block.keyed else []
+        plain = [f"_pgrain_o{c}" for c, column in enumerate(block.columns) if not column.random]
+        cte = f"_pgrain_m{n}"
+        if block.operator == "union" and block.all:
+            self.ctes.append(f"{cte} AS MATERIALIZED (\nSELECT {_NUMBER} AS {ID}, _pgrain_s.*\n"
+                             f"FROM {together}\n)")
+            results.ints(cte, f"{n}.m.side", "_pgrain_side")
+            results.ints(cte, f"{n}.m.src", "_pgrain_src")
+            for c, column in enumerate(block.columns):
+                if column.cell is not None:
+                    results.floats(cte, f"{n}.m.f{c}", f"_pgrain_f{c}")
+            return
+        made = list(key + plain)
+        for side in range(len(block.sides)):
+            mine = f"FILTER (WHERE _pgrain_side OPERATOR(pg_catalog.=) {side})"
+            made.append(f"coalesce(pg_catalog.string_agg(pg_catalog.int4send(_pgrain_src), {_EMPTY}"
+                        f") {mine}, {_EMPTY}) AS _pgrain_m{side}")
+            made.append(f"(pg_catalog.count(*) {mine})::pg_catalog.int4 AS _pgrain_n{side}")
+        by = ", ".join(key + plain)
+        self.ctes.append(f"_pgrain_n{n} AS MATERIALIZED (\nSELECT {_NUMBER} AS _pgrain_group, "
+                         f"_pgrain_s.* FROM (\nSELECT {', '.join(made)} FROM {together}"
+                         + (f"\nGROUP BY {by}" if by else "") + "\n) AS _pgrain_s\n)")
+        for side in range(len(block.sides)):
+            results.add(f"_pgrain_n{n}", f"{n}.m.m{side}",
+                        f"pg_catalog.string_agg(_pgrain_m{side}, {_EMPTY})")
+            results.ints(f"_pgrain_n{n}", f"{n}.m.n{side}", f"_pgrain_n{side}")
+        copies = ""
+        if block.all:
+            most = "_pgrain_n0" if block.operator == "except" else \
+                "LEAST(_pgrain_n0, _pgrain_n1)"
+            copies = f", LATERAL pg_catalog.generate_series(1, {most}) AS _pgrain_c (_pgrain_copy)"
+        columns = ", ".join(["_pgrain_group", "_pgrain_copy" if block.all else
+                             "1 AS _pgrain_copy", *key, *plain])
+        self.ctes.append(f"{cte} AS MATERIALIZED (\nSELECT {_NUMBER} AS {ID}, _pgrain_s.* FROM "
+                         f"(SELECT {columns} FROM _pgrain_n{n}{copies}) AS _pgrain_s\n)")
+        results.ints(cte, f"{n}.m.group", "_pgrain_group")
+        results.ints(cte, f"{n}.m.copy", "_pgrain_copy")
+
+    def _limit(self, block: LimitBlock) -> None:
+        """``o.id``: rows in order, partition after partition; ``o.part``: their partitions."""
+        n, relation = block.number, block.relation
+        by = [part for part in (KEY if relation.keyed else "", block.partition) if part]
+        part = f"pg_catalog.dense_rank() OVER (ORDER BY {', '.join(by)})::pg_catalog.int4" \
+            if by else "1"
+        place = f"pg_catalog.row_number() OVER (ORDER BY {block.order})" if block.order else ID
+        source = (f"(SELECT {ID}, _pgrain_part FROM (SELECT {ID}, {part} AS _pgrain_part, {place} "
+                  f"AS _pgrain_place FROM {relation.cte}) AS _pgrain_s ORDER BY _pgrain_part, "
+                  "_pgrain_place) AS _pgrain_s")
+        self.results.ints(source, f"{n}.o.id", ID)
+        self.results.ints(source, f"{n}.o.part", "_pgrain_part")
+
+
+
+
+def _code(name: str) -> str:
+    """0 false, 1 true, 2 NULL: the place of a boolean's state among its three literals."""
+    return (f"CASE WHEN {name}._pgrain_v THEN 1 WHEN NOT {name}._pgrain_v THEN 0 ELSE 2 END")

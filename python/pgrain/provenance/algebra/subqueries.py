@@ -1,0 +1,167 @@
+"""Subqueries in expressions: their answers as relations of possible rows.
+
+EXISTS, IN, ANY and ALL become a boolean for each value of the outer columns they need; a scalar
+subquery becomes its possible rows, and a NULL where none is there. In SQL's logic x op ANY (S) is
+true if it is for some row, else NULL if it is for some row, else false; x op ALL (S) is
+NOT (NOT (x op s) for ANY s).
+"""
+
+from __future__ import annotations
+
+from pgrain.plan import nodes
+from pgrain.plan.lexer import tokenize
+from pgrain.provenance.algebra.blocks import (
+    ID,
+    KEY,
+    ArrayBlock,
+    Column,
+    Key,
+    PredicateBlock,
+    Relation,
+    ScalarBlock,
+)
+from pgrain.provenance.algebra.numbers import compared_arrays
+from pgrain.provenance.algebra.program import cut
+
+_NEGATED = {"=": "<>", "<>": "=", "!=": "=", "<": ">=", "<=": ">", ">": "<=", ">=": "<"}
+
+
+def join_answer(builder, piece: nodes.Subquery):
+    """Join the subquery's answer to the SELECT.
+
+    Returns SQL of its value, or (unit, cell) if it is a number of the circuit.
+    """
+    from pgrain.provenance.algebra.queries import lower_query
+    program = builder.program
+    needed = builder.outer_columns(tokenize(piece.query.text))
+    if piece.form == "exists":
+        key = builder.make_key(needed) if needed else None
+        relation = lower_query(program, piece.query, key)
+        true = f"SELECT {KEY + ', ' if key else ''}{ID} FROM {relation.cte}"
+        return _join_boolean(builder, PredicateBlock(program.number(), relation, key, true, None))
+    if piece.form == "scalar":
+        return _scalar(builder, piece, needed)
+    if piece.form == "array":
+        return _array(builder, piece, needed)
+    operand, columns = _operand(builder, piece.operand)
+    columns = list(dict.fromkeys(needed + columns))
+    key = builder.make_key(columns) if columns else None
+    relation = lower_query(program, piece.query, key if needed else None)
+    true, unknown = _compared(program, piece, relation, key, operand)
+    answer = _join_boolean(builder, PredicateBlock(program.number(), relation, key, true, unknown))
+    return f"(NOT {answer})" if piece.form == "all" else answer
+
+
+def _operand(builder, operand: nodes.Expr) -> tuple[str, list]:
+    """(SQL of the left side, the columns that it needs)."""
+    replaced = {}
+    for piece in operand.pieces:
+        if isinstance(piece, nodes.ModelCall) and piece.function == "predict":
+            replaced[piece.start, piece.end] = builder.expand(piece)
+        elif builder.program.analysis.depends(piece):
+            raise builder.program.refuse("this left side of IN, ANY or ALL", piece)
+        elif builder.is_random(piece):
+            raise builder.program.refuse("a number that depends on predictions before IN, ANY or "
+                                         "ALL", piece)
+        elif isinstance(piece, nodes.ColumnRef) and piece.qualifier is None \
+                and piece.name in builder.merged:
+            replaced[piece.start, piece.end] = builder.merged[piece.name]
+    text = operand.substitute(replaced)
+    return text, builder.outer_columns(tokenize(text))
+
+
+def _compared(program, piece, relation: Relation, key: Key | None, operand: str):
+    """SELECTs of the rows for which the comparison is true, and of those for which it is NULL."""
+    if any(column.random for column in relation.columns):
+        raise program.refuse("ANY, ALL or IN over numbers that depend on predictions", piece,
+                             "Compare with a scalar subquery.")
+    names = [f"_pgrain_r._pgrain_o{number}" for number in range(len(relation.columns))]
+    other = names[0] if len(names) == 1 else f"ROW({', '.join(names)})"
+    operator = piece.operator
+    if piece.form == "all" and operator in _NEGATED and len(names) == 1:
+        test = f"(({operand}\n) {_NEGATED[operator]} {other})"
+    elif piece.form == "all":
+        test = f"(NOT (({operand}\n) {operator} {other}))"
+    else:
+        test = f"(({operand}\n) {operator} {other})"
+    sources = [f"{relation.cte} AS _pgrain_r"]
+    joined = ""
+    if key is not None:
+        sources = [f"{key.cte} AS _pgrain_key", *key.lateral("_pgrain_key"), *sources]
+        if relation.keyed:
+            joined = f" AND _pgrain_r.{KEY} OPERATOR(pg_catalog.=) _pgrain_key.{KEY}"
+    made = f"SELECT {f'_pgrain_key.{KEY}, ' if key else ''}_pgrain_r.{ID} FROM " + \
+        ", ".join(sources)
+    true = f"{made} WHERE {test}{joined}"
+    nulls = [f"{name} IS NULL" for name in names]
+    # A comparison of scalars is NULL only where one of them is; so it need not be tried elsewhere.
+    mine = f"({operand}\n) IS NULL" if len(names) == 1 else "true"
+    unknown = f"{made} WHERE ({mine} OR {' OR '.join(nulls)}) AND {test} IS NULL{joined}"
+    return true, unknown
+
+
+def _join_boolean(builder, block: PredicateBlock) -> str:
+    builder.program.blocks.append(block)
+    alias = f"_pgrain_q{block.number}"
+    relation = Relation(block.number, alias, [Column("_pgrain_v", 16)], block.key is not None)
+    builder.block.from_.append(f"{alias}")
+    builder._unit(alias, relation, block.key)
+    builder.aliases[alias] = [Column("_pgrain_v", 16)]
+    return f"{alias}._pgrain_v"
+
+
+def _array(builder, piece: nodes.Subquery, needed: list):
+    """("array", unit): the unit's row number is the key of the array's elements."""
+    from pgrain.provenance.algebra.queries import lower_query
+    program = builder.program
+    if not piece.query.order:
+        raise program.refuse("ARRAY of a query without ORDER BY", piece,
+                             "Say in which order the elements stand.")
+    key = builder.make_key(needed) if needed else None
+    relation = lower_query(program, piece.query, key, ordered=True)
+    if len(relation.columns) != 1 or relation.columns[0].random:
+        raise program.refuse("an array of numbers that depend on predictions", piece)
+    block = ArrayBlock(program.number(), relation, key)
+    program.blocks.append(block)
+    alias = f"_pgrain_a{block.number}"
+    builder.block.from_.append(alias)
+    made = Relation(block.number, alias, [], key is not None)
+    return "array", builder._unit(alias, made, key)
+
+
+def answer_arrays(builder, expression: nodes.Expr) -> dict[tuple[int, int], str]:
+    """x op ANY (ARRAY(query)) is x op ANY (query): what to put in its place."""
+    replaced: dict[tuple[int, int], str] = {}
+    for node, piece in compared_arrays(expression):
+        if builder.program.analysis.depends(piece):
+            operand = cut(expression, node.args[0].start, node.args[0].end)
+            made = nodes.Subquery(node.start, node.end, node.name[:3], piece.query, operand,
+                                  node.name[4:])
+            builder.program.kept.append(made)
+            builder.program.analysis.dependent.add(id(made))
+            replaced[node.start, node.end] = builder.answer(made)
+    return replaced
+
+
+def _scalar(builder, piece: nodes.Subquery, needed: list):
+    from pgrain.provenance.algebra.queries import lower_query
+    program = builder.program
+    key = builder.make_key(needed) if needed else None
+    relation = lower_query(program, piece.query, key)
+    if len(relation.columns) != 1:
+        raise program.refuse("a scalar subquery of several columns", piece)
+    if not relation.single:
+        block = ScalarBlock(program.number(), relation, key)
+        program.blocks.append(block)
+        relation = Relation(block.number, f"_pgrain_u{block.number}", relation.columns,
+                            key is not None, True, relation.degrees)
+    alias = f"_pgrain_s{len(builder.block.units)}_{relation.block}"
+    builder.block.from_.append(f"{relation.cte} AS {alias}")
+    unit = builder._unit(alias, relation, key)
+    column = relation.columns[0]
+    if column.cell is not None:
+        return unit, column.cell
+    if column.flag is not None:
+        raise program.refuse("a scalar subquery of a comparison over predictions", piece)
+    builder.aliases[alias] = [Column("_pgrain_o0", column.oid)]
+    return f"{alias}._pgrain_o0"

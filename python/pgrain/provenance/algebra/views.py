@@ -1,0 +1,70 @@
+"""Views whose body calls a model, put into the query as subqueries.
+
+Any other view stays a relation in FROM and runs with its owner's rights, as always. A materialised
+view is data: what it was computed from does not matter.
+"""
+
+from __future__ import annotations
+
+from pgrain.plan import nodes
+from pgrain.provenance.algebra.blocks import quoted
+
+
+def expand_views(statement: nodes.Statement, views: dict[str, str]) -> str:
+    """The text with each named view in `views` (quoted name -> its query) replaced by its query."""
+    if not views:
+        return statement.text
+    found: list[tuple[int, int, str]] = []
+    _query(statement.query, set(), views, found)
+    text = statement.text
+    for start, end, made in sorted(found, reverse=True):
+        text = text[:start] + made + text[end:]
+    return text
+
+
+def _query(query: nodes.Query, ctes: set[str], views, found) -> None:
+    seen = set(ctes)
+    for cte in query.ctes:
+        _query(cte.query, seen | ({cte.name} if query.recursive else set()), views, found)
+        seen.add(cte.name)
+    body = query.body
+    if isinstance(body, nodes.SetOperation):
+        _query(body.left, seen, views, found)
+        _query(body.right, seen, views, found)
+    elif isinstance(body, nodes.Select):
+        for item in body.from_:
+            _from(item, seen, views, found)
+        expressions = [item.expression for item in body.items] + [body.where, body.having]
+        expressions += [*(body.distinct_on or []), *_grouped(body.group or [])]
+        for expression in expressions + [item.expression for item in query.order]:
+            _expression(expression, seen, views, found)
+    elif isinstance(body, nodes.Values):
+        for expression in body.expressions:
+            _expression(expression, seen, views, found)
+
+
+def _grouped(items: list[nodes.GroupItem]) -> list[nodes.Expr]:
+    return [e for item in items for e in item.expressions + _grouped(item.items)]
+
+
+def _expression(expression: nodes.Expr | None, ctes, views, found) -> None:
+    for piece in expression.walk() if expression is not None else ():
+        if isinstance(piece, nodes.Subquery):
+            _query(piece.query, ctes, views, found)
+
+
+def _from(item: nodes.FromItem, ctes, views, found) -> None:
+    if isinstance(item, nodes.Join):
+        _from(item.left, ctes, views, found)
+        _from(item.right, ctes, views, found)
+        _expression(item.on, ctes, views, found)
+    elif isinstance(item, nodes.Derived):
+        _query(item.query, ctes, views, found)
+    elif isinstance(item, nodes.Relation):
+        if len(item.name) == 1 and item.name[0] in ctes:
+            return
+        definition = views.get(".".join(quoted(part) for part in item.name))
+        if definition is not None:
+            columns = f" ({', '.join(quoted(c) for c in item.columns)})" if item.columns else ""
+            found.append((item.start, item.end, f"(\n{definition.rstrip().rstrip(';')}\n) AS "
+                          f"{quoted(item.alias)}{columns}"))

@@ -1,0 +1,137 @@
+"""The network under construction: places in its vectors, owners, conjunctions of literals."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from pgrain.provenance.gates.any_of import AnyOf
+from pgrain.provenance.gates.events import Events
+from pgrain.provenance.gates.network import Network
+
+CERTAIN, NEVER = 0, 1        # literals of probability 1 and 0
+
+
+class Wiring:
+    """Allocates literals and numbers, collects layers.
+
+    Given literals: NEVER, then for each model (V, R) class probabilities, then the same raw.
+    """
+
+    def __init__(self, shapes: dict[str, tuple[int, int]]):
+        self.shapes = shapes
+        self.layers: list = []
+        self._owners = [np.array([-1, -1], np.int64)]
+        self.n_p, self.n_x, self._next_owner = 2, 0, 0
+        self.offset, self.raw = {}, {}
+        for model, (variables, classes) in shapes.items():
+            self.offset[model] = self._allocate(np.repeat(np.arange(variables), classes))
+        for model, (variables, classes) in shapes.items():
+            self.raw[model] = self._allocate(np.arange(variables * classes))
+        self.given = self.n_p - 1
+
+    def _allocate(self, owners: np.ndarray) -> int:
+        """Place of new literals; `owners` are numbered from 0 within them."""
+        at = self.n_p
+        self._owners.append(self._next_owner + owners)
+        self._next_owner += int(owners.max(initial=-1)) + 1
+        self.n_p += len(owners)
+        return at
+
+    def threes(self, n: int) -> int:
+        """Place of n booleans: false, true, NULL."""
+        return self._allocate(np.repeat(np.arange(n), 3))
+
+    def singles(self, n: int) -> int:
+        """Place of n events that own themselves."""
+        return self._allocate(np.arange(n))
+
+    def numbers(self, n: int) -> int:
+        """Place of n numbers."""
+        at = self.n_x
+        self.n_x += n
+        return at
+
+    @property
+    def owner(self) -> np.ndarray:
+        """(n_p,) owner of each literal so far."""
+        if len(self._owners) > 1:
+            self._owners = [np.concatenate(self._owners)]
+        return self._owners[0]
+
+    def add(self, layer):
+        """Append a layer; evaluated after all that are there."""
+        self.layers.append(layer)
+        return layer
+
+    def network(self) -> Network:
+        """The finished network."""
+        complete = np.zeros(self.n_p, bool)
+        for model, (variables, classes) in self.shapes.items():
+            at = self.offset[model]
+            complete[at:at + variables * classes] = True
+        return Network(self.given, self.layers, self.owner, n_x=self.n_x, complete=complete)
+
+    # --- conjunctions ----------------------------------------------------------------------
+
+    def conjunction(self, *parts: np.ndarray) -> np.ndarray:
+        """(n, L) literals of n conjunctions, from (n,) or (n, l) parts.
+
+        A literal that stands twice counts once; two literals of one owner make the conjunction
+        impossible: its first literal is NEVER then.
+        """
+        columns = [part[:, None] if part.ndim == 1 else part for part in parts]
+        literals = np.concatenate(columns, axis=1) if columns else np.zeros((0, 1), np.int64)
+        if literals.shape[1] > 1:
+            owners = np.where(literals == NEVER, -1, self.owner[literals])
+            order = np.lexsort((literals, owners), axis=1)
+            literals = np.take_along_axis(literals, order, axis=1)
+            owners = np.take_along_axis(owners, order, axis=1)
+            same = (owners[:, 1:] == owners[:, :-1]) & (owners[:, 1:] >= 0)
+            twice = same & (literals[:, 1:] == literals[:, :-1])
+            never = (same & ~twice).any(axis=1) | (literals == NEVER).any(axis=1)
+            literals[:, 1:][twice] = CERTAIN
+            literals[never] = CERTAIN
+            literals[never, 0] = NEVER
+            literals = -np.sort(-literals, axis=1)
+            width = max(int((literals != CERTAIN).sum(axis=1).max(initial=1)), 1)
+            literals = literals[:, :width]
+        return literals
+
+    def events(self, literals: np.ndarray) -> np.ndarray:
+        """(n,) literals that stand for conjunctions; a single literal stands for itself."""
+        if literals.shape[1] == 1:
+            return literals[:, 0]
+        out = self.singles(len(literals))
+        self.add(Events(out, literals))
+        return out + np.arange(len(literals))
+
+    def any_of(self, n: int, target: np.ndarray, literals: np.ndarray,
+               unknown: np.ndarray | None = None) -> int:
+        """Place of n booleans: does any of the terms of each target occur."""
+        possible = literals[:, 0] != NEVER
+        out = self.threes(n)
+        self.add(AnyOf(out, n, target[possible], literals[possible],
+                       None if unknown is None else unknown[possible]))
+        return out
+
+
+def expand(first: np.ndarray, counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(owner (T,), place (T,)) of ranges: item i has the places first[i] … first[i] + counts[i]."""
+    owner = np.repeat(np.arange(len(counts)), counts)
+    within = np.arange(len(owner)) - np.repeat(np.cumsum(counts) - counts, counts)
+    return owner, np.repeat(first, counts) + within
+
+
+class Buckets:
+    """Items by an integer label: which items have label x."""
+
+    def __init__(self, labels: np.ndarray):
+        self.order = np.argsort(labels, kind="stable")
+        self.sorted = labels[self.order]
+
+    def pairs(self, wanted: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """(i, item) for every item whose label is wanted[i]."""
+        first = np.searchsorted(self.sorted, wanted, "left")
+        counts = np.searchsorted(self.sorted, wanted, "right") - first
+        owner, place = expand(first, counts)
+        return owner, self.order[place]
