@@ -7,7 +7,8 @@ CREATE FUNCTION pgrain.complain(query text, complaint text[], top_k integer DEFA
 RETURNS TABLE (rank integer, model text, train_id bigint, train_key text, intervention text,
                score float8, effect float8)
 LANGUAGE plpython3u STABLE STRICT PARALLEL UNSAFE COST 100000 ROWS 100
-SET transaction_read_only = on SET plan_cache_mode = force_generic_plan AS $python$
+SET transaction_read_only = on SET plan_cache_mode = force_generic_plan
+SET enable_nestloop = on AS $python$
 @BACKEND@
 return backend.complain(plpy, query, complaint, top_k, intervention, options)
 $python$;
@@ -17,7 +18,8 @@ CREATE FUNCTION pgrain.complain(query text, complaint text, top_k integer DEFAUL
 RETURNS TABLE (rank integer, model text, train_id bigint, train_key text, intervention text,
                score float8, effect float8)
 LANGUAGE plpython3u STABLE STRICT PARALLEL UNSAFE COST 100000 ROWS 100
-SET transaction_read_only = on SET plan_cache_mode = force_generic_plan AS $python$
+SET transaction_read_only = on SET plan_cache_mode = force_generic_plan
+SET enable_nestloop = on AS $python$
 @BACKEND@
 return backend.complain(plpy, query, [complaint], top_k, intervention, options)
 $python$;
@@ -31,7 +33,8 @@ CREATE FUNCTION pgrain.provenance(query text, include_absent boolean DEFAULT fal
 RETURNS TABLE (output_row integer, output jsonb, output_column text, value float8, relaxed float8,
                variables bigint)
 LANGUAGE plpython3u STABLE STRICT PARALLEL UNSAFE COST 100000 ROWS 100
-SET transaction_read_only = on SET plan_cache_mode = force_generic_plan AS $python$
+SET transaction_read_only = on SET plan_cache_mode = force_generic_plan
+SET enable_nestloop = on AS $python$
 @BACKEND@
 return backend.provenance(plpy, query, include_absent)
 $python$;
@@ -40,7 +43,8 @@ COMMENT ON FUNCTION pgrain.provenance IS
 
 CREATE FUNCTION pgrain.explain(query text) RETURNS SETOF text
 LANGUAGE plpython3u STABLE STRICT PARALLEL UNSAFE COST 100000 ROWS 20
-SET transaction_read_only = on SET plan_cache_mode = force_generic_plan AS $python$
+SET transaction_read_only = on SET plan_cache_mode = force_generic_plan
+SET enable_nestloop = on AS $python$
 @BACKEND@
 return backend.explain(plpy, query)
 $python$;

@@ -81,7 +81,8 @@ def test_markers(fresh):
             assert (volatility, strict, definer) == ("s", True, False), name
         if name in ("complain", "provenance", "explain"):
             assert configuration == ["transaction_read_only=on",
-                                     "plan_cache_mode=force_generic_plan"], name
+                                     "plan_cache_mode=force_generic_plan",
+                                     "enable_nestloop=on"], name
         elif definer or name == "_as_caller":
             assert configuration == ["search_path=pg_catalog, pg_temp"], name
 

@@ -155,7 +155,9 @@ def _statement(plpy, plan: dict, name: str, *types: str):
     show it. The caller's functions may have changed any setting by now, hence here.
     """
     query(plpy, "SELECT pg_catalog.set_config('plan_cache_mode', 'force_generic_plan', true), "
-                "pg_catalog.set_config('standard_conforming_strings', 'on', true)")
+                "pg_catalog.set_config('standard_conforming_strings', 'on', true), "
+                "pg_catalog.set_config('enable_nestloop', $1, true)", ["text"],
+          ["on" if plan["nested_loops"] else "off"])
     prepared = plan.setdefault("prepared", {})
     if name not in prepared:
         text = plan[name] if name in plan else plan["fetch"][name.removeprefix("fetch ")]

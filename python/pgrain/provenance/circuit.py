@@ -37,8 +37,8 @@ class Circuit:
         else:
             self.gates = Groups(annotated, lineage)
 
-    def value(self, predicted: dict[str, np.ndarray]) -> Output:
-        """The output on predicted classes: what PostgreSQL returns.
+    def value(self, predicted: dict[str, np.ndarray], P: dict | None = None) -> Output:
+        """The output on predicted classes: what PostgreSQL returns; `P` changes nothing here.
 
         `predicted` maps the model's name to the classes (V,) of its variables, in the order of
         ``lineage.digests``. Count is 0 and sum NULL (NaN) over nothing.

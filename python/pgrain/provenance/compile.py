@@ -29,6 +29,7 @@ from pgrain.provenance.probes import (
     output_sql,
     read_columns,
 )
+from pgrain.provenance.render import render
 from pgrain.provenance.stamps import Stamped, learn_sql, stamp_sql, stamped_slots
 from pgrain.wire.identity import digest_sql
 
@@ -116,6 +117,12 @@ class Capture:
     def read(self, rows) -> Lineage:
         """The lineage that `rows` of `sql` carry; 54000 over a limit."""
         return read_lineage(self.annotated, len(self.model.classes), rows)
+
+    nested_loops = True      # whether PostgreSQL may join by them
+
+    def render(self, circuit: Circuit) -> list[str]:
+        """Lines of the annotated plan."""
+        return render(self, circuit.lineage)
 
     def circuit(self, lineage: Lineage) -> Circuit:
         """The circuit over what `read` returned."""

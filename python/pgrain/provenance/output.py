@@ -15,6 +15,7 @@ from pgrain.errors import PgrainError
 from pgrain.provenance.annotate import quote
 
 RELATIVE = 1e-9
+RELATIVE_PROBABILITY = 1e-5  # predict_proba shows float32; sums of its differences cancel
 _RELATIVE_REAL = 1e-5        # PostgreSQL adds real in real
 _INTEGERS = (20, 21, 23)
 _NOT_READ = (705, 2249, 2287)     # unknown, record, record[]: no text can be read as one
@@ -55,6 +56,7 @@ class Output:
     labels: dict[int, list]
     scales: np.ndarray
     hard: bool
+    relative: float = RELATIVE      # how far a cell may be from PostgreSQL's
 
     def text(self, row: int, column: int) -> str | None:
         """The cell as text, None for NULL."""
@@ -124,7 +126,8 @@ class Output:
                                                    strict=True):
                 for c, number, other, scale in zip(counted, numbers, expected, scales,
                                                    strict=True):
-                    if not _close(number, other, scale, self.columns[c].type_oid):
+                    if not _close(number, other, scale, self.columns[c].type_oid,
+                                  self.relative):
                         names = [self.columns[k].name for k in keyed]
                         raise _differs(
                             f'column "{self.columns[c].name}" of the row '
@@ -216,10 +219,10 @@ def _order(numbers) -> tuple:
     return tuple((1, 0.0) if math.isnan(x) else (0, float(f"{x:.9g}")) for x in numbers)
 
 
-def _close(number: float, other: float, scale: float, oid: int) -> bool:
+def _close(number: float, other: float, scale: float, oid: int, relative: float) -> bool:
     if math.isnan(number) or math.isnan(other):
         return math.isnan(number) and math.isnan(other)
-    relative = _RELATIVE_REAL if oid == 700 else RELATIVE
+    relative = max(relative, _RELATIVE_REAL if oid == 700 else 0.0)
     bound = relative * max(abs(number), abs(other))
     return abs(number - other) <= max(bound, 1e-3 * relative * scale)
 

@@ -20,7 +20,6 @@ from pgrain.errors import InvalidArgument, NotReady, PgrainError
 from pgrain.provenance.circuit import Circuit, Output
 from pgrain.provenance.compile import Capture, ModelFacts, compile
 from pgrain.provenance.probes import ProbeResult, Probes
-from pgrain.provenance.render import render
 from pgrain.provenance.stamps import of_table
 from pgrain.store.versions import read_secret
 from pgrain.wire.identity import DIGEST_BYTES, digest, hasher, unpack_value
@@ -89,7 +88,8 @@ class Complaints:
                 self._plans.popitem(last=False)
         return {"plan": key, "capture": made.sql, "result": made.result_sql,
                 "fetch": {name: made.fetch_sql(name) for name in models},
-                "stamped": made.stamped_sql, "fingerprint": made.fingerprint_sql,
+                "nested_loops": made.nested_loops, "stamped": made.stamped_sql,
+                "fingerprint": made.fingerprint_sql,
                 "stamps": [{"relation": stamp.relation, "column": stamp.column,
                             "learn": made.learn_sql(stamp)} for stamp in made.stamps]}, []
 
@@ -132,11 +132,12 @@ class Complaints:
             found[name] = Variables(resident, facts["spectrum"], table, rows, digests, given)
         if missing:
             return {"missing": list(missing)}, list(missing.values())
-        circuit = Circuit(plan.capture, lineage)
+        circuit = plan.capture.circuit(lineage)
         for complaint in complaints:
             complained_column(complaint, circuit)   # before anything more is computed or verified
-        value = circuit.value({name: v.predicted for name, v in found.items()})
-        relaxed = circuit.relaxed({name: v.p for name, v in found.items()})
+        P = {name: v.p for name, v in found.items()}
+        value = circuit.value({name: v.predicted for name, v in found.items()}, P)
+        relaxed = circuit.relaxed(P)
         verify = options.get("verify", "new")
         if verify not in ("new", "always", "never"):
             raise InvalidArgument(f'no such value of option "verify": "{verify}"',
@@ -243,7 +244,8 @@ class Complaints:
     def render(self, state: dict, params: dict, blobs: list) -> tuple:
         """Lines of the annotated plan."""
         evaluation = _evaluation(state, params)
-        return {"lines": render(evaluation.plan.capture, evaluation.circuit.lineage)}, []
+        capture = evaluation.plan.capture
+        return {"lines": capture.render(evaluation.circuit)}, []
 
     def _keyed(self):
         if self._hasher is None:

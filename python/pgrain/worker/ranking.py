@@ -95,6 +95,8 @@ class Ranker:
         method = _check_options(options, intervention)
         rows: list[list] = []
         for name in sorted(dq_dp):
+            if not dq_dp[name].any():       # the complaint hangs on another model of the query
+                continue
             if method == "rain++":
                 rows += self._stored(name, variables[name], dq_dp[name], dcell_dp.get(name), n,
                                      intervention, options)

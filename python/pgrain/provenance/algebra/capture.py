@@ -72,6 +72,20 @@ class NetworkCapture:
         from pgrain.provenance.algebra.assemble import Assembly
         return Assembly(self.program, rows)
 
+    @property
+    def nested_loops(self) -> bool:
+        """Whether PostgreSQL may join by nested loops.
+
+        Of the rows that correlated subqueries are asked for it knows no number and takes them to
+        be few.
+        """
+        return not self.program.keys
+
+    def render(self, circuit) -> list[str]:
+        """Lines of the annotated plan."""
+        from pgrain.provenance.algebra.render import render_network
+        return render_network(self, circuit)
+
     def circuit(self, lineage):
         """The circuit over what `read` returned."""
         from pgrain.provenance.algebra.circuit import NetworkCircuit

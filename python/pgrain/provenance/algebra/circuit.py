@@ -11,7 +11,7 @@ from pgrain.errors import InvalidArgument
 from pgrain.provenance.algebra import comparisons
 from pgrain.provenance.algebra.assemble import Assembly
 from pgrain.provenance.algebra.small_gates import Disjoint
-from pgrain.provenance.output import Output
+from pgrain.provenance.output import RELATIVE, RELATIVE_PROBABILITY, Output
 
 
 class NetworkCircuit:
@@ -48,6 +48,8 @@ class NetworkCircuit:
                         for column, option in self.options.items()
                         if self.columns[column].numeric}
         self.network = self.wiring.network()
+        self.relative = RELATIVE_PROBABILITY if any(
+            slot.mode == "proba" for slot in self.program.slots) else RELATIVE
 
     # --- output rows -----------------------------------------------------------------------
 
@@ -170,10 +172,8 @@ class NetworkCircuit:
         nodes = np.concatenate([node for _, node in starts])
         reached = csr_matrix((np.ones(len(rows), bool), (rows, nodes)), shape=(self.n, n_nodes))
         found = [reached]
-        for _ in range(len(self.network.layers) + 1):
+        while reached.nnz:      # the network has no cycles
             reached = (reached.astype(np.int32) @ step.astype(np.int32)) > 0
-            if not reached.nnz:
-                break
             found.append(reached)
         names = self._variable_of_literal()
         together = sum(part.astype(np.int32) for part in found).tocoo()
@@ -248,4 +248,4 @@ class NetworkCircuit:
             labels[column] = ["{" + ",".join(row) + "}" for row in made]
         weight = state.P[self.present]
         return Output(self.columns, self.key_columns, self.texts, weight > 0.5, weight, numbers,
-                      labels, np.nan_to_num(np.abs(numbers)), hard)
+                      labels, np.nan_to_num(np.abs(numbers)), hard, self.relative)

@@ -69,7 +69,8 @@ def _partner(builder, other: nodes.FromItem, on: nodes.Expr | None) -> str:
     query = nodes.Query(other.start, other.end, "SELECT 1 FROM " + text, select)
     piece = nodes.Subquery(other.start, other.end, "exists", query)
     program = builder.program
-    program.columns[id(select)] = builder.known
+    program.columns[id(select)] = {alias: builder.known[alias] for alias in aliases_of(other)
+                                   if alias in builder.known}
     program.kept.append(select)             # keeps its id from being used again
     program.analysis.dependent.update((id(select), id(query), id(piece)))
     return builder.answer(piece)

@@ -7,9 +7,10 @@ from dataclasses import dataclass, field
 
 from pgrain.plan import nodes
 from pgrain.plan.expression import refuse
+from pgrain.plan.lexer import tokenize
 from pgrain.plan.spine import Op
 from pgrain.provenance.algebra.blocks import Key, Relation, Slot
-from pgrain.provenance.algebra.scope import Analysis
+from pgrain.provenance.algebra.scope import Analysis, group_expressions
 
 
 @dataclass
@@ -114,6 +115,53 @@ def _node(node, start: int, end: int):
             if part.start <= start and end <= part.end:
                 return _node(part.tree, start, end)
     return None
+
+
+def free_columns(program: Program, query: nodes.Query) -> set[tuple[str | None, str]]:
+    """(qualifier or None, name) of the columns that a query may take from outside.
+
+    Exact where the columns of its relations are known (SELECTs that depend on a model); elsewhere
+    every name in the text counts.
+    """
+    found: set[tuple[str | None, str]] = set()
+    for cte in query.ctes:
+        found |= free_columns(program, cte.query)
+    body = query.body
+    if isinstance(body, nodes.SetOperation):
+        return found | free_columns(program, body.left) | free_columns(program, body.right)
+    if isinstance(body, nodes.Values) or id(body) not in program.columns:
+        return found | set(candidates(tokenize(query.text)))
+    expressions = [item.expression for item in body.items if item.expression is not None]
+    expressions += [e for e in (body.where, body.having) if e is not None]
+    expressions += [*(body.distinct_on or []), *group_expressions(body.group or [])]
+    expressions += [item.expression for item in query.order]
+    for item in body.from_:
+        _free_of_from(program, item, expressions, found)
+    for expression in expressions:
+        for piece in expression.walk():
+            if isinstance(piece, nodes.ColumnRef):
+                found.add((piece.qualifier and piece.qualifier.rsplit(".", 1)[-1], piece.name))
+            elif isinstance(piece, nodes.Subquery):
+                found |= free_columns(program, piece.query)
+            elif isinstance(piece, nodes.WindowCall):
+                found |= set(candidates(t for t in expression.tokens
+                                        if piece.start <= t.start and t.end <= piece.end))
+    known = program.columns[id(body)]
+    mine = {name for columns in known.values() for name, _ in columns} | set(known)
+    return {(qualifier, name) for qualifier, name in found
+            if qualifier not in known and not (qualifier is None and name in mine)}
+
+
+def _free_of_from(program, item: nodes.FromItem, expressions: list, found: set) -> None:
+    if isinstance(item, nodes.Join):
+        _free_of_from(program, item.left, expressions, found)
+        _free_of_from(program, item.right, expressions, found)
+        if item.on is not None:
+            expressions.append(item.on)
+    elif isinstance(item, nodes.Derived):
+        found |= free_columns(program, item.query)
+    elif isinstance(item, nodes.FunctionItem):
+        expressions += item.arguments
 
 
 def candidates(tokens) -> Iterator[tuple[str | None, str]]:

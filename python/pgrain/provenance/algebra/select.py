@@ -26,7 +26,7 @@ from pgrain.provenance.algebra.blocks import (
     quoted,
 )
 from pgrain.provenance.algebra.numbers import Numbers
-from pgrain.provenance.algebra.program import Program, candidates, conjuncts
+from pgrain.provenance.algebra.program import Program, candidates, conjuncts, free_columns
 from pgrain.provenance.algebra.scope import aliases_of
 
 
@@ -71,10 +71,10 @@ class SelectBuilder(Numbers):
                 return alias, column, oid
         return None
 
-    def outer_columns(self, tokens) -> list[tuple[str, str, int]]:
-        """The columns, ours and the key's, that an inner query with these tokens may name."""
+    def outer_columns(self, names) -> list[tuple[str, str, int]]:
+        """The columns, ours and the key's, that (qualifier, name) pairs may mean."""
         found: dict[tuple, None] = {}
-        for qualifier, name in candidates(tokens):
+        for qualifier, name in sorted(names, key=str):
             aliases = [qualifier] if qualifier is not None else list(self.aliases)
             for alias in aliases:
                 for column in self.aliases.get(alias, []):
@@ -118,16 +118,16 @@ class SelectBuilder(Numbers):
             relation = lower_cte(self.program, self.program.analysis.cte_of[id(item)])
             self.add_unit(item.alias, relation)
             return
-        tokens = tokenize(item.query.text)
+        free = free_columns(self.program, item.query)
         if item.lateral:
-            needed = self.outer_columns(tokens)
+            needed = self.outer_columns(free)
             key = self.make_key(needed) if needed else None
             relation = lower_query(self.program, item.query, key)
             self.add_unit(item.alias, relation, key)
             return
         inherited = self.key is not None and any(
             name == column and qualifier in (None, alias)
-            for qualifier, name in candidates(tokens) for alias, column, _ in self.key.columns)
+            for qualifier, name in free for alias, column, _ in self.key.columns)
         relation = lower_query(self.program, item.query, self.key if inherited else None)
         self.add_unit(item.alias, relation)
 
@@ -281,7 +281,7 @@ class SelectBuilder(Numbers):
             elif isinstance(piece, nodes.Subquery):
                 inner = [t for t in expression.tokens
                          if piece.start <= t.start and t.end <= piece.end]
-                for alias, name, _ in self.outer_columns(inner):
+                for alias, name, _ in self.outer_columns(candidates(inner)):
                     self._detail_of(alias, name)
 
     def _detail_of(self, qualifier: str | None, name: str, place=None) -> None:

@@ -21,7 +21,7 @@ from pgrain.provenance.algebra.blocks import (
     ScalarBlock,
 )
 from pgrain.provenance.algebra.numbers import compared_arrays
-from pgrain.provenance.algebra.program import cut
+from pgrain.provenance.algebra.program import candidates, cut, free_columns
 
 _NEGATED = {"=": "<>", "<>": "=", "!=": "=", "<": ">=", "<=": ">", ">": "<=", ">=": "<"}
 
@@ -33,7 +33,7 @@ def join_answer(builder, piece: nodes.Subquery):
     """
     from pgrain.provenance.algebra.queries import lower_query
     program = builder.program
-    needed = builder.outer_columns(tokenize(piece.query.text))
+    needed = builder.outer_columns(free_columns(program, piece.query))
     if piece.form == "exists":
         key = builder.make_key(needed) if needed else None
         relation = lower_query(program, piece.query, key)
@@ -67,7 +67,7 @@ def _operand(builder, operand: nodes.Expr) -> tuple[str, list]:
                 and piece.name in builder.merged:
             replaced[piece.start, piece.end] = builder.merged[piece.name]
     text = operand.substitute(replaced)
-    return text, builder.outer_columns(tokenize(text))
+    return text, builder.outer_columns(candidates(tokenize(text)))
 
 
 def _compared(program, piece, relation: Relation, key: Key | None, operand: str):

@@ -1,0 +1,122 @@
+"""The blocks of a query as text, for `pgrain.explain`: variables, rows, rules, exactness."""
+
+from __future__ import annotations
+
+from pgrain.provenance.algebra.blocks import (
+    ArrayBlock,
+    LimitBlock,
+    MergeBlock,
+    PredicateBlock,
+    ScalarBlock,
+    SelectBlock,
+)
+
+_RULES = {
+    "count": "exact expectation", "sum": "exact expectation",
+    "avg": "approximate: ratio of expectations",
+    "min": "exact for independent rows", "max": "exact for independent rows",
+    "bool_and": "exact for independent rows", "bool_or": "exact for independent rows",
+}
+
+
+def render_network(capture, circuit) -> list[str]:
+    """Lines of the annotated plan: the output, then each block, outermost first."""
+    assembly, program = circuit.lineage, capture.program
+    lines = [f"{len(circuit.texts) if circuit.key_columns else circuit.n} possible output rows, "
+             f"{len(circuit.network.layers)} layers of gates, "
+             + ", ".join(f'{v} variables of {r} classes of model "{model}"'
+                         for model, (v, r) in circuit.shapes.items())]
+    for column in capture.output_columns:
+        lines.append(f'  column "{column.name}" {column.type_name}: '
+                     + ("depends on the model" if column.model_dependent else "not on the model"))
+    for block in reversed(program.blocks):
+        lines += _RENDERERS[block.kind](block, assembly)
+    return lines
+
+
+def _select(block: SelectBlock, assembly) -> list[str]:
+    base = assembly.bases[block.number]
+    lines = [f"-> Block {block.number}: {'Aggregate' if block.grouping else 'Select'}, {base.n} "
+             "rows of its inputs"]
+    grouping = block.grouping
+    if grouping is not None:
+        rows = assembly.rows[block.number]
+        lines.append(f"     {len(rows)} groups"
+                     + (", over GROUPING SETS" if grouping.sets else "")
+                     + ("  [on predictions]" if grouping.by_entry else ""))
+        for aggregate in grouping.aggregates:
+            rule = "approximate: of expected numbers" if aggregate.number is not None and \
+                aggregate.function in ("min", "max") else _RULES[aggregate.function]
+            distinct = "DISTINCT " if aggregate.distinct else ""
+            argument = aggregate.value_base or aggregate.value_entry or ""
+            what = _line(argument.removesuffix("::pg_catalog.float8")) or "rows"
+            lines.append(f"     {aggregate.function}({distinct}{what}): {rule}")
+        if grouping.having is not None:
+            lines.append(f"     HAVING {_line(grouping.having)}")
+            lines += _atoms(grouping.atoms, "_pgrain_h")
+    for item in block.from_:
+        if not item.startswith(("(VALUES", "LATERAL (SELECT _pgrain", "(SELECT _pgrain_k")):
+            lines.append(f"     from {_line(item)}")
+    for unit in block.units:
+        lines.append(f"     {unit.alias}: {len(assembly.rows[unit.relation.block])} possible rows "
+                     f"of block {unit.relation.block}")
+    for condition in block.where:
+        if "OPERATOR(pg_catalog.=)" not in condition:
+            lines.append(f"     where {_line(condition)}")
+    for condition in block.mixed:
+        lines.append(f"     where {_line(condition)}  [on predictions: once for each pattern and "
+                     "class, by PostgreSQL]")
+    lines += _atoms(block.atoms, "_pgrain_t")
+    for slot in block.slots:
+        rule = {"label": "", "expanded": ", a row for each class", "proba": ", probabilities"}
+        lines.append(f'     variable {slot.number + 1}: "{slot.model}" of '
+                     f"{_line(slot.argument)}{rule[slot.mode]}")
+    return lines
+
+
+def _atoms(atoms, prefix: str) -> list[str]:
+    lines = []
+    for number, atom in enumerate(atoms):
+        kinds = {leaf[0] for side in (atom.left, atom.right) if side is not None
+                 for leaf in side.leaves}
+        rule = "step on a probability, smooth where relaxed" if "proba" in kinds else \
+            "exact (Poisson-binomial) for counts of independent rows, else normal approximation"
+        lines.append(f"     {prefix}{number}: a comparison with {atom.operator}: {rule}")
+    return lines
+
+
+def _predicate(block: PredicateBlock, assembly) -> list[str]:
+    return [f"-> Block {block.number}: EXISTS, IN, ANY or ALL over block {block.relation.block}: "
+            f"{len(assembly.rows[block.number]) // 3} disjunctions, exact for disjoint variables"]
+
+
+def _scalar(block: ScalarBlock, assembly) -> list[str]:
+    return [f"-> Block {block.number}: scalar subquery over block {block.relation.block}, "
+            f"{len(assembly.rows[block.number])} possible rows"]
+
+
+def _array(block: ArrayBlock, assembly) -> list[str]:
+    return [f"-> Block {block.number}: ARRAY over block {block.relation.block}"]
+
+
+def _merge(block: MergeBlock, assembly) -> list[str]:
+    name = "DISTINCT" if len(block.sides) == 1 else \
+        block.operator.upper() + (" ALL" if block.all else "")
+    sides = " and ".join(str(side.block) for side in block.sides)
+    rule = "" if block.operator == "union" and block.all else \
+        ": disjunctions, exact for independent rows"
+    return [f"-> Block {block.number}: {name} of block {sides}, "
+            f"{len(assembly.rows[block.number])} possible rows{rule}"]
+
+
+def _limit(block: LimitBlock, assembly) -> list[str]:
+    return [f"-> Block {block.number}: first rows of block {block.relation.block}, limit "
+            f"{block.limit}, offset {block.offset}: exact for independent rows"]
+
+
+_RENDERERS = {"select": _select, "predicate": _predicate, "scalar": _scalar, "array": _array,
+              "merge": _merge, "limit": _limit}
+
+
+def _line(text: str) -> str:
+    return " ".join(text.split())
