@@ -28,6 +28,7 @@ class Column:
     flag: int | None = None
     labelled: bool = False      # shows a predicted class: a possible row for each
     literal: str | None = None  # a constant without a type of its own ('x', NULL)
+    virtual: str | None = None  # SQL over predictions that it stands for (inline.py)
     shown: int | None = None    # a text that depends on predictions, which nothing can be made of
 
     @property

@@ -190,7 +190,9 @@ class GroupBuilder(Numbers):
         if not self.numbers_in(expression):
             where, text = self.of_group(expression)
             column = Column(name, self.type_of(expression), literal=untyped(text))
-            column.labelled = any(isinstance(p, nodes.ModelCall) for p in expression.walk())
+            column.labelled = any(isinstance(p, nodes.ModelCall) or
+                                  isinstance(p, nodes.ColumnRef) and self.builder.virtual(p)
+                                  for p in expression.walk())
             return OutputSpec(column, where, text)
         tree = read_tree(expression, self.is_random)
         if isinstance(tree, Op) and tree.name == "case" and any(

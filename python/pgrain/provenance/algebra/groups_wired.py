@@ -18,6 +18,7 @@ from pgrain.provenance.algebra.small_gates import (
     Chosen,
     Conditional,
     Disjoint,
+    KnownEvent,
     Quotient,
 )
 from pgrain.provenance.algebra.wiring import CERTAIN, NEVER, Buckets
@@ -198,7 +199,9 @@ class Groups:
             self.wiring.add(Chosen(out, self.n, aggregate.function, terms.group, events, places))
             return out + groups
         out = self.wiring.numbers(self.n)
-        known = self.wiring.any_of(self.n, terms.group, terms.literals) + 3 * groups + 1
+        known = self.wiring.any_of(self.n, terms.group, self._with_number(number, terms, events,
+                                                                            places))
+        known = known + 3 * groups + 1
         if aggregate.function in ("count", "avg"):
             count = self.wiring.numbers(self.n)
             self.wiring.add(Sums(count, self.n, terms.group, events, known=places))
@@ -207,6 +210,14 @@ class Groups:
         summed = self._without_own(aggregate, terms, events)
         self.wiring.add(Sums(out, self.n, terms.group, summed, number=places))
         return self._quotient(out, count if aggregate.function == "avg" else None, known)
+
+    def _with_number(self, number: Number, terms: Terms, events, places) -> np.ndarray:
+        """(T, L) literals: the term occurs, and its number is not NULL."""
+        if all(leaf[0] != "cell" for leaf in number.leaves):
+            return terms.literals
+        out = self.wiring.singles(len(events))
+        self.wiring.add(KnownEvent(out, events, places))
+        return (out + np.arange(len(events)))[:, None]
 
     def _without_own(self, aggregate: Aggregate, terms: Terms, events: np.ndarray) -> np.ndarray:
         """Events that a row's number is multiplied with.

@@ -16,8 +16,9 @@ from pgrain.provenance.algebra.blocks import (
     SelectBlock,
     quoted,
 )
+from pgrain.provenance.algebra.inline import may_inline
 from pgrain.provenance.algebra.program import Program
-from pgrain.provenance.algebra.select import SelectBuilder
+from pgrain.provenance.algebra.select import Prepared, SelectBuilder
 
 
 def lower_cte(program: Program, cte: nodes.Cte) -> Relation:
@@ -50,6 +51,8 @@ def lower_select(program: Program, select: nodes.Select, query: nodes.Query,
     if select.window and program.analysis.depends(select):
         raise program.refuse("WINDOW", select)
     builder = SelectBuilder(program, select, key)
+    if may_inline(program, select, query.order):
+        builder.inlines = query.order
     for item in select.from_:
         builder.add_from(item)
     builder.add_where()
@@ -135,6 +138,13 @@ def _star(builder: SelectBuilder, item: nodes.Item) -> list:
         if alias not in builder.aliases:
             raise builder.program.refuse(f'"{item.qualifier}.*"', item, "Name the columns.")
         for column in builder.aliases[alias]:
+            if column.name.startswith("_pgrain_"):
+                continue
+            if column.virtual is not None:
+                text = f"({column.virtual}\n)"
+                builder.keep_text(text)
+                outputs.append((Column(column.name, column.oid), Prepared(text, True)))
+                continue
             made = column_of(builder, alias, column)
             outputs.append((Column(column.name, column.oid), made))
     return outputs

@@ -25,6 +25,7 @@ from pgrain.provenance.algebra.blocks import (
     Unit,
     quoted,
 )
+from pgrain.provenance.algebra.inline import inline
 from pgrain.provenance.algebra.numbers import Numbers
 from pgrain.provenance.algebra.program import Program, candidates, conjuncts, free_columns
 from pgrain.provenance.algebra.scope import aliases_of
@@ -114,6 +115,11 @@ class SelectBuilder(Numbers):
             raise self.program.refuse("a model call in a function of FROM", item,
                                       "Call the model in SELECT, WHERE, ON or GROUP BY.")
         from pgrain.provenance.algebra.queries import lower_cte, lower_query
+        query = self.program.analysis.cte_of[id(item)].query \
+            if isinstance(item, nodes.Relation) else item.query
+        if self.inlines is not None and self.key is None and item.alias is not None \
+                and inline(self, item.alias, query, self.inlines):
+            return
         if isinstance(item, nodes.Relation):
             relation = lower_cte(self.program, self.program.analysis.cte_of[id(item)])
             self.add_unit(item.alias, relation)
@@ -190,6 +196,7 @@ class SelectBuilder(Numbers):
 
     opaque_star = False
     window: nodes.WindowCall | None = None      # PostgreSQL computes it over the base rows
+    inlines: list[nodes.OrderItem] | None = None   # ORDER BY, if subqueries of FROM may be merged
     random_columns: frozenset = frozenset()     # of an outer join's inputs (outer_joins.py)
 
     def _using(self, item: nodes.Join, left: list[str]) -> None:
@@ -253,6 +260,9 @@ class SelectBuilder(Numbers):
             elif isinstance(piece, nodes.ColumnRef) and piece.qualifier is None \
                     and piece.name in self.merged:
                 replaced[span] = self.merged[piece.name]
+            elif isinstance(piece, nodes.ColumnRef) and self.virtual(piece):
+                replaced[span] = f"({self.virtual(piece)}\n)"
+                labelled = True
             elif isinstance(piece, nodes.WindowCall):
                 self.window = piece
         text = expression.substitute(replaced)
@@ -260,13 +270,21 @@ class SelectBuilder(Numbers):
             self.keep(expression, replaced)
         return Prepared(text, labelled)
 
+    def virtual(self, piece: nodes.ColumnRef) -> str | None:
+        """What a column of an inlined subquery stands for, if that is over predictions."""
+        found = self.resolve(piece.qualifier, piece.name)
+        return found[1].virtual if found is not None else None
+
+    def keep_text(self, text: str) -> None:
+        """Make the qualified columns of our own text known to expressions over assignments."""
+        for qualifier, name in candidates(tokenize(text)):
+            if qualifier is not None and not qualifier.startswith("_pgrain_c"):
+                self._detail_of(qualifier, name)
+
     def keep(self, expression: nodes.Expr, replaced: dict) -> None:
         """Make what an expression over assignments names known there."""
         for text in replaced.values():
-            tokens = tokenize(text)
-            for qualifier, name in candidates(tokens):
-                if qualifier is not None and not qualifier.startswith("_pgrain_c"):
-                    self._detail_of(qualifier, name)
+            self.keep_text(text)
         spans = list(replaced)
         for piece in expression.walk():
             if any(start <= piece.start and piece.end <= end for start, end in spans):

@@ -204,6 +204,26 @@ class Known(_Layer):
         return three_edges(self.out, self.n, np.arange(self.n), self.n_p + self.number)
 
 
+class KnownEvent(_Layer):
+    """P = P[event] K[number]: it occurs, and its number is not NULL."""
+
+    def __init__(self, out: int, event: np.ndarray, number: np.ndarray):
+        self.out, self.event, self.number, self.n_literals = out, event, number, len(event)
+
+    def forward(self, state: State) -> None:
+        at = slice(self.out, self.out + self.n_literals)
+        state.P[at] = state.P[self.event] * state.K[self.number]
+
+    def backward(self, state: State, grad: Gradient) -> None:
+        up = grad.P[self.out:self.out + self.n_literals]
+        _add(grad.P, self.event, up * state.K[self.number])
+        _add(grad.K, self.number, up * state.P[self.event])
+
+    def edges(self):
+        out = self.out + np.arange(self.n_literals)
+        return np.tile(out, 2), np.concatenate([self.event, self.n_p + self.number])
+
+
 class Quotient(_Layer):
     """X = sum / count of independent expectations, K = P[known]; `count` None: X = sum."""
 
