@@ -108,6 +108,10 @@ class Capture:
                 + "SELECT DISTINCT ON (_pgrain_x) _pgrain_x AS digest, _pgrain_v AS value FROM (\n"
                 + "\nUNION ALL\n".join(parts) + "\n) AS _pgrain_u")
 
+    def stamp_tag(self, stamp: Stamped) -> str:
+        """The tag of the capture's row that brings a slot's digests or stamps."""
+        return f"digest:{stamp.slot}"
+
     def learn_sql(self, stamp: Stamped) -> tuple[str, str]:
         """SQL for stamps beside digests of the tuples in ``$2``, around the table's name; ``$1``
         is the secret."""

@@ -170,7 +170,7 @@ class Complaints:
     def _translate(self, capture: Capture, rows: list[tuple], keys: list[str]):
         """The capture's rows with digests in place of stamps; and, a slot, unknown stamps."""
         result, unknown = [], [b""] * len(keys)
-        tables = {f"digest:{stamp.slot}": number for number, stamp in enumerate(capture.stamps)}
+        tables = {capture.stamp_tag(stamp): number for number, stamp in enumerate(capture.stamps)}
         for tag, meta, a, *rest in rows:
             if tag in tables and a is not None:
                 number = tables[tag]

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from pgrain.provenance.stamps import Stamped
+
 # Names of ours never meet a name of the caller's: all begin with "_pgrain_", which is reserved.
 ID = "_pgrain_id"        # number of a possible row in its relation
 KEY = "_pgrain_k"        # number of the outer values for which an inner query's row stands
@@ -86,6 +88,7 @@ class Slot:
     argument: str
     mode: str                # "label": one of the assignments; "expanded": a base row for each
                              # class; "proba": predict_proba
+    stamped: Stamped | None = None      # if a tuple stamp can stand for its value's digest
 
 
 @dataclass

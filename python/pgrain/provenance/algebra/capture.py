@@ -27,6 +27,7 @@ from pgrain.provenance.probes import (
     check_policies,
     fingerprint_sql,
 )
+from pgrain.provenance.stamps import Stamped, learn_sql
 from pgrain.wire.identity import digest_sql
 
 
@@ -43,7 +44,7 @@ class NetworkCapture:
     with_sql: str
     result_sql: str
     fingerprint_sql: str
-    stamps: list = field(default_factory=list)
+    stamps: list[Stamped] = field(default_factory=list)
     stamped_sql: str | None = None
 
     def fetch_sql(self, model: str) -> str:
@@ -66,6 +67,15 @@ class NetworkCapture:
         return (self.with_sql
                 + "SELECT DISTINCT ON (_pgrain_x) _pgrain_x AS digest, _pgrain_v AS value FROM (\n"
                 + "\nUNION ALL\n".join(parts) + "\n) AS _pgrain_u")
+
+    def stamp_tag(self, stamp: Stamped) -> str:
+        """The tag of the capture's rows that bring a slot's digests or stamps."""
+        return f"{self.program.slots[stamp.slot].block}.x{stamp.slot}"
+
+    def learn_sql(self, stamp: Stamped) -> tuple[str, str]:
+        """SQL for stamps beside digests of the tuples in ``$2``, around the table's name."""
+        facts = self.models[self.program.slots[stamp.slot].model]
+        return learn_sql(stamp, facts.kind, facts.features)
 
     def read(self, rows):
         """The assembled network of the capture's rows; 54000 over a limit."""
@@ -150,9 +160,12 @@ def compile_network(query: str, facts: PlanFacts, models: dict, probes: dict[str
     result = ("SELECT " + ", ".join(f"_pgrain_{i}::pg_catalog.text"
                                     for i in range(len(described)))
               + f" FROM (\n{_bare(query)}\n) AS _pgrain_result ({numbered})")
+    stamps = [slot.stamped for slot in program.slots]
+    stamps = [] if None in stamps or program.plain else stamps
+    stamped = Renderer(program, models, True).render(final, by_row) if stamps else None
     return NetworkCapture(program, final, by_row, {name: models[name] for name in names}, output,
                           sql, renderer.with_(), result,
-                          fingerprint_sql(statement, facts.functions))
+                          fingerprint_sql(statement, facts.functions), stamps, stamped)
 
 
 def _output(described, column, spec) -> OutputColumn:

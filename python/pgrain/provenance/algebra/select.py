@@ -29,6 +29,7 @@ from pgrain.provenance.algebra.inline import inline
 from pgrain.provenance.algebra.numbers import Numbers
 from pgrain.provenance.algebra.program import Program, candidates, conjuncts, free_columns
 from pgrain.provenance.algebra.scope import aliases_of
+from pgrain.provenance.stamps import Stamped, plain_table
 
 
 @dataclass
@@ -52,6 +53,7 @@ class SelectBuilder(Numbers):
         self.merged: dict[str, str] = {}           # column of USING or NATURAL -> SQL
         self.hidden: set[tuple[str, str]] = set()  # the second of two merged columns, not in *
         self.calls: dict[str, Slot] = {}
+        self.tables: dict[str, str] = {}           # alias -> quoted name of a plain table
         self.answers: dict[int, object] = {}       # id of a Subquery piece -> what stands for it
         self.conditions: list[nodes.Expr] = []
 
@@ -98,6 +100,9 @@ class SelectBuilder(Numbers):
             for alias in aliases_of(item):
                 self.aliases[alias] = [Column(n, oid) for n, oid in self.known.get(alias, [])]
             self._merge_plain(item)
+            if isinstance(item, nodes.Relation) and id(item) not in self.program.analysis.cte_of \
+                    and item.columns is None and plain_table(item.text) is not None:
+                self.tables[item.alias] = plain_table(item.text)
             return
         if isinstance(item, nodes.Join):
             if item.kind in ("inner", "cross"):
@@ -342,10 +347,21 @@ class SelectBuilder(Numbers):
         if known is not None and known.mode == mode:
             return known
         slot = Slot(len(self.program.slots), -1, call.model, argument, mode)
+        slot.stamped = self.stamp(slot.number, call.argument)
         self.program.slots.append(slot)
         self.block.slots.append(slot)
         self.calls[kind] = slot
         return slot
+
+    def stamp(self, number: int, argument: nodes.Expr) -> Stamped | None:
+        """How a tuple stamp names the value, if it is a plain column of a plain table of ours."""
+        piece = argument.pieces[0] if len(argument.pieces) == 1 else None
+        if not isinstance(piece, nodes.ColumnRef) or len(argument.text) != piece.end - piece.start:
+            return None
+        found = self.resolve(piece.qualifier, piece.name)
+        if found is None or found[0] not in self.tables:
+            return None
+        return Stamped(number, self.tables[found[0]], found[0], found[1].name)
 
     def expand(self, call: nodes.ModelCall) -> str:
         """A base row for each class: the label is a column like any other."""

@@ -21,6 +21,7 @@ from pgrain.provenance.algebra.program import Program
 from pgrain.provenance.algebra.select import select_sql
 from pgrain.provenance.capture_sql import exposed, literal
 from pgrain.provenance.grouping import group_terms, representative
+from pgrain.provenance.stamps import stamp_sql
 from pgrain.settings import ASSIGNMENTS, FACTOR_PAIRS
 from pgrain.wire.identity import digest_sql
 
@@ -93,8 +94,8 @@ class Results:
 class Capture:
     """Renders the blocks of a program: CTEs in order, and the results they bring."""
 
-    def __init__(self, program: Program, models: dict):
-        self.program, self.models = program, models
+    def __init__(self, program: Program, models: dict, stamped: bool = False):
+        self.program, self.models, self.stamped = program, models, stamped
         self.ctes: list[str] = []
         self.results = Results()
 
@@ -138,9 +139,12 @@ class Capture:
     # --- a SELECT --------------------------------------------------------------------------
 
     def slot_columns(self, block: SelectBlock) -> list[str]:
-        """SQL of the digest of each slot's value."""
+        """SQL of the digest (or tuple stamp) of each slot's value."""
         columns = []
         for slot in block.slots:
+            if self.stamped:
+                columns.append(f"{stamp_sql(slot.stamped)} AS _pgrain_x{slot.number}")
+                continue
             facts = self.models[slot.model]
             columns.append(f"{digest_sql(slot.argument + chr(10), facts.kind, facts.features)} "
                            f"AS _pgrain_x{slot.number}")
