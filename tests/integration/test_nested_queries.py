@@ -112,3 +112,18 @@ def test_values_that_are_not_attached(small) -> None:
     except psycopg.Error:
         pytest.skip("the model's input is no array of two numbers")
     assert value == small.rows(query)[0][0]
+
+
+def test_what_calls_a_model_inside_is_data_and_explain_says_so(small) -> None:
+    small.execute("CREATE MATERIALIZED VIEW seen AS SELECT id, pgrain.predict('colour', x) AS c "
+                  "FROM items")
+    small.execute("CREATE FUNCTION colour_of(v float8[]) RETURNS text LANGUAGE plpgsql STABLE AS "
+                  "$$ BEGIN RETURN pgrain.predict('colour', v); END $$")
+    query = (f"SELECT count(*) AS n FROM items JOIN seen USING (id) WHERE {RED} = 'red' "
+             "AND seen.c = 'red' AND colour_of(x) = 'red'")
+    notes = [row[0] for row in small.rows("SELECT pgrain.explain(%s)", [query])
+             if row[0].startswith("note:")]
+    assert len(notes) == 2 and "materialised view seen" in " ".join(notes)
+    with pytest.raises(psycopg.Error, match="calls no model") as raised:
+        small.rows("SELECT * FROM pgrain.provenance('SELECT count(*) FROM seen WHERE c = ''red''')")
+    assert "seen" in raised.value.diag.message_detail

@@ -26,6 +26,7 @@ from pgrain.provenance.probes import (
     check_catalog,
     columns_sql,
     fingerprint_sql,
+    hidden_notes,
     output_sql,
     read_columns,
 )
@@ -78,6 +79,7 @@ class Capture:
     stamps: list[Stamped] = field(default_factory=list)
     stamped_sql: str | None = None
     fingerprint_sql: str = ""
+    notes: list[str] = field(default_factory=list)
 
     @property
     def model(self) -> ModelFacts:
@@ -126,7 +128,7 @@ class Capture:
 
     def render(self, circuit: Circuit) -> list[str]:
         """Lines of the annotated plan."""
-        return render(self, circuit.lineage)
+        return [*(f"note: {note}" for note in self.notes), *render(self, circuit.lineage)]
 
     def circuit(self, lineage: Lineage) -> Circuit:
         """The circuit over what `read` returned."""
@@ -185,6 +187,8 @@ def _compile_join(query: str, facts, models: dict[str, ModelFacts],
     check_calls(facts, operators.calls(), catalog.predict_is_ours)
     check_relations(facts, catalog.relations,
                     bool(catalog.user_functions & (select.functions | facts.functions)))
+    if not operators.calls():
+        raise UnsupportedOperator("a query without a model call has no provenance")
     check_single_model(operators)
     expressions = _typed_expressions(operators)
     if "columns" not in probes:
@@ -217,7 +221,8 @@ def _compile_join(query: str, facts, models: dict[str, ModelFacts],
                                          {stamp.slot: stamp_sql(stamp) for stamp in stamps})
     return Capture(annotated, models, described,
                    capture_sql(annotated, classes, digests(annotated, models)), result,
-                   stamps or [], stamped_sql, fingerprint_sql(select, facts.functions))
+                   stamps or [], stamped_sql, fingerprint_sql(select, facts.functions),
+                   hidden_notes(catalog))
 
 
 def _describe(output: ProbeResult, probes: dict[str, ProbeResult]):

@@ -73,6 +73,19 @@ SELECT 'policy', r.oid::pg_catalog.regclass::text, y.polname::text, NULL, NULL
  JOIN pg_catalog.pg_proc AS p ON p.oid = d.refobjid AND p.proname IN {model_functions}
  JOIN pg_catalog.pg_namespace AS n ON n.oid = p.pronamespace AND n.nspname = 'pgrain'
 UNION ALL
+SELECT DISTINCT 'hidden', 'function ' || n.nspname || '.' || p.proname, NULL, NULL, NULL
+ FROM pg_catalog.pg_proc AS p JOIN pg_catalog.pg_namespace AS n ON n.oid = p.pronamespace
+ WHERE p.proname = ANY ({functions}) AND n.nspname NOT IN ('pgrain', 'pg_catalog')
+ AND p.prosrc ~ 'predict'
+UNION ALL
+SELECT DISTINCT 'hidden', 'materialised view ' || r.oid::pg_catalog.regclass::text, NULL, NULL,
+ NULL FROM reached AS r JOIN pg_catalog.pg_class AS c ON c.oid = r.oid AND c.relkind = 'm'
+ JOIN pg_catalog.pg_rewrite AS w ON w.ev_class = c.oid
+ JOIN pg_catalog.pg_depend AS d ON d.classid = 'pg_catalog.pg_rewrite'::pg_catalog.regclass
+  AND d.objid = w.oid AND d.refclassid = 'pg_catalog.pg_proc'::pg_catalog.regclass
+ JOIN pg_catalog.pg_proc AS p ON p.oid = d.refobjid AND p.proname IN {model_functions}
+ JOIN pg_catalog.pg_namespace AS n ON n.oid = p.pronamespace AND n.nspname = 'pgrain'
+UNION ALL
 SELECT DISTINCT 'function', n.nspname::text, p.proname::text,
  p.prokind::text || p.provolatile::text || CASE WHEN p.proretset THEN 'r' ELSE '' END,
  pg_catalog.pg_function_is_visible(p.oid)::text
@@ -128,6 +141,7 @@ class Catalog:
     own_aggregates: list = field(default_factory=list)   # count, sum, avg of another schema
     sets: set = field(default_factory=set)    # names of set-returning functions
     views: dict = field(default_factory=dict)    # quoted name -> query of those that call a model
+    hidden: list = field(default_factory=list)    # functions and such that call a model inside
     policies: list = field(default_factory=list)    # (table, policy) of those that call a model
     # Where the caller may read some columns only: quoted name of the table -> those columns.
     readable: dict = field(default_factory=lambda: defaultdict(list))
@@ -140,6 +154,9 @@ class Catalog:
             if what == "relation":
                 catalog.relations.add((schema, name))
                 catalog.kinds[schema, name] = kind
+                continue
+            if what == "hidden":
+                catalog.hidden.append(schema)
                 continue
             if what == "policy":
                 catalog.policies.append((schema, name))
@@ -232,6 +249,12 @@ def read_columns(from_: From, expressions: Sequence[str], result: ProbeResult):
         position += 1
     types = {text: oid for text, (_, oid) in zip(expressions, pairs[position:], strict=True)}
     return columns, types
+
+
+def hidden_notes(catalog: Catalog) -> list[str]:
+    """What the query takes from a model without saying so: data, as far as it is concerned."""
+    return [f"{name} calls a model inside; what it returns is data here, and has no provenance"
+            for name in catalog.hidden]
 
 
 def check_policies(catalog: Catalog) -> None:

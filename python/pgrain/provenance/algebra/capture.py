@@ -26,6 +26,7 @@ from pgrain.provenance.probes import (
     catalog_sql,
     check_policies,
     fingerprint_sql,
+    hidden_notes,
 )
 from pgrain.provenance.stamps import Stamped, learn_sql
 from pgrain.wire.identity import digest_sql
@@ -118,6 +119,8 @@ def compile_network(query: str, facts: PlanFacts, models: dict, probes: dict[str
     analysis = analyse(statement)
     if not analysis.calls:
         raise InvalidArgument("the query calls no model",
+                              detail=" ".join(note[0].upper() + note[1:] + "."
+                                              for note in hidden_notes(catalog)) or None,
                               hint="Call pgrain.predict in SELECT, WHERE, ON or GROUP BY.")
     _check(statement, analysis, catalog, facts)
     names = sorted({call.model for call in analysis.calls})
@@ -160,6 +163,7 @@ def compile_network(query: str, facts: PlanFacts, models: dict, probes: dict[str
     result = ("SELECT " + ", ".join(f"_pgrain_{i}::pg_catalog.text"
                                     for i in range(len(described)))
               + f" FROM (\n{_bare(query)}\n) AS _pgrain_result ({numbered})")
+    program.notes += hidden_notes(catalog)
     stamps = [slot.stamped for slot in program.slots]
     stamps = [] if None in stamps or program.plain else stamps
     stamped = Renderer(program, models, True).render(final, by_row) if stamps else None

@@ -26,6 +26,7 @@ def render_network(capture, circuit) -> list[str]:
              f"{len(circuit.network.layers)} layers of gates, "
              + ", ".join(f'{v} variables of {r} classes of model "{model}"'
                          for model, (v, r) in circuit.shapes.items())]
+    lines += [f"note: {note}" for note in program.notes]
     for column in capture.output_columns:
         lines.append(f'  column "{column.name}" {column.type_name}: '
                      + ("depends on the model" if column.model_dependent else "not on the model"))
