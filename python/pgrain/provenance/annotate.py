@@ -18,6 +18,7 @@ from pgrain.errors import UnsupportedOperator
 from pgrain.plan.expression import Expression, refuse
 from pgrain.plan.lexer import tokenize
 from pgrain.plan.query import Query, resolve_keys
+from pgrain.provenance.grouping import known_type
 
 SLOTS = 2
 
@@ -244,6 +245,9 @@ class Annotator:
 
     def detail(self, side: Side, purpose: str, sql: str, oid: int, exposes) -> str:
         details = getattr(side, purpose)
+        if not known_type(oid):
+            raise UnsupportedOperator(f"a column of type {oid} beside a model call has no "
+                                      "provenance here")
         for known in details:
             if known.sql == sql and known.exposes == exposes:
                 return known.name
@@ -266,9 +270,18 @@ class Annotator:
             return expression.text
         if len(sides) == 1:
             name = self.detail(self.sides[sides.pop()], "details", expression.text,
-                               self.types.get(expression.text, 0), None)
+                               self.type_of_text(expression), None)
             return f'"_pgrain_q"."{name}"'
         return self.evaluated(expression)
+
+    def type_of_text(self, expression: Expression) -> int:
+        """Type of an expression that was asked for, or of a plain column; 0 if unknown."""
+        if expression.text in self.types:
+            return self.types[expression.text]
+        if len(expression.columns) == 1 and _is_column(expression.text):
+            found = self.resolve(expression.columns[0])
+            return found[2] if found is not None else 0
+        return 0
 
     def cells(self, item, moving: bool) -> list[Cell]:
         if item.kind == "star":

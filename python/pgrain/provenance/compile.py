@@ -31,7 +31,13 @@ from pgrain.provenance.probes import (
     read_columns,
 )
 from pgrain.provenance.render import render
-from pgrain.provenance.stamps import Stamped, learn_sql, stamp_sql, stamped_slots
+from pgrain.provenance.stamps import (
+    Stamped,
+    learn_sql,
+    plain_table,
+    stamp_sql,
+    stamped_slots,
+)
 from pgrain.wire.identity import digest_sql
 
 NUMERIC_TYPES = {20: "bigint", 21: "smallint", 23: "integer", 700: "real",
@@ -190,6 +196,8 @@ def _compile_join(query: str, facts, models: dict[str, ModelFacts],
     if not operators.calls():
         raise UnsupportedOperator("a query without a model call has no provenance")
     check_single_model(operators)
+    if catalog.readable and any(plain_table(unit.text) is None for unit in operators.from_.units):
+        raise UnsupportedOperator("a join of relations of which some columns can be read")
     expressions = _typed_expressions(operators)
     if "columns" not in probes:
         return Probes({"columns": columns_sql(select, operators.from_, expressions,

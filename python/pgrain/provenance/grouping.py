@@ -13,6 +13,14 @@ _TEXT = {25, 1043}
 _EQUAL_BUT_DISTINCT = {1700, 700, 701, 1186, 1266, 3802}
 
 
+def known_type(oid: int) -> bool:
+    """Whether the representative of a group is the value itself, or of a type that fits an array.
+
+    array_agg of arrays makes one array of more dimensions, whose first element is none of them.
+    """
+    return oid in _EXACT or oid in _TEXT or oid in _EQUAL_BUT_DISTINCT or oid in (114, 142, 600)
+
+
 def group_terms(sql: str, oid: int) -> list[str]:
     """Terms for GROUP BY and ORDER BY that tell apart whatever can be told apart."""
     as_text = f'({sql})::pg_catalog.text COLLATE "C"'

@@ -204,6 +204,10 @@ class Assembly:
         self.digests, shapes, numbers = {}, {}, {}
         for model in program.classes:
             slots = [slot for slot in program.slots if slot.model == model]
+            if not slots:       # called where nothing of the result depends on it
+                self.digests[model] = np.zeros((0, 16), np.uint8)
+                shapes[model] = (0, len(program.classes[model]))
+                continue
             found = [packed.digests(f"{slot.block}.x{slot.number}") for slot in slots]
             together = np.concatenate([digests for digests, _ in found]) if found else \
                 np.zeros((0, 16), np.uint8)

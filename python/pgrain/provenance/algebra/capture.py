@@ -140,6 +140,10 @@ def compile_network(query: str, facts: PlanFacts, models: dict, probes: dict[str
         types |= _types(core, mark, probes)
     program = Program(analysis, columns, types, {name: models[name].classes for name in names})
     final = lower_query(program, statement.query, None)
+    if not program.slots:
+        raise UnsupportedOperator("a query of whose result nothing depends on a prediction",
+                                  detail="It calls a model in ORDER BY, or where nobody reads it.",
+                                  hint="Call the model in SELECT, WHERE, ON or GROUP BY.")
     if program.wanted:
         return Probes({f"type:{mark}:{core.number}:{text}": columns_sql(core, catalog.readable,
                                                                         [text])

@@ -30,7 +30,7 @@ def is_grouped(builder) -> bool:
     select = builder.select
     expressions = [item.expression for item in select.items if item.expression] + \
         ([select.having] if select.having else [])
-    return select.group is not None or any(
+    return select.group is not None or select.having is not None or any(
         isinstance(piece, nodes.AggregateCall) for e in expressions for piece in e.walk())
 
 
@@ -119,6 +119,8 @@ class GroupBuilder(Numbers):
 
     def read_group(self) -> None:
         self.grouping.by = ", ".join(self.group_item(item) for item in self.select.group)
+        if not self.keys and not self.grouping.sets:
+            self.grouping.by = None         # GROUP BY (): one group, whatever there is
 
     def group_item(self, item: nodes.GroupItem) -> str:
         """An item of GROUP BY over our names of the keys."""
@@ -195,6 +197,9 @@ class GroupBuilder(Numbers):
                                   for p in expression.walk())
             return OutputSpec(column, where, text)
         tree = read_tree(expression, self.is_random)
+        if isinstance(tree, Op) and tree.name in (*CONNECTIVES, "between", "not between", "in",
+                                                  "not in"):
+            return self.cases(expression, tree, name)
         if isinstance(tree, Op) and tree.name == "case" and any(
                 isinstance(child, SpineLeaf) and untyped(child.text) is not None
                 for child in [*tree.args[1::2], tree.args[-1]]):

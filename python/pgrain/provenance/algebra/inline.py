@@ -125,6 +125,9 @@ class _Merge:
             if any(start <= span[0] and span[1] <= end for start, end in replaced):
                 continue
             if isinstance(piece, nodes.ModelCall) and piece.function == "predict":
+                if any(isinstance(p, nodes.ColumnRef) and p.name == "*"
+                       for p in piece.argument.walk()):
+                    raise _Cannot       # o.* is a row as an argument, many columns as an output
                 mark = f"_pgrain_call{len(self.calls)}_"
                 self.calls.append((mark, piece.model, self.column(piece.argument.text, 0)))
                 replaced[span] = mark

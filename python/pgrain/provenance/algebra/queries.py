@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pgrain.plan import nodes
-from pgrain.plan.lexer import tokenize
+from pgrain.plan.lexer import string_value, tokenize
 from pgrain.provenance.algebra.blocks import (
     Atom,
     Column,
@@ -240,15 +240,16 @@ def _set_operation(program: Program, body: nodes.SetOperation, key: Key | None) 
         raise program.refuse("a set operation of unequal columns", body)
     random = [n for n in range(width) if any(s.columns[n].random for s in sides)]
     if random and not (body.operator == "union" and body.all):
-        if body.operator == "union" and _told_apart(program, body):
+        if body.operator == "union" and all(side.single for side in sides) \
+                and _told_apart(body):
             return merged(program, "union", True, sides, key is not None)
         raise program.refuse(f"{body.operator.upper()} of rows with numbers that depend on "
                              "predictions", body, "Write UNION ALL.")
     return merged(program, body.operator, body.all, sides, key is not None)
 
 
-def _told_apart(program: Program, body: nodes.SetOperation) -> bool:
-    """Whether a constant column says from which side a row comes: then UNION is UNION ALL."""
+def _told_apart(body: nodes.SetOperation) -> bool:
+    """Whether a constant column tells the one row of each side apart: then UNION is UNION ALL."""
     constants = []
     for side in (body.left, body.right):
         inner = side.body
@@ -256,10 +257,19 @@ def _told_apart(program: Program, body: nodes.SetOperation) -> bool:
             return False
         if not isinstance(inner, nodes.Select) or any(item.star for item in inner.items):
             return False
-        constants.append([item.expression.text if len(item.expression.tokens) == 1
-                          and item.expression.tokens[0].kind in ("string", "number") else None
-                          for item in inner.items])
-    return any(a is not None and b is not None and a != b for a, b in zip(*constants, strict=False))
+        constants.append([_constant(item.expression) for item in inner.items])
+    return any(a is not None and b is not None and type(a) is type(b) and a != b
+               for a, b in zip(*constants, strict=False))
+
+
+def _constant(expression: nodes.Expr) -> str | int | None:
+    """The value of a bare string or integer."""
+    if len(expression.tokens) != 1:
+        return None
+    token = expression.tokens[0]
+    if token.kind == "number":
+        return int(token.value) if token.value.isdigit() else None
+    return string_value(token)
 
 
 def merged(program: Program, operator: str, all_: bool, sides: list[Relation],
@@ -267,6 +277,9 @@ def merged(program: Program, operator: str, all_: bool, sides: list[Relation],
     """Rows of `sides` put together by a set operation (DISTINCT is a UNION of one side)."""
     number = program.number()
     columns, degrees = [], {}
+    if not (operator == "union" and all_) and any(c.random for s in sides for c in s.columns):
+        raise program.refuse("DISTINCT of rows with numbers that depend on predictions",
+                             program.analysis.statement.query, "Group by the other columns.")
     for n, column in enumerate(sides[0].columns):
         made = Column(column.name, column.oid or sides[-1].columns[n].oid,
                       labelled=any(side.columns[n].labelled for side in sides))

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 
 from pgrain.plan import nodes
 from pgrain.plan.expression import refuse
+from pgrain.plan.lexer import tokenize
 from pgrain.provenance.annotate import quote
 
 SEPARATOR = "_pgrain_next"
@@ -40,6 +41,8 @@ class Analysis:
     cte_of: dict[int, nodes.Cte] = field(default_factory=dict)    # id of Relation -> Cte
     cores: list[Core] = field(default_factory=list)
     calls: list[nodes.ModelCall] = field(default_factory=list)
+    tables: list[nodes.Relation] = field(default_factory=list)    # those that are no CTE
+    plain: list[nodes.Cte] = field(default_factory=list)          # CTEs without a model call
 
     def depends(self, node) -> bool:
         """Whether the node's meaning depends on a model's predictions."""
@@ -51,8 +54,21 @@ def analyse(statement: nodes.Statement) -> Analysis:
     analysis = Analysis(statement)
     _Marker(analysis).query(statement.query, {})
     if analysis.calls:
+        _check_names(analysis)
         _collect(analysis, statement.query, [], "")
     return analysis
+
+
+def _check_names(analysis: Analysis) -> None:
+    """Plain CTEs go before the whole capture, where they must not hide a table of their name."""
+    for cte in analysis.plain:
+        inside = [(other.start, other.end) for other in analysis.plain]
+        for table in analysis.tables:
+            if table.name == (cte.name,) and not any(
+                    start <= table.start and table.end <= end for start, end in inside):
+                raise refuse(f'a CTE with the name of the table "{cte.name}"',
+                             analysis.statement.text, cte.start, cte.end,
+                             "Give the CTE a name of its own.")
 
 
 class _Marker:
@@ -75,6 +91,8 @@ class _Marker:
                 raise refuse("a recursive CTE with a model call", self.analysis.statement.text,
                              cte.start, cte.end)
             inside |= self.mark(cte, found)
+            if not found:
+                self.analysis.plain.append(cte)
             seen[cte.name] = cte
         found = self.body(query.body, seen)
         for expression in [item.expression for item in query.order] + [query.limit, query.offset]:
@@ -109,6 +127,7 @@ class _Marker:
             cte = ctes[item.name[0]]
             self.analysis.cte_of[id(item)] = cte
             return self.mark(item, self.analysis.depends(cte))
+        self.analysis.tables.append(item)
         return False
 
     def expression(self, expression: nodes.Expr, ctes: dict) -> bool:
@@ -147,7 +166,7 @@ def aliases_of(item: nodes.FromItem) -> list[str]:
 
 
 def _mentions(query: nodes.Query, name: str) -> bool:
-    return name in query.text.lower()
+    return any(token.is_name and token.value == name for token in tokenize(query.text))
 
 
 def _with(query: nodes.Query, upto: int | None = None) -> str:

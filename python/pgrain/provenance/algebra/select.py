@@ -96,6 +96,8 @@ class SelectBuilder(Numbers):
     def add_from(self, item: nodes.FromItem) -> None:
         """One item of FROM, in the order of the text."""
         if not self.program.analysis.depends(item):
+            if any(c.random or c.virtual for columns in self.aliases.values() for c in columns):
+                self.refuse_random(candidates(tokenize(item.text)), item)
             self.block.from_.append(item.text)
             for alias in aliases_of(item):
                 self.aliases[alias] = [Column(n, oid) for n, oid in self.known.get(alias, [])]
@@ -131,6 +133,7 @@ class SelectBuilder(Numbers):
             return
         free = free_columns(self.program, item.query)
         if item.lateral:
+            self.refuse_random(free, item)
             needed = self.outer_columns(free)
             key = self.make_key(needed) if needed else None
             relation = lower_query(self.program, item.query, key)
@@ -265,6 +268,11 @@ class SelectBuilder(Numbers):
             elif isinstance(piece, nodes.ColumnRef) and piece.qualifier is None \
                     and piece.name in self.merged:
                 replaced[span] = self.merged[piece.name]
+            elif isinstance(piece, nodes.ColumnRef) and self.whole_row(piece):
+                raise self.program.refuse("a whole row of a subquery that depends on a model",
+                                          piece, "Name the columns.")
+            elif isinstance(piece, nodes.Subquery):
+                self.refuse_random(free_columns(self.program, piece.query), piece)
             elif isinstance(piece, nodes.ColumnRef) and self.virtual(piece):
                 replaced[span] = f"({self.virtual(piece)}\n)"
                 labelled = True
@@ -274,6 +282,22 @@ class SelectBuilder(Numbers):
         if labelled:
             self.keep(expression, replaced)
         return Prepared(text, labelled)
+
+    def whole_row(self, piece: nodes.ColumnRef) -> bool:
+        """Whether a name means a row of a relation that PostgreSQL does not know as it is."""
+        alias = piece.name if piece.qualifier is None else piece.qualifier.rsplit(".", 1)[-1]
+        if piece.name != "*" and (piece.qualifier is not None
+                                  or self.resolve(None, piece.name) is not None):
+            return False
+        return alias in self.unit_of or any(c.virtual for c in self.aliases.get(alias, []))
+
+    def refuse_random(self, names, place) -> None:
+        """What is evaluated inside a subquery cannot know a number of the circuit."""
+        for qualifier, name in names:
+            found = self.resolve(qualifier, name)
+            if found is not None and (found[1].random or found[1].virtual):
+                raise self.program.refuse(f'"{name}", which depends on predictions, inside a '
+                                          "subquery or function", place)
 
     def virtual(self, piece: nodes.ColumnRef) -> str | None:
         """What a column of an inlined subquery stands for, if that is over predictions."""

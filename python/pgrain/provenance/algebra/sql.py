@@ -415,7 +415,8 @@ class Capture:
             if sql is None:
                 continue
             cte = f"_pgrain_{letter}t{n}"
-            self.ctes.append(f"{cte} AS MATERIALIZED (\n{sql}\nLIMIT {FACTOR_PAIRS.default + 1}\n)")
+            self.ctes.append(f"{cte} AS MATERIALIZED (\nSELECT * FROM (\n{sql}\n) AS _pgrain_s\n"
+                             f"LIMIT {FACTOR_PAIRS.default + 1}\n)")
             if keyed:
                 parts.append(f"SELECT {KEY}, {value} AS _pgrain_v, {KEY} OPERATOR(pg_catalog.*) 3 "
                              f"OPERATOR(pg_catalog.+) {code} AS {ID} FROM (SELECT DISTINCT {KEY} "

@@ -8,6 +8,8 @@ NOT (NOT (x op s) for ANY s).
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from pgrain.plan import nodes
 from pgrain.plan.lexer import tokenize
 from pgrain.provenance.algebra.blocks import (
@@ -33,10 +35,13 @@ def join_answer(builder, piece: nodes.Subquery):
     """
     from pgrain.provenance.algebra.queries import lower_query
     program = builder.program
-    needed = builder.outer_columns(free_columns(program, piece.query))
+    free = free_columns(program, piece.query)
+    builder.refuse_random(free, piece)
+    needed = builder.outer_columns(free)
     if piece.form == "exists":
+        query = _without_limit(program, piece.query)
         key = builder.make_key(needed) if needed else None
-        relation = lower_query(program, piece.query, key)
+        relation = lower_query(program, query, key)
         true = f"SELECT {KEY + ', ' if key else ''}{ID} FROM {relation.cte}"
         return _join_boolean(builder, PredicateBlock(program.number(), relation, key, true, None))
     if piece.form == "scalar":
@@ -50,6 +55,19 @@ def join_answer(builder, piece: nodes.Subquery):
     true, unknown = _compared(program, piece, relation, key, operand)
     answer = _join_boolean(builder, PredicateBlock(program.number(), relation, key, true, unknown))
     return f"(NOT {answer})" if piece.form == "all" else answer
+
+
+def _without_limit(program, query: nodes.Query) -> nodes.Query:
+    """EXISTS (… LIMIT 1) is EXISTS (…): one row is as good as any."""
+    if query.limit is None or query.offset is not None:
+        return query
+    text = query.limit.text.strip("() ")
+    if not text.isdigit() or not int(text):
+        return query
+    made = replace(query, limit=None, order=[])
+    program.kept.append(made)
+    program.analysis.dependent.add(id(made))
+    return made
 
 
 def _operand(builder, operand: nodes.Expr) -> tuple[str, list]:
@@ -95,9 +113,12 @@ def _compared(program, piece, relation: Relation, key: Key | None, operand: str)
     true = f"{made} WHERE {test}{joined}"
     nulls = [f"{name} IS NULL" for name in names]
     # A comparison of scalars is NULL only where one of them is; so it need not be tried elsewhere.
-    mine = f"({operand}\n) IS NULL" if len(names) == 1 else "true"
-    unknown = f"{made} WHERE ({mine} OR {' OR '.join(nulls)}) AND {test} IS NULL{joined}"
-    return true, unknown
+    # (Two branches: PostgreSQL finds the rows of each without trying all pairs.)
+    if len(names) > 1:
+        return true, f"{made} WHERE {test} IS NULL{joined}"
+    null = f"({operand}\n) IS NULL"
+    return true, (f"{made} WHERE {null} AND {test} IS NULL{joined}\nUNION ALL\n"
+                  f"{made} WHERE NOT ({null}) AND {nulls[0]} AND {test} IS NULL{joined}")
 
 
 def _join_boolean(builder, block: PredicateBlock) -> str:

@@ -6,7 +6,9 @@ view is data: what it was computed from does not matter.
 
 from __future__ import annotations
 
+from pgrain.errors import UnsupportedOperator
 from pgrain.plan import nodes
+from pgrain.plan.reader import read_statement
 from pgrain.provenance.algebra.blocks import quoted
 
 
@@ -14,52 +16,63 @@ def expand_views(statement: nodes.Statement, views: dict[str, str]) -> str:
     """The text with each named view in `views` (quoted name -> its query) replaced by its query."""
     if not views:
         return statement.text
+    names: set[str] = set()
+    _query(statement.query, set(), {}, [], names)
+    for view, definition in views.items():
+        hidden = names & {table[0] for table in read_statement(definition).tables
+                          if len(table) == 1}
+        if hidden:
+            raise UnsupportedOperator(
+                f'a CTE with the name of the table "{min(hidden)}", which view {view} reads, has '
+                "no provenance", hint="Give the CTE a name of its own.")
     found: list[tuple[int, int, str]] = []
-    _query(statement.query, set(), views, found)
+    _query(statement.query, set(), views, found, names)
     text = statement.text
     for start, end, made in sorted(found, reverse=True):
         text = text[:start] + made + text[end:]
     return text
 
 
-def _query(query: nodes.Query, ctes: set[str], views, found) -> None:
+def _query(query: nodes.Query, ctes: set[str], views, found, names: set[str]) -> None:
+    """Views named below `query` go to `found`, the names of its CTEs to `names`."""
     seen = set(ctes)
     for cte in query.ctes:
-        _query(cte.query, seen | ({cte.name} if query.recursive else set()), views, found)
+        _query(cte.query, seen | ({cte.name} if query.recursive else set()), views, found, names)
         seen.add(cte.name)
+        names.add(cte.name)
     body = query.body
     if isinstance(body, nodes.SetOperation):
-        _query(body.left, seen, views, found)
-        _query(body.right, seen, views, found)
+        _query(body.left, seen, views, found, names)
+        _query(body.right, seen, views, found, names)
     elif isinstance(body, nodes.Select):
         for item in body.from_:
-            _from(item, seen, views, found)
+            _from(item, seen, views, found, names)
         expressions = [item.expression for item in body.items] + [body.where, body.having]
         expressions += [*(body.distinct_on or []), *_grouped(body.group or [])]
         for expression in expressions + [item.expression for item in query.order]:
-            _expression(expression, seen, views, found)
+            _expression(expression, seen, views, found, names)
     elif isinstance(body, nodes.Values):
         for expression in body.expressions:
-            _expression(expression, seen, views, found)
+            _expression(expression, seen, views, found, names)
 
 
 def _grouped(items: list[nodes.GroupItem]) -> list[nodes.Expr]:
     return [e for item in items for e in item.expressions + _grouped(item.items)]
 
 
-def _expression(expression: nodes.Expr | None, ctes, views, found) -> None:
+def _expression(expression: nodes.Expr | None, ctes, views, found, names) -> None:
     for piece in expression.walk() if expression is not None else ():
         if isinstance(piece, nodes.Subquery):
-            _query(piece.query, ctes, views, found)
+            _query(piece.query, ctes, views, found, names)
 
 
-def _from(item: nodes.FromItem, ctes, views, found) -> None:
+def _from(item: nodes.FromItem, ctes, views, found, names) -> None:
     if isinstance(item, nodes.Join):
-        _from(item.left, ctes, views, found)
-        _from(item.right, ctes, views, found)
-        _expression(item.on, ctes, views, found)
+        _from(item.left, ctes, views, found, names)
+        _from(item.right, ctes, views, found, names)
+        _expression(item.on, ctes, views, found, names)
     elif isinstance(item, nodes.Derived):
-        _query(item.query, ctes, views, found)
+        _query(item.query, ctes, views, found, names)
     elif isinstance(item, nodes.Relation):
         if len(item.name) == 1 and item.name[0] in ctes:
             return

@@ -80,6 +80,8 @@ class Wiring:
         impossible: its first literal is NEVER then.
         """
         columns = [part[:, None] if part.ndim == 1 else part for part in parts]
+        used = [column for column in columns if column.any()]    # CERTAIN is 0
+        columns = used or columns[:1]
         literals = np.concatenate(columns, axis=1) if columns else np.zeros((0, 1), np.int64)
         if literals.shape[1] > 1:
             owners = np.where(literals == NEVER, -1, self.owner[literals])

@@ -203,10 +203,13 @@ class Blocks:
         size = self._owners.size(owner[chosen])
         candidates = self._owners.literals(owner[chosen])
         place = np.repeat(np.arange(len(chosen)), size)
-        n_p = self._owners.n_p
-        events = ranges(self.starts[chosen], listed[chosen])
-        have = np.repeat(np.arange(len(chosen)), listed[chosen]) * n_p + literal[events]
-        free = ~np.isin(place * n_p + candidates, have)
+        # An owner's literals stand in the order of their ranks, which have no gaps.
+        events, of = ranges(self.starts[chosen], listed[chosen]), np.repeat(
+            np.arange(len(chosen)), listed[chosen])
+        begins = np.cumsum(size) - size
+        lowest = self._owners.rank[candidates[begins]]
+        free = np.ones(len(candidates), bool)
+        free[begins[of] + self._owners.rank[literal[events]] - lowest[of]] = False
         self.exact, self._others, self._others_of = chosen, candidates[free], place[free]
 
     def by_block(self, values: np.ndarray) -> np.ndarray:

@@ -1,0 +1,98 @@
+"""Queries where names, rows or duplicates could deceive the walker: right, or refused by name.
+
+Right means: equal to PostgreSQL under every relabelling of the feature values, also of those that
+the circuit does not list as variables.
+"""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+from provenance_harness import Lab
+
+from pgrain.errors import PgrainError
+
+CLASSES = ["a", "b"]
+SCHEMA = """
+CREATE TABLE s (id int, x text, c text, g int, v numeric);
+INSERT INTO s VALUES (1, 'f0', 'a', 0, 1), (2, 'f1', 'b', 0, 1.00), (3, 'f2', NULL, 1, -2);
+CREATE TABLE r (id int, x text, c text, g int, v numeric);
+INSERT INTO r VALUES (1, 'f3', 'a', 0, 1), (2, 'f4', 'b', 1, 2), (3, NULL, NULL, NULL, 3);
+CREATE TABLE nn (n int, k text);
+INSERT INTO nn VALUES (1, 'a'), (2, 'b');
+CREATE TABLE arr (id int, x text, a int[], ta text[]);
+INSERT INTO arr VALUES (1, 'f0', '{1,2}', '{a,z}'), (2, 'f1', '{3}', '{b}'), (3, 'f2', NULL, '{}');
+CREATE VIEW v1 AS SELECT id, pgrain.predict('m', x) AS lab, g FROM s;
+CREATE VIEW vg AS SELECT g, count(*) AS n FROM s WHERE pgrain.predict('m', x) = 'a' GROUP BY g;
+CREATE VIEW whole AS SELECT o.*, pgrain.predict('w', o.*) AS label FROM s AS o;
+"""
+P = "pgrain.predict('m', x)"
+RIGHT = [
+    f"SELECT count(*) FROM r WHERE {P} = 'a' UNION ALL (WITH k AS (SELECT * FROM s) "
+    f"SELECT count(*) FROM k WHERE {P} = 'a')",
+    f"WITH s AS (SELECT * FROM s WHERE id < 3) SELECT count(*) FROM s WHERE {P} = 'a'",
+    f"SELECT 'x' AS k, count(*) FROM s WHERE {P} = 'a' UNION SELECT 'y', count(*) FROM r "
+    f"WHERE {P} = 'a'",
+    f"SELECT count(*) FROM arr WHERE {P} = ANY (ta)",
+    f"SELECT a, {P} AS l, count(*) FROM arr GROUP BY a, l",
+    f"SELECT count(*) FROM arr WHERE ({P} = 'a') = (ta = '{{a,z}}')",
+    f"SELECT count(*) FROM arr WHERE {P} = ta[1] OR cardinality(a) = 1",
+    f"SELECT 1 FROM s WHERE {P} = 'a' HAVING true",
+    f"SELECT 'x' FROM s WHERE {P} = 'a' GROUP BY ()",
+    f"SELECT count(*) FROM s WHERE EXISTS (SELECT 1 FROM r WHERE r.g = s.g AND {P} = 'a' LIMIT 1)"
+    .replace("AND pgrain.predict('m', x)", "AND pgrain.predict('m', r.x)"),
+    f"WITH RECURSIVE k AS (SELECT id, {P} AS lk FROM r) SELECT count(*) FROM k WHERE lk = 'a'",
+    f"SELECT count(*) > 1 AND count(*) < 3 AS two FROM s WHERE {P} = 'a'",
+    f"SELECT g, NOT (count(*) = 0) AS some FROM s WHERE {P} = 'a' GROUP BY g",
+    f"SELECT count(*) FROM s WHERE id NOT IN (SELECT id FROM r WHERE {P} = 'a')",
+    "SELECT g, count(*) FROM whole WHERE label = 'a' GROUP BY g",
+    f"SELECT count(*) FROM (SELECT id, {P} AS l FROM s) q WHERE l = 'a' "
+    "AND id IN (SELECT g FROM r)",
+]
+REFUSED = [
+    (f"SELECT count(*) FROM r WHERE {P} = 'a' UNION ALL (WITH r AS (SELECT * FROM s) "
+     f"SELECT count(*) FROM r WHERE {P} = 'a')", "name of the table"),
+    ("WITH s AS (SELECT id, x, g FROM public.s WHERE id = 1) SELECT count(*) FROM v1, s "
+     "WHERE lab = 'a'", "name of the table"),
+    (f"SELECT nn.n FROM nn, LATERAL (SELECT count(*) AS n FROM s WHERE {P} = 'a' AND "
+     "s.id >= nn.n) q WHERE EXISTS (SELECT 1 FROM r WHERE r.id = q.n)", "inside a subquery"),
+    (f"SELECT q.n FROM (SELECT count(*) AS n FROM s WHERE {P} = 'a') q, generate_series(1, q.n)",
+     "inside a subquery or function"),
+    (f"SELECT 'x', count(*) FROM s WHERE {P} = 'a' GROUP BY g UNION SELECT 'y', count(*) FROM r "
+     f"WHERE {P} = 'a' GROUP BY g", "UNION"),
+    (f"SELECT 1, count(*) FROM s WHERE {P} = 'a' UNION SELECT 1.0, count(*) FROM r "
+     f"WHERE {P} = 'a'", "UNION"),
+    (f"SELECT count(DISTINCT q) FROM (SELECT g FROM s WHERE {P} = 'a' UNION ALL SELECT g FROM r) q",
+     "whole row"),
+    ("SELECT DISTINCT n FROM vg", "DISTINCT"),
+    (f"SELECT id FROM s ORDER BY {P}, id", "ORDER BY"),
+    (f"WITH k AS (SELECT id, {P} AS l FROM s) SELECT id FROM s", "nobody reads"),
+]
+
+
+@pytest.fixture(scope="module")
+def schema(lab: Lab) -> Lab:
+    lab.connection.execute(SCHEMA)
+    lab.add_model("m", CLASSES, {f"f{i}": "a" for i in range(5)})
+    lab.add_model("w", CLASSES, {f'["f{i}", {g}]': "a" for i, g in ((0, 0), (1, 0), (2, 1))},
+                  "columns", ["x", "g"])
+    return lab
+
+
+@pytest.mark.parametrize("query", RIGHT)
+def test_right_under_every_relabelling(schema: Lab, query: str) -> None:
+    circuit, capture = schema.circuit(query)
+    for labels in itertools.product(CLASSES, repeat=5):
+        schema.relabel("m", {f"f{i}": label for i, label in enumerate(labels)})
+        schema.relabel("w", {f'["f{i}", {g}]': labels[i] for i, g in ((0, 0), (1, 0), (2, 1))})
+        circuit.value(schema.predicted(circuit)).compare(schema.result(capture))
+
+
+@pytest.mark.parametrize(("query", "construct"), REFUSED)
+def test_refused_by_name(schema: Lab, query: str, construct: str) -> None:
+    with pytest.raises(PgrainError) as raised:
+        schema.circuit(query)
+    error = raised.value
+    assert error.sqlstate == "0A000"
+    assert construct in f"{error.message} {error.detail}"
