@@ -46,6 +46,10 @@ RIGHT = [
     f"SELECT count(*) > 1 AND count(*) < 3 AS two FROM s WHERE {P} = 'a'",
     f"SELECT g, NOT (count(*) = 0) AS some FROM s WHERE {P} = 'a' GROUP BY g",
     f"SELECT count(*) FROM s WHERE id NOT IN (SELECT id FROM r WHERE {P} = 'a')",
+    f"SELECT id, n FROM r LEFT JOIN (SELECT g, count(*) AS n FROM s WHERE {P} = 'a' GROUP BY g) q "
+    "USING (g)",
+    f"SELECT g, count(*) FROM r NATURAL LEFT JOIN (SELECT g FROM s WHERE {P} = 'a') q GROUP BY g",
+    f"SELECT g, count(*) FROM r FULL JOIN (SELECT g FROM s WHERE {P} = 'a') q USING (g) GROUP BY g",
     "SELECT g, count(*) FROM whole WHERE label = 'a' GROUP BY g",
     f"SELECT count(*) FROM (SELECT id, {P} AS l FROM s) q WHERE l = 'a' "
     "AND id IN (SELECT g FROM r)",

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from pgrain.plan import nodes
 from pgrain.plan.lexer import tokenize
+from pgrain.plan.reader import read_statement
 from pgrain.provenance.algebra.blocks import Column, Relation, quoted
 from pgrain.provenance.algebra.scope import aliases_of
 
@@ -16,17 +17,19 @@ def outer_join(builder, join: nodes.Join) -> None:
     from pgrain.provenance.algebra.queries import merged
     from pgrain.provenance.algebra.select import SelectBuilder
     program = builder.program
-    if join.using or join.natural:
-        raise program.refuse("USING or NATURAL in an outer join that depends on predictions", join,
-                             "Write the condition with ON.")
     left, right = aliases_of(join.left), aliases_of(join.right)
+    shared = _shared(builder, join, left, right)
+    on = join.on
+    if join.using or join.natural:
+        text = " AND ".join(f"{one} = {other}" for _, one, other in shared) or "true"
+        on = read_statement(f"SELECT 1 WHERE {text}").query.body.where
     columns = [(alias, name, oid) for alias in left + right
                for name, oid in builder.known.get(alias, [])]
     matched = SelectBuilder(program, builder.select, builder.key, builder.known)
     matched.add_from(join.left)
     matched.add_from(join.right)
-    if join.on is not None:
-        matched.conditions.append(join.on)
+    if on is not None:
+        matched.conditions.append(on)
     matched.add_where(own=False)
     random = {(alias, c.name) for alias in left + right for c in matched.aliases[alias] if c.random}
     matched.random_columns = random
@@ -38,10 +41,26 @@ def outer_join(builder, join: nodes.Join) -> None:
         lonely.random_columns = random
         lonely.add_from(kept)
         lonely.add_where(own=False)
-        lonely.block.where.append(f"(NOT {_partner(lonely, other, join.on)})")
+        lonely.block.where.append(f"(NOT {_partner(lonely, other, on)})")
         sides.append(_rows(lonely, columns, set(aliases), other))
     relation = merged(program, "union", True, sides, builder.key is not None)
     _expose(builder, relation, columns)
+    for name, one, other in shared:
+        builder.merged[name] = {"left": one, "right": other,
+                                "full": f"coalesce({one}, {other})"}[join.kind]
+
+
+def _shared(builder, join: nodes.Join, left: list[str], right: list[str]):
+    """(name, SQL on the left, SQL on the right) of the columns that USING or NATURAL merges."""
+    def owner(aliases, name):
+        return next((f"{quoted(alias)}.{quoted(name)}" for alias in aliases
+                     if any(name == known for known, _ in builder.known.get(alias, []))), None)
+
+    names = join.using or []
+    if join.natural:
+        names = [name for alias in left for name, _ in builder.known.get(alias, [])
+                 if owner(right, name)]
+    return [(name, owner(left, name), owner(right, name)) for name in dict.fromkeys(names)]
 
 
 def _rows(builder, columns, present: set, other: nodes.FromItem | None = None) -> Relation:
