@@ -102,9 +102,7 @@ class SelectBuilder(Numbers):
             for alias in aliases_of(item):
                 self.aliases[alias] = [Column(n, oid) for n, oid in self.known.get(alias, [])]
             self._merge_plain(item)
-            if isinstance(item, nodes.Relation) and id(item) not in self.program.analysis.cte_of \
-                    and item.columns is None and plain_table(item.text) is not None:
-                self.tables[item.alias] = plain_table(item.text)
+            self._plain_tables(item)
             return
         if isinstance(item, nodes.Join):
             if item.kind in ("inner", "cross"):
@@ -193,6 +191,16 @@ class SelectBuilder(Numbers):
         key.after = len(self.program.blocks)
         self.program.keys.append(key)
         return key
+
+    def _plain_tables(self, item: nodes.FromItem) -> None:
+        """Note the tables of an item whose every row is a row of the join: no NULLs made up."""
+        if isinstance(item, nodes.Join) and item.kind in ("inner", "cross"):
+            self._plain_tables(item.left)
+            self._plain_tables(item.right)
+        elif isinstance(item, nodes.Relation) and item.columns is None \
+                and id(item) not in self.program.analysis.cte_of \
+                and plain_table(item.text) is not None:
+            self.tables[item.alias] = plain_table(item.text)
 
     def _merge_plain(self, item: nodes.FromItem) -> None:
         """USING and NATURAL inside an item that PostgreSQL joins itself: * is not ours to spell."""
