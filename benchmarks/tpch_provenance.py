@@ -140,11 +140,16 @@ def measure(connection: psycopg.Connection, question: Question, repeat: int) -> 
     secret = connection.execute("SELECT secret FROM pgrain.installation").fetchone()[0]
     try:
         capture = capture_of(connection, question.query)
+        # As the backend runs it.
+        connection.execute("SET plan_cache_mode = force_generic_plan")
+        connection.execute("SELECT set_config('enable_nestloop', %s, false)",
+                           ["on" if capture.nested_loops else "off"])
         found["bytes"] = run_capture(connection, capture.sql, secret)
         found["digests"] = median_ms(lambda: run_capture(connection, capture.sql, secret), repeat)
         if stamped := getattr(capture, "stamped_sql", None):
             run_capture(connection, stamped, None)
             found["stamps"] = median_ms(lambda: run_capture(connection, stamped, None), repeat)
+        connection.execute("RESET enable_nestloop; RESET plan_cache_mode")
         complain = ("SELECT * FROM pgrain.complain(%s, %s)", [question.query, question.complaint])
         first = median_ms(lambda: connection.execute(*complain).fetchall(), 1)
         found["first"] = first
@@ -152,6 +157,7 @@ def measure(connection: psycopg.Connection, question: Question, repeat: int) -> 
         found["variables"] = connection.execute(
             "SELECT max(variables) FROM pgrain.provenance(%s)", [question.query]).fetchone()[0]
     except Exception as error:
+        connection.execute("RESET enable_nestloop; RESET plan_cache_mode")
         found["error"] = str(error).split("\n")[0]
     return found
 

@@ -1,14 +1,13 @@
--- Complaints and provenance. STABLE, so that all they run shares one snapshot; read-only, so that a
--- caller's query cannot write through them; no search_path of their own, for the caller's names must
--- resolve as in the query itself.
+-- Complaints and provenance. STABLE, so that all they run shares one snapshot; nothing that a
+-- caller's query writes stays (see the end); no search_path of their own, for the caller's names
+-- must resolve as in the query itself.
 
 CREATE FUNCTION pgrain.complain(query text, complaint text[], top_k integer DEFAULT 100,
                                 intervention text DEFAULT 'delete', options jsonb DEFAULT '{}')
 RETURNS TABLE (rank integer, model text, train_id bigint, train_key text, intervention text,
                score float8, effect float8)
 LANGUAGE plpython3u STABLE STRICT PARALLEL UNSAFE COST 100000 ROWS 100
-SET transaction_read_only = on SET plan_cache_mode = force_generic_plan
-SET enable_nestloop = on AS $python$
+SET plan_cache_mode = force_generic_plan SET enable_nestloop = on AS $python$
 @BACKEND@
 return backend.complain(plpy, query, complaint, top_k, intervention, options)
 $python$;
@@ -18,8 +17,7 @@ CREATE FUNCTION pgrain.complain(query text, complaint text, top_k integer DEFAUL
 RETURNS TABLE (rank integer, model text, train_id bigint, train_key text, intervention text,
                score float8, effect float8)
 LANGUAGE plpython3u STABLE STRICT PARALLEL UNSAFE COST 100000 ROWS 100
-SET transaction_read_only = on SET plan_cache_mode = force_generic_plan
-SET enable_nestloop = on AS $python$
+SET plan_cache_mode = force_generic_plan SET enable_nestloop = on AS $python$
 @BACKEND@
 return backend.complain(plpy, query, [complaint], top_k, intervention, options)
 $python$;
@@ -33,8 +31,7 @@ CREATE FUNCTION pgrain.provenance(query text, include_absent boolean DEFAULT fal
 RETURNS TABLE (output_row integer, output jsonb, output_column text, value float8, relaxed float8,
                variables bigint)
 LANGUAGE plpython3u STABLE STRICT PARALLEL UNSAFE COST 100000 ROWS 100
-SET transaction_read_only = on SET plan_cache_mode = force_generic_plan
-SET enable_nestloop = on AS $python$
+SET plan_cache_mode = force_generic_plan SET enable_nestloop = on AS $python$
 @BACKEND@
 return backend.provenance(plpy, query, include_absent)
 $python$;
@@ -43,10 +40,23 @@ COMMENT ON FUNCTION pgrain.provenance IS
 
 CREATE FUNCTION pgrain.explain(query text) RETURNS SETOF text
 LANGUAGE plpython3u STABLE STRICT PARALLEL UNSAFE COST 100000 ROWS 20
-SET transaction_read_only = on SET plan_cache_mode = force_generic_plan
-SET enable_nestloop = on AS $python$
+SET plan_cache_mode = force_generic_plan SET enable_nestloop = on AS $python$
 @BACKEND@
 return backend.explain(plpy, query)
 $python$;
 COMMENT ON FUNCTION pgrain.explain IS
     'how a query''s provenance is computed, operator by operator, and PostgreSQL''s own plan';
+
+-- The backend rolls back whatever was written (spi.py). Where a function may still be told to be
+-- read-only, which PostgreSQL 16 took away, the attempt is an error.
+DO $$
+DECLARE f regprocedure;
+BEGIN
+    IF pg_catalog.current_setting('server_version_num')::int < 160000 THEN
+        FOR f IN SELECT oid FROM pg_catalog.pg_proc
+                 WHERE pronamespace = 'pgrain'::pg_catalog.regnamespace
+                   AND proname IN ('complain', 'provenance', 'explain') LOOP
+            EXECUTE pg_catalog.format('ALTER FUNCTION %s SET transaction_read_only = on', f);
+        END LOOP;
+    END IF;
+END $$;

@@ -408,7 +408,8 @@ def test_key_words_and_aggregates_are_the_servers(module_database) -> None:
     known = {word for word, _, _ in words}
     for code, mine in (("R", keywords.RESERVED), ("T", keywords.FUNCTION_OR_TYPE),
                        ("C", keywords.COLUMN_ONLY)):
-        assert {word for word, category, _ in words if category == code} == mine & known
+        # json became a word of its own grammar in 17; before, and to us, it is a name like others.
+        assert {word for word, category, _ in words if category == code} - {"json"} == mine & known
     assert {word for word, _, bare in words if not bare} == keywords.LABEL_AFTER_AS
     aggregates = {name for name, in connection.execute(
         "SELECT DISTINCT proname FROM pg_proc WHERE prokind = 'a'").fetchall()}

@@ -147,16 +147,20 @@ def test_top_k_is_checked(place):
 
 
 def test_a_query_that_writes_is_stopped(place):
-    """A volatile function inside a SELECT can write; the complaint's transaction is read-only."""
+    """A volatile function inside a SELECT can write; nothing of that stays."""
     place.execute("CREATE FUNCTION sneak(i integer) RETURNS boolean LANGUAGE plpgsql VOLATILE AS "
                   "$$ BEGIN DELETE FROM copies; RETURN true; END $$")
     place.execute("CREATE FUNCTION sly(i integer) RETURNS boolean LANGUAGE plpgsql STABLE AS "
                   "$$ BEGIN PERFORM sneak(i); RETURN true; END $$")
     for name, sqlstate in (("sneak", "0A000"), ("sly", "25006")):
-        error = failure(place, f"""SELECT * FROM pgrain.complain($$
+        statement = f"""SELECT * FROM pgrain.complain($$
             SELECT count(*) AS n FROM items WHERE pgrain.predict('colour', x) = claim
-            AND {name}(id) $$, 'n too high')""")
-        assert error.sqlstate == sqlstate, error
+            AND {name}(id) $$, 'n too high')"""
+        if name == "sly" and place.value("SHOW server_version_num") >= "160000":
+            place.execute(statement)        # what it wrote is rolled back
+        else:
+            error = failure(place, statement)
+            assert error.sqlstate == sqlstate, error
     assert place.value("SELECT count(*) FROM copies") == 41
 
 

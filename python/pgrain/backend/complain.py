@@ -10,7 +10,14 @@ import json
 import struct
 
 from pgrain.backend import session
-from pgrain.backend.spi import entry_point, fetch_all, from_postgres, prepared, query
+from pgrain.backend.spi import (
+    entry_point,
+    fetch_all,
+    from_postgres,
+    prepared,
+    query,
+    writes_nothing,
+)
 from pgrain.errors import ComplaintSyntax, InvalidArgument, PgrainError
 from pgrain.settings import QUERY_BYTES, TOP_K
 from pgrain.wire.identity import pack_value
@@ -36,6 +43,7 @@ def explain_statement(plpy, text: str, output: str) -> str:
 
 
 @entry_point
+@writes_nothing
 def complain(plpy, text: str, complaints: list[str], top_k: int, intervention: str,
              options: str) -> list[tuple]:
     """Ranked training rows; see sql/60_complain.sql for the columns."""
@@ -60,6 +68,7 @@ def complain(plpy, text: str, complaints: list[str], top_k: int, intervention: s
 
 
 @entry_point
+@writes_nothing
 def provenance(plpy, text: str, include_absent: bool) -> list[tuple]:
     """Each model-dependent cell; see sql/60_complain.sql for the columns."""
     evaluation = _evaluate(plpy, text, complaints=[], options={})
@@ -71,6 +80,7 @@ def provenance(plpy, text: str, include_absent: bool) -> list[tuple]:
 
 
 @entry_point
+@writes_nothing
 def explain(plpy, text: str) -> list[str]:
     """The annotated plan, a line a row, then PostgreSQL's own."""
     evaluation = _evaluate(plpy, text, complaints=[], options={})

@@ -84,5 +84,27 @@ def entry_point(function):
     return wrapper
 
 
+class _Done(Exception):
+    """Ends a subtransaction that is never to be committed."""
+
+
+def writes_nothing(function):
+    """Run an entry point in a subtransaction that is always rolled back.
+
+    Whatever functions the caller's query calls, nothing that they write stays. (Before PostgreSQL
+    16 the functions are read-only as well, sql/60_complain.sql.)
+    """
+    @functools.wraps(function)
+    def wrapper(plpy, *arguments):
+        result = None
+        try:
+            with plpy.subtransaction():
+                result = function(plpy, *arguments)
+                raise _Done
+        except _Done:
+            return result
+    return wrapper
+
+
 def _unpack_sqlstate(code: int) -> str:
     return "".join(chr(((code >> (6 * i)) & 0x3F) + ord("0")) for i in range(5))
