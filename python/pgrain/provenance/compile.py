@@ -38,7 +38,7 @@ from pgrain.provenance.stamps import (
     stamp_sql,
     stamped_slots,
 )
-from pgrain.wire.identity import digest_sql
+from pgrain.wire.identity import digest_sql, value_sql
 
 NUMERIC_TYPES = {20: "bigint", 21: "smallint", 23: "integer", 700: "real",
                  701: "double precision", 1700: "numeric"}
@@ -102,14 +102,11 @@ class Capture:
             if slot.model != model:
                 continue
             argument = slot.argument + "\n"
-            value = {"bytea": f"({argument})::pg_catalog.bytea",
-                     "text": f"({argument})::pg_catalog.text",
-                     "float8": f"({argument})::pg_catalog.float8[]",
-                     "columns": f"pg_catalog.to_jsonb({argument})::pg_catalog.text"}[facts.kind]
             parts.append(
                 "SELECT _pgrain_x, _pgrain_v FROM (\nSELECT "
                 f"{digest_sql(argument, facts.kind, facts.features)} AS _pgrain_x, "
-                f"{value} AS _pgrain_v\n{side_from(self.annotated.sides[slot.side])}\nOFFSET 0"
+                f"{value_sql(argument, facts.kind)} AS _pgrain_v\n"
+                f"{side_from(self.annotated.sides[slot.side])}\nOFFSET 0"
                 f"\n) AS _pgrain_s{slot.index}\nWHERE _pgrain_x OPERATOR(pg_catalog.=) ANY"
                 " ($2::pg_catalog.bytea[])")
         return (with_clause(self.annotated, [])

@@ -267,7 +267,6 @@ def check_policies(catalog: Catalog) -> None:
 
 def check_catalog(operators: Query, catalog: Catalog) -> None:
     """Volatile and set-returning functions and foreign ``predict`` are refused by name."""
-    check_policies(catalog)
     if catalog.views:
         raise UnsupportedOperator("a view that calls a model has no provenance here")
     select, calls = operators.select, operators.calls()
@@ -287,8 +286,14 @@ def check_catalog(operators: Query, catalog: Catalog) -> None:
             place = token.start if token else 0
             raise refuse(f"the volatile function {schema}.{name}", select.query, place, None,
                          "Declare it STABLE if its result does not change within a statement.")
+    check_names(catalog, select.functions, calls)
+
+
+def check_names(catalog: Catalog, functions: set, calls) -> None:
+    """Names that PostgreSQL may take for another function than ours or its own are refused."""
+    check_policies(catalog)
     for schema, name in catalog.own_aggregates:
-        if name in select.functions:
+        if name in functions:
             raise UnsupportedOperator(
                 f"the aggregate {schema}.{name} has no provenance yet",
                 detail=f"In this search_path {name} may mean it.",

@@ -90,6 +90,14 @@ def digest_sql(expression: str, kind: str, features: Sequence[str] = (),
             f"1, {DIGEST_BYTES})")
 
 
+def value_sql(expression: str, kind: str) -> str:
+    """SQL for a feature value as `pack_value` takes it: bytea, text, float8[], or JSON as text."""
+    return {"bytea": f"({expression})::pg_catalog.bytea",
+            "text": f"({expression})::pg_catalog.text",
+            "float8": f"({expression})::pg_catalog.float8[]",
+            "columns": f"pg_catalog.to_jsonb({expression})::pg_catalog.text"}[kind]
+
+
 def pack_value(value, kind: str) -> bytes:
     """One feature value as the wire carries it (bytes, UTF-8, or float64 little endian)."""
     if kind == "bytea":

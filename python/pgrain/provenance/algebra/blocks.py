@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from pgrain.provenance.annotate import quote as quoted
 from pgrain.provenance.stamps import Stamped
 
 # Names of ours never meet a name of the caller's: all begin with "_pgrain_", which is reserved.
@@ -123,7 +124,6 @@ class Atom:
     operator: str
     left: Number
     right: Number | None
-    integer: bool = False
 
 
 @dataclass
@@ -145,7 +145,6 @@ class Aggregate:
     distinct_base: str | None = None
     distinct_entry: str | None = None
     as_text: bool = False        # min or max of what is no number: its values go by their ranks
-    integer: bool = False
 
 
 @dataclass
@@ -305,11 +304,6 @@ class LimitBlock:
     offset: int
     partition: str = ""
     kind: str = "limit"
-
-
-def quoted(name: str) -> str:
-    """A name as a quoted identifier."""
-    return '"' + name.replace('"', '""') + '"'
 
 
 def row_text(columns: list[str]) -> str:

@@ -24,12 +24,12 @@ from pgrain.provenance.probes import (
     ProbeResult,
     Probes,
     catalog_sql,
-    check_policies,
+    check_names,
     fingerprint_sql,
     hidden_notes,
 )
 from pgrain.provenance.stamps import Stamped, learn_sql
-from pgrain.wire.identity import digest_sql
+from pgrain.wire.identity import digest_sql, value_sql
 
 
 @dataclass
@@ -55,14 +55,10 @@ class NetworkCapture:
             if slot.model != model:
                 continue
             argument = slot.argument + "\n"
-            value = {"bytea": f"({argument})::pg_catalog.bytea",
-                     "text": f"({argument})::pg_catalog.text",
-                     "float8": f"({argument})::pg_catalog.float8[]",
-                     "columns": f"pg_catalog.to_jsonb({argument})::pg_catalog.text"}[facts.kind]
             block = self.program.blocks[slot.block]
             inner = select_sql(block, [
                 f"{digest_sql(argument, facts.kind, facts.features)} AS _pgrain_x",
-                f"{value} AS _pgrain_v"])
+                f"{value_sql(argument, facts.kind)} AS _pgrain_v"])
             parts.append(f"SELECT _pgrain_x, _pgrain_v FROM (\n{inner}\nOFFSET 0\n) AS _pgrain_s"
                          "\nWHERE _pgrain_x OPERATOR(pg_catalog.=) ANY ($2::pg_catalog.bytea[])")
         return (self.with_sql
@@ -226,10 +222,7 @@ def _check(statement: nodes.Statement, analysis, catalog: Catalog, facts: PlanFa
     """Volatile functions, foreign names; the plan's calls and relations are those of the text."""
     # A call that the planner found needless (an output that nobody reads) does no harm here.
     facts = PlanFacts(facts.relations, facts.calls, facts.functions, empty=True, lossy=True)
-    check_policies(catalog)
-    calls = analysis.calls
-    bare = catalog.predict_is_ours
-    check_calls(facts, calls, bare)
+    check_calls(facts, analysis.calls, catalog.predict_is_ours)
     check_relations(facts, catalog.relations,
                     bool(catalog.user_functions & (statement.functions | facts.functions)))
     for schema, name, visible in sorted(catalog.volatile):
@@ -238,18 +231,7 @@ def _check(statement: nodes.Statement, analysis, catalog: Catalog, facts: PlanFa
             raise refuse(f"the volatile function {schema}.{name}", statement.text, max(place, 0),
                          None, "Declare it STABLE if its result does not change within a "
                                "statement.")
-    for schema, name in catalog.own_aggregates:
-        if name in statement.functions:
-            raise UnsupportedOperator(
-                f"the aggregate {schema}.{name} has no provenance yet",
-                detail=f"In this search_path {name} may mean it.",
-                hint="Take its schema out of the search_path.")
-    for call in calls:
-        if call.bare and not bare:
-            raise UnsupportedOperator(
-                "an unqualified predict that may be another function has no provenance yet",
-                detail="No function named predict is visible, or one outside schema pgrain is.",
-                hint="Write pgrain.predict(...).")
+    check_names(catalog, statement.functions, analysis.calls)
     for core in analysis.cores:
         for item in core.select.items:
             for name in item.expression.functions if item.expression else ():

@@ -51,7 +51,6 @@ class SelectBuilder(Numbers):
         self.aliases: dict[str, list[Column]] = {}
         self.unit_of: dict[str, int] = {}          # alias -> number of its unit, if it has one
         self.merged: dict[str, str] = {}           # column of USING or NATURAL -> SQL
-        self.hidden: set[tuple[str, str]] = set()  # the second of two merged columns, not in *
         self.calls: dict[str, Slot] = {}
         self.tables: dict[str, str] = {}           # alias -> quoted name of a plain table
         self.answers: dict[int, object] = {}       # id of a Subquery piece -> what stands for it
@@ -232,8 +231,6 @@ class SelectBuilder(Numbers):
                     raise self.program.refuse("a join on a number that depends on predictions",
                                               item)
                 sides.append(f"{quoted(owner)}.{quoted(name)}")
-                if aliases is right:
-                    self.hidden.add((owner, name))
             mine = self.merged.get(name, sides[0])
             self.block.where.append(f"{mine} = {sides[1]}")
             self.merged[name] = mine
