@@ -34,6 +34,7 @@ OPTIONS = {option.name: option for option in (
     Option("seed", "integer", "of the first weights and the order of rows", 0, 2**31 - 1),
     Option("tol", "number", "logistic_regression: gradient norm to reach, relative to the first",
            1e-14, 1),
+    Option("warm_start", "boolean", "start from the active version's weights, with its encoding"),
 )}
 # Chosen on Fashion-MNIST with the brightest trousers labelled dress, judged by AUC_R and by what a
 # repair brings back. mlp is robust: 0.948-0.954 over three seeds, 10 epochs, 20 000 or 60 000 rows.

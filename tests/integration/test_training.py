@@ -1,0 +1,59 @@
+"""CALL pgrain.train: where it starts from."""
+
+from __future__ import annotations
+
+import pytest
+
+
+@pytest.fixture(scope="module")
+def shapes(module_database, worker):
+    """A model over numbers and categories that takes many steps from nothing."""
+    database = module_database()
+    worker(database)
+    database.execute("CREATE TABLE train AS SELECT i AS id, (i * 37 % 100)::float8 AS size, "
+                     "(ARRAY['a', 'b', 'c'])[1 + i % 3] AS kind, "
+                     "CASE WHEN i * 37 % 100 > 50 + 10 * (i % 3) THEN 'yes' WHEN i % 5 = 0 "
+                     "THEN 'maybe' ELSE 'no' END AS label FROM generate_series(1, 300) AS i")
+    database.execute("SELECT pgrain.create_model('m', 'train', 'id', '{size, kind}', 'label', "
+                     "'logistic_regression')")
+    return database
+
+
+def last(database):
+    return database.rows("SELECT message, metrics ->> 'start', (metrics ->> 'epochs')::int, "
+                         "v.classes, (SELECT encoder FROM pgrain.model_version e "
+                         "WHERE e.version = v.version) FROM pgrain.versions v, pgrain.jobs j "
+                         "WHERE v.active ORDER BY job DESC LIMIT 1")[0]
+
+
+def test_warm_start_goes_on_from_the_active_version(shapes):
+    shapes.execute("CALL pgrain.train('m', '{\"warm_start\": true}')")
+    message, start, cold, classes, encoder = last(shapes)
+    assert start == "fresh weights: no version is active" and start in message
+    shapes.execute("SELECT pgrain.apply('m', '{5, 10, 15}', 'delete')")
+    shapes.execute("CALL pgrain.train('m', '{\"warm_start\": true}')")
+    message, start, warm, _, again = last(shapes)
+    assert start.startswith("started from version") and start in message
+    assert warm < cold
+    assert again == encoder            # deleted rows move no mean: weights keep their meaning
+    p = shapes.value("SELECT pgrain.predict_proba('m', '{\"size\": 60, \"kind\": \"b\"}'::jsonb)")
+    shapes.execute("CALL pgrain.train('m')")
+    _, start, _, _, other = last(shapes)
+    assert start == "fresh weights" and other != encoder
+    q = shapes.value("SELECT pgrain.predict_proba('m', '{\"size\": 60, \"kind\": \"b\"}'::jsonb)")
+    assert p == pytest.approx(q, abs=0.02)      # a convex model ends where it ends
+
+
+def test_warm_start_keeps_a_class_that_lost_its_rows(shapes):
+    shapes.execute("SELECT pgrain.apply('m', array_agg(id::text), 'delete') FROM train "
+                   "WHERE label = 'maybe'")
+    shapes.execute("CALL pgrain.train('m', '{\"warm_start\": true}')")
+    assert last(shapes)[3] == ["maybe", "no", "yes"]
+    shapes.execute("CALL pgrain.train('m')")
+    assert last(shapes)[3] == ["no", "yes"]
+    shapes.execute("SELECT pgrain.revert('m')")
+    shapes.execute("CALL pgrain.train('m', '{\"warm_start\": true}')")
+    assert 'does not know class "maybe"' in last(shapes)[1]
+    shapes.execute("CALL pgrain.train('m', "
+                   "'{\"warm_start\": true, \"categorical\": [\"size\"]}')")
+    assert "other options" in last(shapes)[1]
