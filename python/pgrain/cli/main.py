@@ -9,6 +9,7 @@ from pathlib import Path
 
 import click
 
+from pgrain.cli.data import data
 from pgrain.cli.install import InstallError, NeedsRoot, find_server, version, with_sudo
 
 
@@ -192,6 +193,9 @@ def demo(arguments: tuple[str, ...]) -> None:
     """Run the demo story (`pgrain demo --help` lists its options)."""
     from pgrain.demo.story import command
     command(list(arguments), prog_name="pgrain demo")
+
+
+main.add_command(data)
 
 
 @main.command()
