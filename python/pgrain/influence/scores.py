@@ -41,11 +41,12 @@ def deletion_changes(A: np.ndarray, w: np.ndarray, c: np.ndarray) -> np.ndarray:
 def relabel_changes(J: np.ndarray, labels: np.ndarray, w: np.ndarray, c: np.ndarray) -> np.ndarray:
     """The change of q for each row and new label: +c^T W J_z^T (e_y' - e_y), (N, R) float32.
 
-    J: (N, R, k) float32; labels: (N,) the current classes y; w, c: (k,). The entry of the current
-    label is exactly 0.
+    J: (N, R, m) float32 with m >= k, of which the first k count; labels: (N,) the current classes
+    y; w, c: (k,). The entry of the current label is exactly 0.
     """
-    n, n_classes, k = J.shape
-    slopes = (J.reshape(n * n_classes, k) @ _weighted(w, c)).reshape(n, n_classes)
+    n, n_classes, m = J.shape
+    # A view of the first k columns of rows of m, not a copy: BLAS reads it as it lies.
+    slopes = (J.reshape(n * n_classes, m)[:, :len(w)] @ _weighted(w, c)).reshape(n, n_classes)
     return slopes - slopes[np.arange(n), labels][:, None]
 
 

@@ -1,16 +1,14 @@
-"""Interventions by name: ``delete``, and ``relabel:<class>`` (paper section 5.3 has x' = x)."""
+"""Interventions by name: ``delete``, ``relabel:<class>`` (paper section 5.3 has x' = x), and the
+names of a model's feature repairs; ``relabel`` and ``any`` stand for the best of several."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from typing import Protocol, TypeVar
 
-import numpy as np
-
-from pgrain.errors import InvalidArgument
-
 DELETE = "delete"
 RELABEL = "relabel"
+ANY = "any"
 _PREFIX = "relabel:"
 
 
@@ -34,22 +32,6 @@ def label_of(intervention: str | None) -> str | None:
     if intervention is not None and intervention.startswith(_PREFIX):
         return intervention[len(_PREFIX):]
     return None
-
-
-def candidate_classes(intervention: str, classes: list[str]) -> np.ndarray | None:
-    """Class numbers that an intervention may give a row; None for a deletion.
-
-    ``relabel`` stands for every class. Raises 22023 for another name.
-    """
-    if intervention == DELETE:
-        return None
-    if intervention == RELABEL:
-        return np.arange(len(classes))
-    if label_of(intervention) in classes:
-        return np.array([classes.index(label_of(intervention))])
-    raise InvalidArgument(f'no such intervention: "{intervention}"',
-                          hint="Interventions are 'delete', 'relabel' (to any class) and "
-                               f"'relabel:<class>' with one of {', '.join(classes)}.")
 
 
 def apply_edits(rows: Iterable[Row], edits: dict[str, str]) -> tuple[list[Row], int, int]:

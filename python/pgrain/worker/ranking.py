@@ -1,8 +1,7 @@
 """Ranking: dq/dp -> c -> changes of q for every intervention -> the top ones.
 
 Methods: ``rain++`` (stored projections, nothing of size d), ``rain`` (conjugate gradient on the
-fly, the paper's baseline), ``gradient_dot`` (no curvature). Interventions: ``delete`` and
-``relabel`` (every other class of every row) or ``relabel:<class>``.
+fly, the paper's baseline), ``gradient_dot`` (no curvature). Interventions: see `candidates`.
 """
 
 from __future__ import annotations
@@ -19,10 +18,11 @@ from pgrain.influence.gradient import objective_gradient
 from pgrain.influence.hvp import hessian_operator
 from pgrain.influence.projections import objective_projection
 from pgrain.influence.sample import sample_rows
-from pgrain.influence.scores import deletion_changes, relabel_changes, relatif, top_k
-from pgrain.intervention.edits import DELETE, candidate_classes, relabel
+from pgrain.influence.scores import relatif, top_k
+from pgrain.intervention.edits import DELETE
 from pgrain.store import relations, versions
 from pgrain.wire.identity import unpack_value
+from pgrain.worker.candidates import Candidates
 from pgrain.worker.resident import Resident, Residents, Spectrum
 from pgrain.worker.variables import VariableTable
 
@@ -110,14 +110,18 @@ class Ranker:
         k, w = weights(spectrum, options)
         c = variables.projection(dq_dp)[:k]
         cell = np.zeros(k) if dcell_dp is None else variables.projection(dcell_dp)[:k]
-        changes, candidates = _changes(variables.resident, spectrum, k, w, c, intervention)
+        candidates = Candidates.of(intervention, variables.resident.row.classes, ())
+        changes = candidates.least(spectrum.training, w, c)
         if _choice(options, "normalize", NORMALIZE) == "relatif":
             changes = relatif(changes, spectrum.training.A[:, :k], w)
-        best = _best(-changes, candidates, n)
-        effects = _changes(variables.resident, spectrum, k, w, cell, intervention,
-                           only=best[0])[0]
-        return _rows(name, variables.resident, spectrum.training.rows,
-                     intervention, -changes, effects, best)
+        best = top_k(-changes, n)
+        best = best[changes[best] < np.inf]
+        chosen = candidates.columns(spectrum.training, best, w, c).argmin(axis=1)
+        effects = candidates.columns(spectrum.training, best, w, cell)
+        titles = candidates.titles()
+        return _rows(name, variables.resident, spectrum.training.rows[best],
+                     [titles[number] for number in chosen], -changes[best],
+                     effects[np.arange(len(best)), chosen])
 
     def _live(self, name, variables, dq_dp, dcell_dp, n, intervention, options,
               method) -> list[list]:
@@ -135,8 +139,9 @@ class Ranker:
             directions = [self._solve(resident, X, y, g, sample, options) for g in directions]
         changes = gradient_dot(resident.model, resident.theta, X, y, directions[0])
         effects = gradient_dot(resident.model, resident.theta, X, y, directions[1])
-        best = _best(-changes, None, n)
-        return _rows(name, resident, numbers, intervention, -changes, effects[best[0]], best)
+        best = top_k(-changes, n)
+        return _rows(name, resident, numbers[best], [DELETE] * len(best), -changes[best],
+                     effects[best])
 
     def _solve(self, resident, X, y, gradient, sample, options) -> np.ndarray:
         if not gradient.any():
@@ -216,44 +221,16 @@ def weights(spectrum: Spectrum, options: dict) -> tuple[int, np.ndarray]:
     return k, filter_weights(spectrum.row.eigenvalues[:k], name, damping)
 
 
-def _changes(resident: Resident, spectrum: Spectrum, k: int, w, c, intervention: str,
-             only: np.ndarray | None = None):
-    """(changes, candidate classes or None): (n,) for delete, (n, R) for relabellings."""
-    training = spectrum.training
-    rows = slice(None) if only is None else only
-    candidates = candidate_classes(intervention, resident.row.classes)
-    if candidates is None:
-        return deletion_changes(training.A[rows, :k], w, c), None
-    labels = training.labels[rows]
-    changes = relabel_changes(training.J[rows][:, :, :k], labels, w, c)
-    changes[np.arange(len(labels)), labels] = np.inf   # to keep its label is no intervention
-    return changes, candidates
-
-
-def _best(scores: np.ndarray, candidates: np.ndarray | None, n: int
-          ) -> tuple[np.ndarray, np.ndarray | None]:
-    """The best rows, and for relabellings the class of each."""
-    if candidates is None:
-        return top_k(scores, n), None
-    allowed = scores[:, candidates].reshape(-1)
-    order = top_k(allowed, n)
-    order = order[allowed[order] > -np.inf]
-    return order // len(candidates), candidates[order % len(candidates)]
-
-
-def _rows(name: str, resident: Resident, numbers: np.ndarray, intervention: str,
-          scores: np.ndarray, effects: np.ndarray, best) -> list[list]:
-    rows, labels = best
-    keys, classes = resident.learned.keys, resident.row.classes
+def _rows(name: str, resident: Resident, numbers: np.ndarray, interventions: list[str],
+          scores: np.ndarray, effects: np.ndarray) -> list[list]:
+    """The answer's rows. numbers: which of the learned rows, best first; the others beside it."""
+    keys, integers = resident.learned.keys, resident.learned.integer_keys
     result = []
-    for position, row in enumerate(rows.tolist()):
-        key = keys[numbers[row]]
-        at = (row,) if labels is None else (row, labels[position])
-        effect = effects[position] if labels is None or effects.ndim == 1 else (
-            effects[position, labels[position]])
-        result.append([position + 1, name, int(key) if resident.learned.integer_keys else None,
-                       key, intervention if labels is None else relabel(classes[labels[position]]),
-                       float(scores[at]), float(effect)])
+    found = zip(numbers.tolist(), interventions, scores.tolist(), effects.tolist(), strict=True)
+    for rank, (number, intervention, score, effect) in enumerate(found, 1):
+        key = keys[number]
+        result.append([rank, name, int(key) if integers else None, key, intervention, score,
+                       effect])
     return result
 
 

@@ -45,6 +45,20 @@ class Training:
 
 
 @dataclass
+class Repair:
+    """A feature repair of the training rows, projected under one spectrum.
+
+    at: (n',) positions in `Training.rows` (ascending) of the rows that it changes; A: (n', m)
+    float32, a_z' of the row with its new features and its own label (0 where it removes the row).
+    """
+
+    number: int
+    name: str
+    at: np.ndarray
+    A: np.ndarray
+
+
+@dataclass
 class Spectrum:
     """One spectrum with its projections."""
 

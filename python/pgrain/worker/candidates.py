@@ -1,0 +1,103 @@
+"""What a ranking may propose for a training row, and the change of q by the best of it.
+
+One row of the answer is one training row with its best intervention: the deletion, the best of its
+R - 1 other labels, the best of the model's feature repairs, or the best of all of these (``any``).
+The best of a row is found without listing what is not: the changes are folded into one minimum a
+row; which intervention it was is worked out for the few rows that are returned.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from pgrain.errors import InvalidArgument
+from pgrain.influence.scores import deletion_changes, relabel_changes, replacement_changes
+from pgrain.intervention.edits import ANY, DELETE, RELABEL, label_of, relabel
+from pgrain.worker.resident import Repair, Training
+
+
+@dataclass
+class Candidates:
+    """The interventions that one ranking is over.
+
+    delete: deletions; classes: numbers of the classes to relabel to; repairs: precomputed feature
+    repairs; names: all classes of the model.
+    """
+
+    delete: bool
+    classes: np.ndarray
+    repairs: Sequence[Repair]
+    names: list[str]
+
+    @staticmethod
+    def of(intervention: str, classes: list[str], repairs: Sequence[Repair]) -> Candidates:
+        """What an intervention's name stands for; 22023 if it is none.
+
+        repairs: those that could be ranked now (only ``any`` and their own names ask for them).
+        """
+        none = np.zeros(0, np.int64)
+        if intervention == DELETE:
+            return Candidates(True, none, (), classes)
+        if intervention == RELABEL:
+            return Candidates(False, np.arange(len(classes)), (), classes)
+        if intervention == ANY:
+            return Candidates(True, np.arange(len(classes)), repairs, classes)
+        if label_of(intervention) in classes:
+            return Candidates(False, np.array([classes.index(label_of(intervention))]), (), classes)
+        found = [repair for repair in repairs if repair.name == intervention]
+        if found:
+            return Candidates(False, none, found, classes)
+        own = "".join(f", {repair.name!r}" for repair in repairs)
+        raise InvalidArgument(f'no such intervention: "{intervention}"',
+                              hint="Interventions are 'delete', 'relabel' (the best label of each "
+                                   "row), 'any' (the best intervention of each row)"
+                                   f"{own} and 'relabel:<class>' with one of {', '.join(classes)}.")
+
+    def least(self, training: Training, w: np.ndarray, c: np.ndarray) -> np.ndarray:
+        """The smallest change of q for each row: (n,) float32, +inf for a row that nothing of this
+        changes. w, c: (k,), k at most the stored pairs."""
+        best = np.full(len(training.rows), np.inf, np.float32)
+        if self.delete:
+            best = deletion_changes(training.A[:, :len(w)], w, c)
+        if len(self.classes):
+            # By columns: a minimum along a short last axis takes ten times as long.
+            by_class = np.ascontiguousarray(self._labels(training, slice(None), w, c).T)
+            np.minimum(best, np.minimum.reduce(by_class, axis=0), out=best)
+        for repair in self.repairs:
+            changes = replacement_changes(training.A[repair.at, :len(w)], repair.A[:, :len(w)],
+                                          w, c)
+            best[repair.at] = np.minimum(best[repair.at], changes)
+        return best
+
+    def columns(self, training: Training, at: np.ndarray, w: np.ndarray,
+                c: np.ndarray) -> np.ndarray:
+        """The change of q for the rows `at` by each intervention, in the order of `titles`:
+        (len(at), number of interventions), +inf where one does not change the row."""
+        parts = []
+        if self.delete:
+            parts.append(deletion_changes(training.A[at, :len(w)], w, c)[:, None])
+        if len(self.classes):
+            parts.append(self._labels(training, at, w, c))
+        for repair in self.repairs:
+            place = np.searchsorted(repair.at, at).clip(max=max(len(repair.at) - 1, 0))
+            there = (repair.at[place] == at) if len(repair.at) else np.zeros(len(at), bool)
+            changes = np.full(len(at), np.inf, np.float32)
+            changes[there] = replacement_changes(
+                training.A[at[there], :len(w)], repair.A[place[there], :len(w)], w, c)
+            parts.append(changes[:, None])
+        return np.concatenate(parts, axis=1)
+
+    def titles(self) -> list[str]:
+        """The interventions' names, a column of `columns` each."""
+        return ([DELETE] * self.delete + [relabel(self.names[number]) for number in self.classes]
+                + [repair.name for repair in self.repairs])
+
+    def _labels(self, training: Training, at, w, c) -> np.ndarray:
+        labels = training.labels[at]
+        J = training.J[at]
+        changes = relabel_changes(J, labels, w, c)
+        changes[np.arange(len(labels)), labels] = np.inf   # to keep its label is no intervention
+        return changes if len(self.classes) == len(self.names) else changes[:, self.classes]
