@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from pgrain.complaint.grammar import check_supported, parse
-from pgrain.errors import ComplaintSyntax, UnsupportedOperator
+from pgrain.complaint.grammar import parse
+from pgrain.errors import ComplaintSyntax
 
 GOOD = [
     # text, column, operator, target, where
@@ -64,10 +64,3 @@ def test_refuses_and_says_why(text: str, word: str) -> None:
     assert raised.value.sqlstate == "42601"
     assert word in raised.value.detail.lower() or word in raised.value.detail
     assert raised.value.hint
-
-
-@pytest.mark.parametrize("text", ["no row", "a row WHERE n = 1"])
-def test_complaints_about_rows_are_refused_by_name(text: str) -> None:
-    with pytest.raises(UnsupportedOperator) as raised:
-        check_supported(parse(text))
-    assert raised.value.sqlstate == "0A000"

@@ -7,6 +7,7 @@ the complaint's WHERE all run here, as the calling user and in the caller's snap
 from __future__ import annotations
 
 import json
+import re
 import struct
 
 from pgrain.backend import session
@@ -24,6 +25,9 @@ from pgrain.wire.identity import pack_value
 
 _KNOWN_PLANS = 64
 UNKNOWN_PLAN = "PG001"   # the worker has restarted or forgotten this plan
+NEEDS_ROWS = "PG002"     # a complaint about rows needs a plan that knows their presence
+# A guess that saves a round: the worker, which reads the grammar, has the last word (NEEDS_ROWS).
+_ABOUT_ROWS = re.compile(r"\b(no|a)\s+row\b", re.IGNORECASE)
 _OPTIONS = {"method", "k", "damping", "filter", "normalize", "verify"}
 
 
@@ -115,32 +119,37 @@ def _evaluate(plpy, text: str, complaints: list[str], options: dict) -> dict:
     if environment.pop("strings") != "on":
         raise InvalidArgument("standard_conforming_strings is off",
                               hint="SET standard_conforming_strings = on.")
-    key = (text, explained, environment["path"], environment["role"])
-    state = session.STATE
-    for attempt in range(2):
+    state, rows = session.STATE, any(_ABOUT_ROWS.search(complaint) for complaint in complaints)
+    for _ in range(3):
+        key = (text, explained, environment["path"], environment["role"], rows)
         plan = state.plans.get(key)
         models = {name: session.model_facts(plpy, name) for name in (plan or {}).get("models", ())}
         if (plan is None or plan["versions"] != {n: m.version for n, m in models.items()}
                 or plan["print"] != _fingerprint(plpy, plan)):
-            plan, models = _plan(plpy, text, explained, environment)
+            plan, models = _plan(plpy, text, explained, environment, rows)
             state.plans[key] = plan
             if len(state.plans) > _KNOWN_PLANS:
                 state.plans.popitem(last=False)
         try:
             return _capture(plpy, plan, models, complaints, options)
         except PgrainError as error:
-            if error.sqlstate != UNKNOWN_PLAN or attempt:
+            if error.sqlstate == NEEDS_ROWS and not rows:
+                rows = True
+            elif error.sqlstate == UNKNOWN_PLAN:
+                del state.plans[key]
+            else:
                 raise
-            del state.plans[key]
-    raise AssertionError("unreachable")
+    raise PgrainError("the worker forgets plans as they are made", hint="Try again.")
 
 
-def _plan(plpy, text: str, explained: str, environment: dict) -> tuple[dict, dict]:
+def _plan(plpy, text: str, explained: str, environment: dict, about_rows: bool
+          ) -> tuple[dict, dict]:
     """Ask the worker for the capture; answer its questions about catalogs and models."""
     models, probes = {}, {}
     while True:
         answer, _ = session.call(plpy, "plan", {
             "query": text, "explain": explained, **environment, "probes": probes,
+            "rows": about_rows,
             "models": {name: _facts(model) for name, model in models.items()}})
         if "capture" in answer:
             plan = {**answer, "models": list(models),
@@ -272,12 +281,18 @@ def _verify(plpy, evaluation: dict) -> None:
 
 
 def _match(plpy, evaluation: dict, number: int, where: bool) -> list[int] | None:
-    """The output rows that a complaint is about; None for all."""
+    """The output rows that a complaint is about; None for all.
+
+    If no row of the result meets its WHERE, those that are possible but absent may.
+    """
     if not where:
         return None
-    answer, _ = session.call(plpy, "match", {"evaluation": evaluation["evaluation"],
-                                             "complaint": number})
-    rows = fetch_all(plpy, prepared(plpy, answer["sql"], "jsonb"), [answer["output"]])
+    for absent in (False, True):
+        answer, _ = session.call(plpy, "match", {"evaluation": evaluation["evaluation"],
+                                                 "complaint": number, "absent": absent})
+        rows = fetch_all(plpy, prepared(plpy, answer["sql"], "jsonb"), [answer["output"]])
+        if len(rows) or not answer["more"]:
+            break
     return [row["output_row"] for row in rows]
 
 

@@ -15,14 +15,15 @@ from dataclasses import dataclass
 
 from sqlglot import exp
 
-from pgrain.errors import ComplaintSyntax, PgrainError, UnsupportedOperator
+from pgrain.errors import ComplaintSyntax, PgrainError
 from pgrain.plan.dialect import parse_expression
 from pgrain.plan.expression import MODEL_FUNCTIONS, OWN_SCHEMA
 from pgrain.plan.lexer import Token, string_value, tokenize
 
 OPERATORS = ("<=", "<", ">=", ">", "=")
 _ALLOWED = ("Write <column> <=, <, >=, > or = <number or 'text'>, <column> too high, "
-            "<column> too low, each with an optional WHERE <condition on output columns>.")
+            "<column> too low, no row, or a row, each with an optional WHERE <condition on output "
+            "columns>.")
 
 
 @dataclass(frozen=True)
@@ -84,13 +85,6 @@ def parse(text: str) -> Complaint:
         raise _unreadable(text, f'"{rest[0].value}" is not one of {", ".join(OPERATORS)}')
     sign = rest[0].value[len(operator):]
     return Complaint(column, operator, _target(text, sign, rest[1:]), where, text)
-
-
-def check_supported(complaint: Complaint) -> None:
-    """0A000 for complaints about whole rows."""
-    if complaint.column is None:
-        raise UnsupportedOperator(f'the complaint "{complaint.operator}" is not supported yet',
-                                  hint="Complain about a count, as in \"n <= 0\".")
 
 
 def _target(text: str, sign: str, tokens: list[Token]) -> float | str:

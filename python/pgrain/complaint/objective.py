@@ -6,9 +6,13 @@ s = max(|v - t|, 1) and sign sigma = sign(v - t):
 - a violated ``<=``, ``>=``, ``<``, ``>`` or ``=`` adds sigma r / s; a met one adds nothing, and a
   note says so (a strict one is met only strictly: at v = t it pushes away from t);
 - ``too high`` adds r / max(|v|, 1), ``too low`` -r / max(|v|, 1);
-- ``= 'text'`` adds -log P(the row is there and the cell shows the text).
+- ``= 'text'`` adds -log P(the row is there and the cell shows the text);
+- ``no row`` adds -log P(row absent) for each row that it matches;
+- ``a row`` adds -log(1 - product of P(row absent)) over the rows that it matches: with one row,
+  -log P(row present); with several, one of them is enough.
 
-The direction comes from the value, the slope from the relaxed value.
+The direction comes from the value, the slope from the relaxed value. Comparisons and texts may be
+about a row that is possible but not in the result; there a count is 0 and other numbers are NULL.
 """
 
 from __future__ import annotations
@@ -19,10 +23,11 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from pgrain.complaint.grammar import Complaint, check_supported
+from pgrain.complaint.grammar import Complaint
 from pgrain.errors import InvalidArgument, UndefinedColumn
 from pgrain.provenance.circuit import Circuit
 from pgrain.provenance.output import Output
+from pgrain.provenance.presence import ABSENT
 
 # Below this a probability is taken for this much, so that -log and its slope stay finite. Through
 # the softmax the slope is bounded, J^T (p - e_t), as long as 1/p times p is 1: hence far below what
@@ -30,8 +35,8 @@ from pgrain.provenance.output import Output
 LEAST_PROBABILITY = 1e-300
 
 
-def complained_column(complaint: Complaint, circuit: Circuit) -> int:
-    """Number of the output column a complaint names.
+def complained_column(complaint: Complaint, circuit: Circuit) -> int | None:
+    """Number of the output column a complaint names; None for a complaint about rows.
 
     Raises
     ------
@@ -40,7 +45,8 @@ def complained_column(complaint: Complaint, circuit: Circuit) -> int:
     InvalidArgument
         22023: named twice, or it does not depend on the model.
     """
-    check_supported(complaint)
+    if complaint.column is None:
+        return None
     names = [c.name for c in circuit.columns]
     found = [i for i, name in enumerate(names) if name == complaint.column]
     listed = "The output columns are: " + ", ".join(f'"{n}"' for n in names) + "."
@@ -71,7 +77,8 @@ class Objective:
         The circuit on predicted classes and on `P`.
     matched : list of list of int
         For each complaint the output rows (numbers as in `Output.match_json`) that its WHERE
-        selects; for one without WHERE all present rows (`all_rows`).
+        selects: of those in the result, or, if there is none, of the possible ones. For one
+        without WHERE: `all_rows`.
     P : dict
         Model name -> (V, R) probabilities.
 
@@ -101,12 +108,17 @@ class Objective:
     def __post_init__(self):
         for complaint, rows in zip(self.complaints, self.matched, strict=True):
             column = complained_column(complaint, self.circuit)
-            if not len(rows):
-                raise self._nothing_matched(complaint)
+            rows = [int(row) for row in rows]
             for row in rows:
                 if not 0 <= row < len(self.value.present):
                     raise InvalidArgument(f"there is no output row {row}")
-                self._cell(complaint, int(row), column)
+            if column is None:
+                self._row_complaint(complaint, rows)
+                continue
+            if not rows:
+                raise self._nothing_matched(complaint)
+            for row in rows:
+                self._cell(complaint, row, column)
 
     def gradient(self) -> dict[str, np.ndarray]:
         """dq/dP, (V, R) float64 for each model."""
@@ -115,9 +127,62 @@ class Objective:
     def effect_gradient(self) -> dict[str, np.ndarray]:
         """Gradient of the first complained cell's relaxed value alone.
 
-        For a text target it is that of the probability that the cell shows the text.
+        For a text target it is that of the probability that the cell shows the text, for a
+        complaint about rows that of the probability that the first row is there.
         """
-        return self.circuit.gradient(self.P, {self.first: 1.0})
+        if self.first is None:
+            return {model: np.zeros_like(p) for model, p in self.P.items()}
+        weight = 1.0
+        if self.first[1] == ABSENT:      # P(present) = 1 - exp(log P(absent))
+            weight = -math.exp(self.circuit.log_absent(self.P, [self.first[0]])[0])
+        return self.circuit.gradient(self.P, {self.first: weight})
+
+    def _row_complaint(self, complaint: Complaint, rows: list[int]) -> None:
+        """``no row``: each present row of `rows` should be absent; ``a row``: one should be there.
+        """
+        present = [row for row in rows if self.value.present[row]]
+        if complaint.operator == "no row":
+            rows = present
+            if not rows:
+                self.notes.append(f'"{complaint.text}" is met (no output row matches)')
+        elif not rows:
+            raise self._nothing_matched(complaint)
+        if not rows:
+            return
+        if self.first is None:
+            self.first = (rows[0], ABSENT)
+        if complaint.operator == "a row" and present:
+            self._note(complaint, present[0], "is met")
+            return
+        logs = self.circuit.log_absent(self.P, rows)
+        if complaint.operator == "no row":
+            for row, log_absent in zip(rows, logs.tolist(), strict=True):
+                if log_absent == -math.inf:
+                    raise self._certain(complaint, row, "in")
+                self._violated_row(complaint, row, log_absent, -1.0, -log_absent)
+            return
+        total = float(logs.sum())
+        if total == 0.0:
+            raise self._certain(complaint, rows[0], "never in")
+        # -log(1 - e^total), whose slope is 1 / (e^-total - 1); at least LEAST_PROBABILITY.
+        there = max(-math.expm1(total), LEAST_PROBABILITY)
+        slope = math.exp(total) / there
+        for row, log_absent in zip(rows, logs.tolist(), strict=True):
+            self._violated_row(complaint, row, log_absent, slope, -math.log(there) / len(rows))
+
+    def _violated_row(self, complaint, row, log_absent, weight, q) -> None:
+        key = (row, ABSENT)
+        self.violated += 1
+        self.q += q
+        self.weights[key] = self.weights.get(key, 0.0) + weight
+        p = -math.expm1(log_absent)
+        self._note(complaint, row, f"is violated (there with probability {p:g})")
+
+    def _certain(self, complaint: Complaint, row: int, where: str) -> InvalidArgument:
+        return InvalidArgument(
+            f"output row {row + 1} is {where} the result, whatever is predicted",
+            detail=f'The complaint is "{complaint.text}".',
+            hint="Complain about one of its numbers, or choose other rows with WHERE.")
 
     def _cell(self, complaint: Complaint, row: int, column: int) -> None:
         if isinstance(complaint.target, str):
@@ -130,10 +195,13 @@ class Objective:
                 hint=f"Write {complaint.column} = 'text'.")
         v, r = float(self.value.numbers[row, column]), float(self.relaxed.numbers[row, column])
         if math.isnan(v) or math.isnan(r):
+            absent = not self.value.present[row]
             raise InvalidArgument(
                 f'the cell "{complaint.column}" of output row {row + 1} is NULL',
-                detail=f'The complaint is "{complaint.text}"; there is no value to move.',
-                hint="Choose other rows with WHERE, or complain about a count.")
+                detail=f'The complaint is "{complaint.text}"; there is no value to move.'
+                       + (" The row is possible, but not in the result." if absent else ""),
+                hint="Choose other rows with WHERE, or complain about a count"
+                     + (", or that there should be \"a row\"." if absent else "."))
         key = (row, column)
         if self.first is None:
             self.first = key
@@ -194,12 +262,16 @@ class Objective:
         absent = int((~self.value.present).sum())
         hint = "Look at the query's output, or leave WHERE out."
         if absent:
-            hint += (f" {absent} more rows are possible but not in the result: "
-                     "pgrain.provenance(query, include_absent => true) shows them.")
+            hint = (f"{absent} more rows are possible but not in the result, and none of them "
+                    "matches either: pgrain.provenance(query, include_absent => true) shows them.")
         return InvalidArgument(f'no output row matches the complaint "{complaint.text}"',
                                hint=hint)
 
 
-def all_rows(value: Output) -> list[int]:
-    """The rows that a complaint without WHERE is about."""
-    return np.flatnonzero(value.present).tolist()
+def all_rows(value: Output, complaint: Complaint | None = None) -> list[int]:
+    """The rows that a complaint without WHERE is about: those in the result; for ``a row`` where
+    there is none, all that are possible."""
+    rows = np.flatnonzero(value.present).tolist()
+    if not rows and complaint is not None and complaint.operator == "a row":
+        return list(range(len(value.present)))
+    return rows

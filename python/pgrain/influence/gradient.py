@@ -29,9 +29,12 @@ def _reverse(model: Model, theta, X, cotangent):
 def logit_cotangent(p: np.ndarray, dq_dp: np.ndarray) -> np.ndarray:
     """dq/dlogits = p (g - <p, g>), (V, R) float64.
 
-    In float64: in float32 the component of a confidently predicted class cancels to nothing.
+    In float64: in float32 the component of a confidently predicted class cancels to nothing. A
+    constant added to a row of g changes nothing, since p sums to 1; with that of the likeliest
+    class taken off, a slope of 1 / (1 - p) there (a row that is almost sure) does not cancel.
     """
     p, g = np.asarray(p, np.float64), np.asarray(dq_dp, np.float64)
+    g = g - np.take_along_axis(g, p.argmax(axis=1)[:, None], 1)
     return p * (g - (p * g).sum(axis=1, keepdims=True))
 
 

@@ -17,6 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from pgrain.influence.gradient import logit_cotangent
 from pgrain.models.batches import fitting, pad, padded
 from pgrain.models.registry import Model
 
@@ -74,8 +75,7 @@ def objective_projection(p: np.ndarray, J: np.ndarray, dq_dp: np.ndarray) -> np.
     the probabilities. d p_j = p_j (d logit_j - sum_i p_i d logit_i), hence
     c = sum_v J_v^T [p (g - <p, g>)]. Accumulated in float64, in blocks that stay in the cache.
     """
-    g, p = np.asarray(dq_dp, np.float64), np.asarray(p, np.float64)
-    cotangent = p * (g - (p * g).sum(axis=1, keepdims=True))
+    cotangent = logit_cotangent(p, dq_dp)
     c = np.zeros(J.shape[2])
     for start in range(0, len(J), 256):
         u = cotangent[start: start + 256].reshape(-1)

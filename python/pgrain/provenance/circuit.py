@@ -9,6 +9,7 @@ from pgrain.provenance.groups import Groups
 from pgrain.provenance.joint import extend
 from pgrain.provenance.lineage import Lineage
 from pgrain.provenance.output import Output
+from pgrain.provenance.presence import ABSENT, presence
 from pgrain.provenance.rows import Rows
 
 
@@ -36,6 +37,9 @@ class Circuit:
             self.gates = Rows(annotated, lineage, [c.numeric for c in self.columns])
         else:
             self.gates = Groups(annotated, lineage)
+        # Without GROUP BY there is always one row.
+        self.always = not self.by_row and not self.gates.grouped
+        self._presence = None
 
     def value(self, predicted: dict[str, np.ndarray], P: dict | None = None) -> Output:
         """The output on predicted classes: what PostgreSQL returns; `P` changes nothing here.
@@ -58,11 +62,28 @@ class Circuit:
     def gradient(self, P: dict[str, np.ndarray], weights: dict) -> dict[str, np.ndarray]:
         """d(sum of weight x relaxed cell)/dP, (V, R) float64 for each model.
 
-        Keys of `weights` are (row, column) for a relaxed cell, or (row, column, text) for the
-        probability that the cell is there and shows `text`; columns by number.
+        Keys of `weights` are (row, column) for a relaxed cell, (row, column, text) for the
+        probability that the cell is there and shows `text`, or (row, ABSENT) for `log_absent`;
+        columns by number.
         """
-        result = self.gates.gradient(self._probabilities(P), weights)
+        extended = self._probabilities(P)
+        absent = {key[0]: weight for key, weight in weights.items() if key[1] == ABSENT}
+        cells = {key: weight for key, weight in weights.items() if key[1] != ABSENT}
+        result = self.gates.gradient(extended, cells)
+        if absent and not self.always:
+            result += self._rows_there().gradient(extended, absent)
         return {self.model: result[:-1, :-1]}
+
+    def log_absent(self, P: dict[str, np.ndarray], rows: list[int]) -> np.ndarray:
+        """(len(rows),) log of the probability that each row is not in the output."""
+        if self.always:
+            return np.full(len(rows), -np.inf)
+        return self._rows_there().log_absent(self._probabilities(P), rows)
+
+    def _rows_there(self):
+        if self._presence is None:
+            self._presence = presence(self.lineage, self.by_row)
+        return self._presence
 
     def probability(self, P: dict[str, np.ndarray], row: int, column: int, text: str) -> float:
         """Probability that the row is in the output and its `column` shows `text`."""
@@ -104,7 +125,7 @@ class Circuit:
             for column, scale in self.gates.scales(forward).items():
                 scales[:, column] = scale
         present = probability > 0.5
-        if not self.by_row and not self.gates.grouped:
+        if self.always:
             present = np.ones(n_rows, bool)
         if not self.by_row and hard:
             nothing = ~present

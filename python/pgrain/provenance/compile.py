@@ -129,6 +129,13 @@ class Capture:
 
     nested_loops = True      # whether PostgreSQL may join by them
 
+    @property
+    def knows_rows(self) -> bool:
+        """Whether the circuit knows the probability that a row is there (`Circuit.log_absent`)."""
+        annotated = self.annotated
+        return (annotated.by_row or len(annotated.slots) == 1
+                or not annotated.query.select.grouped)
+
     def render(self, circuit: Circuit) -> list[str]:
         """Lines of the annotated plan."""
         return [*(f"note: {note}" for note in self.notes), *render(self, circuit.lineage)]
@@ -143,7 +150,7 @@ class Capture:
 
 
 def compile(query: str, explain, models: dict[str, ModelFacts],
-            probes: dict[str, ProbeResult]) -> Probes | Capture:
+            probes: dict[str, ProbeResult], rows: bool = False) -> Probes | Capture:
     """The capture of `query`, or what must be asked first.
 
     Parameters
@@ -156,6 +163,8 @@ def compile(query: str, explain, models: dict[str, ModelFacts],
         `ModelFacts` of the models asked for so far; unknown ones are the caller's error (42704).
     probes : dict
         Answers of the SQL asked for so far.
+    rows : bool
+        There are complaints about rows: the circuit must know their presence (`knows_rows`).
 
     Raises
     ------
@@ -164,7 +173,10 @@ def compile(query: str, explain, models: dict[str, ModelFacts],
     """
     facts = read_explain(explain)
     try:
-        return _compile_join(query, facts, models, probes)
+        made = _compile_join(query, facts, models, probes)
+        if isinstance(made, Probes) or made.knows_rows or not rows:
+            return made
+        raise UnsupportedOperator("the presence of groups over two predictions")
     except UnsupportedOperator:
         # Not one SELECT of the factorising kind; what the other cannot do either, it names.
         return compile_network(query, facts, models, probes,

@@ -32,6 +32,7 @@ EVALUATIONS = 4
 NOTICES = 5
 STAMP_TABLES = 64
 UNKNOWN_PLAN = "PG001"
+NEEDS_ROWS = "PG002"     # the plan's circuit does not know the presence of rows; plan with `rows`
 
 
 @dataclass
@@ -72,7 +73,8 @@ class Complaints:
         models = {name: ModelFacts(name=name, **facts)
                   for name, facts in params["models"].items()}
         probes = {name: ProbeResult(**result) for name, result in params["probes"].items()}
-        made = compile(params["query"], json.loads(params["explain"]), models, probes)
+        made = compile(params["query"], json.loads(params["explain"]), models, probes,
+                       params["rows"])
         if isinstance(made, Probes):
             return {"need_models": list(made.models), "need_probes": dict(made.sql)}, []
         versions = {name: facts.version for name, facts in models.items()}
@@ -104,6 +106,8 @@ class Complaints:
         if plan is None:
             raise PgrainError("the worker does not know this plan any more", sqlstate=UNKNOWN_PLAN)
         complaints = [parse(text) for text in params["complaints"]]
+        if not plan.capture.knows_rows and any(c.column is None for c in complaints):
+            raise PgrainError("the plan knows no rows", sqlstate=NEEDS_ROWS)
         options = params["options"]
         rows = _rows(params["rows"], blobs)
         if params["stamps"]:
@@ -190,17 +194,21 @@ class Complaints:
         return {}, []
 
     def match(self, state: dict, params: dict, blobs: list) -> tuple:
-        """The statement that evaluates a complaint's WHERE over the output rows, and those rows."""
+        """The statement that evaluates a complaint's WHERE over the output rows, and those rows;
+        with `absent`, over the rows that are possible but not in the result."""
         evaluation = _evaluation(state, params)
         complaint = evaluation.complaints[params["complaint"]]
-        return {"sql": evaluation.value.match_sql(complaint.where),
-                "output": evaluation.value.match_json()}, []
+        value, absent = evaluation.value, params.get("absent", False)
+        more = complaint.operator != "no row" and not absent and not value.present.all()
+        return {"sql": value.match_sql(complaint.where), "more": more,
+                "output": value.match_json(absent)}, []
 
     def rank(self, state: dict, params: dict, blobs: list) -> tuple:
         """Ranked rows [rank, model, train_id, train_key, intervention, score, effect]."""
         evaluation = _evaluation(state, params)
-        matched = [all_rows(evaluation.value) if rows is None else rows
-                   for rows in params["matches"]]
+        matched = [all_rows(evaluation.value, complaint) if rows is None else rows
+                   for complaint, rows in zip(evaluation.complaints, params["matches"],
+                                              strict=True)]
         objective = Objective(evaluation.complaints, evaluation.circuit, evaluation.value,
                               evaluation.relaxed, matched,
                               {name: v.p for name, v in evaluation.variables.items()})

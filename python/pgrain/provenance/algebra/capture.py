@@ -48,6 +48,8 @@ class NetworkCapture:
     stamps: list[Stamped] = field(default_factory=list)
     stamped_sql: str | None = None
 
+    knows_rows = True        # the circuit knows the probability that a row is there
+
     def fetch_sql(self, model: str) -> str:
         """SQL for (digest, value) of the feature values whose digest is in ``$2`` (bytea[])."""
         facts, parts = self.models[model], []

@@ -10,8 +10,10 @@ from scipy.sparse import coo_matrix, csr_matrix
 from pgrain.errors import InvalidArgument
 from pgrain.provenance.algebra import comparisons
 from pgrain.provenance.algebra.assemble import Assembly
+from pgrain.provenance.algebra.presence import Presence
 from pgrain.provenance.algebra.small_gates import Disjoint
 from pgrain.provenance.output import RELATIVE, RELATIVE_PROBABILITY, Output
+from pgrain.provenance.presence import ABSENT
 
 
 class NetworkCircuit:
@@ -48,6 +50,7 @@ class NetworkCircuit:
                         for column, option in self.options.items()
                         if self.columns[column].numeric}
         self.network = self.wiring.network()
+        self._presence = Presence(self.network)
         self.relative = RELATIVE_PROBABILITY if any(
             slot.mode == "proba" for slot in self.program.slots) else RELATIVE
 
@@ -126,14 +129,16 @@ class NetworkCircuit:
     def gradient(self, P: dict[str, np.ndarray], weights: dict) -> dict[str, np.ndarray]:
         """d(sum of weight x relaxed cell)/dP, (V, R) float64 for each model.
 
-        Keys of `weights` are (row, column) for a relaxed cell, or (row, column, text) for the
-        probability that the cell is there and shows `text`.
+        Keys of `weights` are (row, column) for a relaxed cell, (row, column, text) for the
+        probability that the cell is there and shows `text`, or (row, ABSENT) for `log_absent`.
         """
         state = self._forward(P, P, False)
-        dP, dX = np.zeros(self.network.n_p), np.zeros(self.network.n_x)
+        dP, dX, silent = np.zeros(self.network.n_p), np.zeros(self.network.n_x), {}
         for key, weight in weights.items():
             row, column = key[:2]
-            if len(key) == 3:
+            if column == ABSENT:
+                self._presence.add(state, int(self.present[row]), weight, dP, silent)
+            elif len(key) == 3:
                 np.add.at(dP, self._literals(row, column, key[2]), weight)
             elif column in self.cells:
                 dX[self.cells[column][row]] += weight
@@ -144,7 +149,13 @@ class NetworkCircuit:
                 if n[row] > 0:
                     slope = (self.numeric[column][mine] - total[row] / n[row]) / n[row]
                     np.add.at(dP, literal[mine], weight * slope)
-        return self._split(self.network.backward(state, dP, dX))
+        return self._split(self.network.backward(state, dP, dX, silent=silent))
+
+    def log_absent(self, P: dict[str, np.ndarray], rows: list[int]) -> np.ndarray:
+        """(len(rows),) log of the probability that each row is not in the output."""
+        state = self._forward(P, P, False)
+        return np.array([self._presence.log_absent(state, int(self.present[row]))
+                         for row in rows], float)
 
     def probability(self, P: dict[str, np.ndarray], row: int, column: int, text: str) -> float:
         """Probability that the row is in the output and its `column` shows `text`."""

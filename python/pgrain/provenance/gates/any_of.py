@@ -26,6 +26,7 @@ from pgrain.provenance.gates.kernels import add_at, distinct, ranges
 from pgrain.provenance.gates.network import Gradient, Layer, State, three_edges
 
 STATES = 4096             # joint classes that a component is conditioned on, at most
+LARGEST_LOG = 690.0       # exp of it is finite: no factor is less likely silent than 1e-300
 TERMS = 4_000_000         # copies of events that conditioning may make at each depth
 
 
@@ -75,6 +76,12 @@ class AnyOf(Layer):
         d = grad.P[self.out:self.out + 3 * self.n].reshape(self.n, 3).copy()
         if d.any():
             self.core.backward(state.P, state.saved[self], d[:, 0], d[:, 1], d[:, 2], grad.P)
+        if self in grad.silent:
+            self.core.backward_silent(state.P, state.saved[self], grad.silent[self], grad.P)
+
+    def log_silent(self, state: State) -> np.ndarray:
+        """(n,) log(1 - P[true]), a sum over factors: thousands of them do not underflow."""
+        return state.saved[self][2]
 
     def edges(self) -> tuple[np.ndarray, np.ndarray]:
         term, column = np.nonzero(self.literals)
@@ -160,6 +167,17 @@ class _Disjunction:
         self.blocks.backward(P, d, out)
         if self.joint is not None:
             self.joint.backward(P, inner, d_t[n:], 0.0 if d_u is None else d_u[n:], out)
+
+    def backward_silent(self, P, saved, d_silent, out):
+        """Add to `out` the gradient of sum(d_silent * log(1 - true)): one factor's share in a sum
+        of logs hangs on no other factor."""
+        log_silent, inner = saved[0], saved[4]
+        d_t = -d_silent[self.group] * np.exp(np.minimum(-log_silent, LARGEST_LOG))
+        n, block = self.blocks.n, self.blocks.block
+        d = d_t[:n] if self.blocks.single else d_t[:n][block]
+        self.blocks.backward(P, np.where(self.known, d, 0.0), out)
+        if self.joint is not None:
+            self.joint.backward(P, inner, d_t[n:], 0.0, out)
 
     def _others(self, logs, total):
         """For each factor, the product of the group's other factors."""

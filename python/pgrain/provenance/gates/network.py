@@ -39,11 +39,16 @@ class State:
 
 @dataclass(eq=False)
 class Gradient:
-    """Derivatives of one number with respect to a `State`'s vectors, of the same shapes."""
+    """Derivatives of one number with respect to a `State`'s vectors, of the same shapes.
+
+    silent: layer -> (n,), with respect to log(1 - P[true]) of its groups, for layers that know it
+    without cancellation or underflow (`AnyOf.log_silent`).
+    """
 
     P: np.ndarray
     X: np.ndarray
     K: np.ndarray
+    silent: dict = field(default_factory=dict)
 
 
 class Layer:
@@ -136,12 +141,14 @@ class Network:
             layer.forward(state)
         return state
 
-    def backward(self, state: State, dP=None, dX=None, dK=None) -> np.ndarray:
+    def backward(self, state: State, dP=None, dX=None, dK=None, silent=None) -> np.ndarray:
         """(given,) gradient of sum(dP * P) + sum(dX * X) + sum(dK * K).
 
-        Each weight is None, an array of the vector's length, or (indices, values).
+        Each weight is None, an array of the vector's length, or (indices, values); `silent` as in
+        `Gradient`.
         """
-        grad = Gradient(_dense(dP, self.n_p), _dense(dX, self.n_x), _dense(dK, self.n_x))
+        grad = Gradient(_dense(dP, self.n_p), _dense(dX, self.n_x), _dense(dK, self.n_x),
+                        silent or {})
         for layer in reversed(self.layers):
             layer.backward(state, grad)
         return grad.P[1:1 + self.given]
