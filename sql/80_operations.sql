@@ -26,10 +26,10 @@ BEGIN
     LOOP
         IF routine.proname IN ('predict', 'predict_proba', 'complain', 'provenance', 'explain', 'doctor',
                                '_load_session', '_load_model', '_explain',
-                               '_stamp_key') THEN
+                               '_stamp_key', 'complaint_vector') THEN
             EXECUTE format('GRANT EXECUTE ON FUNCTION %s TO %I', routine.signature, role);
         ELSIF admin AND routine.proname IN ('create_model', 'drop_model', 'activate', 'detach',
-                                            'apply', 'revert', '_ensure_secret',
+                                            'apply', 'revert', 'rank', '_ensure_secret',
                                             '_drop_predictions') THEN
             EXECUTE format('GRANT EXECUTE ON FUNCTION %s TO %I', routine.signature, role);
         ELSIF admin AND routine.prokind = 'p' THEN

@@ -9,9 +9,9 @@ import psycopg
 import pytest
 
 USER = {"predict", "predict_proba", "complain", "provenance", "explain", "doctor", "_load_session",
-        "_load_model", "_explain", "_stamp_key"}
+        "_load_model", "_explain", "_stamp_key", "complaint_vector"}
 ADMIN = USER | {"create_model", "drop_model", "activate", "detach", "apply", "revert",
-                "train", "precompute", "attach", "_ensure_secret", "_drop_predictions"}
+                "train", "precompute", "attach", "rank", "_ensure_secret", "_drop_predictions"}
 VIEWS = {"attached", "edits", "jobs", "models", "progress", "versions", "workers"}
 TABLES = {"attachment", "installation", "job", "model", "model_version", "prediction_chunk",
           "spectrum", "spectrum_chunk", "training_edit", "version_chunk", "worker"}
@@ -21,6 +21,8 @@ f activate(model text, version bigint) -> void
 f apply(model text, train_keys text[], intervention text) -> void
 f complain(query text, complaint text, top_k integer DEFAULT 100, intervention text DEFAULT 'delete'::text, options jsonb DEFAULT '{}'::jsonb) -> TABLE(rank integer, model text, train_id bigint, train_key text, intervention text, score double precision, effect double precision)
 f complain(query text, complaint text[], top_k integer DEFAULT 100, intervention text DEFAULT 'delete'::text, options jsonb DEFAULT '{}'::jsonb) -> TABLE(rank integer, model text, train_id bigint, train_key text, intervention text, score double precision, effect double precision)
+f complaint_vector(query text, complaint text) -> bytea
+f complaint_vector(query text, complaint text[]) -> bytea
 f create_model(model text, training_table regclass, key name, features name[], label name, architecture text, options jsonb DEFAULT '{}'::jsonb) -> void
 f detach(model text, relation regclass) -> void
 f doctor() -> TABLE(what text, ok boolean, detail text, hint text)
@@ -38,6 +40,7 @@ f predict_proba(model text, x jsonb) -> double precision[]
 f predict_proba(model text, x record) -> double precision[]
 f predict_proba(model text, x text) -> double precision[]
 f provenance(query text, include_absent boolean DEFAULT false) -> TABLE(output_row integer, output jsonb, output_column text, value double precision, relaxed double precision, variables bigint)
+f rank(model text, vector bytea, top_k integer DEFAULT 100, intervention text DEFAULT 'delete'::text, options jsonb DEFAULT '{}'::jsonb) -> TABLE(rank integer, model text, train_id bigint, train_key text, intervention text, score double precision, effect double precision)
 f revert(model text, train_keys text[] DEFAULT NULL::text[]) -> void
 p attach(IN model text, IN relation regclass, IN features name[] DEFAULT NULL::name[], IN wait boolean DEFAULT true) ->
 p precompute(IN model text, IN options jsonb DEFAULT '{}'::jsonb, IN wait boolean DEFAULT true) ->
@@ -77,9 +80,10 @@ def test_markers(fresh):
             FROM pg_proc WHERE pronamespace = 'pgrain'::regnamespace"""):
         assert parallel == "u", name
         assert volatility != "i", name
-        if name in ("predict", "predict_proba", "complain", "provenance", "explain"):
+        if name in ("predict", "predict_proba", "complain", "provenance", "explain",
+                    "complaint_vector", "rank"):
             assert (volatility, strict, definer) == ("s", True, False), name
-        if name in ("complain", "provenance", "explain"):
+        if name in ("complain", "provenance", "explain", "complaint_vector"):
             assert configuration[:2] == ["plan_cache_mode=force_generic_plan",
                                          "enable_nestloop=on"], name
             if fresh.value("SHOW server_version_num") < "160000":

@@ -28,7 +28,7 @@ UNKNOWN_PLAN = "PG001"   # the worker has restarted or forgotten this plan
 NEEDS_ROWS = "PG002"     # a complaint about rows needs a plan that knows their presence
 # A guess that saves a round: the worker, which reads the grammar, has the last word (NEEDS_ROWS).
 _ABOUT_ROWS = re.compile(r"\b(no|a)\s+row\b", re.IGNORECASE)
-_OPTIONS = {"method", "k", "damping", "filter", "normalize", "verify"}
+OPTIONS = {"method", "k", "damping", "filter", "normalize", "verify"}
 
 
 @entry_point
@@ -51,8 +51,19 @@ def explain_statement(plpy, text: str, output: str) -> str:
 def complain(plpy, text: str, complaints: list[str], top_k: int, intervention: str,
              options: str) -> list[tuple]:
     """Ranked training rows; see sql/60_complain.sql for the columns."""
-    options = _check_options(options)
+    options = check_options(options)
     TOP_K.check(top_k)
+    evaluated = evaluate_complaints(plpy, text, complaints, options)
+    answer, _ = session.call(plpy, "rank", {
+        **evaluated, "top_k": top_k, "intervention": intervention, "options": options})
+    for notice in answer["notices"]:
+        plpy.notice(notice)
+    return [tuple(row) for row in answer["rows"]]
+
+
+def evaluate_complaints(plpy, text: str, complaints: list[str], options: dict) -> dict:
+    """Evaluate the query and find the rows that complaints are about: {"evaluation": its number,
+    "matches": rows of each complaint, None for all}."""
     if not all(isinstance(complaint, str) for complaint in complaints):
         raise InvalidArgument("each complaint is a text, not null",
                               hint="Give one array of complaints.")
@@ -61,14 +72,9 @@ def complain(plpy, text: str, complaints: list[str], top_k: int, intervention: s
     evaluation = _evaluate(plpy, text, complaints=complaints, options=options)
     if evaluation["verify"]:
         _verify(plpy, evaluation)
-    matches = [_match(plpy, evaluation, number, where)
-               for number, where in enumerate(evaluation["where"])]
-    answer, _ = session.call(plpy, "rank", {
-        "evaluation": evaluation["evaluation"], "matches": matches, "top_k": top_k,
-        "intervention": intervention, "options": options})
-    for notice in answer["notices"]:
-        plpy.notice(notice)
-    return [tuple(row) for row in answer["rows"]]
+    return {"evaluation": evaluation["evaluation"],
+            "matches": [_match(plpy, evaluation, number, where)
+                        for number, where in enumerate(evaluation["where"])]}
 
 
 @entry_point
@@ -95,14 +101,15 @@ def explain(plpy, text: str) -> list[str]:
     return [*answer["lines"], "", "PostgreSQL's plan:", *plan.split("\n")]
 
 
-def _check_options(options: str) -> dict:
+def check_options(options: str, allowed=OPTIONS) -> dict:
+    """Options as a dict; 22023 for a name that is not allowed."""
     fields = json.loads(options)
     if not isinstance(fields, dict):
         raise InvalidArgument("options is not a JSON object")
-    unknown = sorted(set(fields) - _OPTIONS)
+    unknown = sorted(set(fields) - set(allowed))
     if unknown:
         raise InvalidArgument(f'no such option: "{unknown[0]}"',
-                              hint=f"Options are {', '.join(sorted(_OPTIONS))}.")
+                              hint=f"Options are {', '.join(sorted(allowed))}.")
     return fields
 
 

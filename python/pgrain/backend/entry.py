@@ -7,7 +7,8 @@ from pgrain.backend.models import activate, apply, create_model, detach, drop_mo
 from pgrain.backend.predict import predict, predict_proba
 from pgrain.backend.session import load as load_session
 from pgrain.backend.session import load_model
+from pgrain.backend.vectors import complaint_vector, rank
 
-__all__ = ["activate", "apply", "attach", "complain", "create_model", "detach", "doctor",
-           "drop_model", "explain", "explain_statement", "load_model", "load_session",
-           "precompute", "predict", "predict_proba", "provenance", "revert", "train"]
+__all__ = ["activate", "apply", "attach", "complain", "complaint_vector", "create_model", "detach",
+           "doctor", "drop_model", "explain", "explain_statement", "load_model", "load_session",
+           "precompute", "predict", "predict_proba", "provenance", "rank", "revert", "train"]

@@ -23,7 +23,8 @@ from pgrain.provenance.probes import ProbeResult, Probes
 from pgrain.provenance.stamps import of_table
 from pgrain.store.versions import read_secret
 from pgrain.wire.identity import DIGEST_BYTES, digest, hasher, unpack_value
-from pgrain.worker.ranking import Ranker, Variables
+from pgrain.worker import vectors
+from pgrain.worker.ranking import METHODS, Ranker, Variables, check_options
 from pgrain.worker.resident import Resident, Residents
 from pgrain.worker.variables import StampTable
 
@@ -55,6 +56,13 @@ class Evaluation:
     relaxed: Output
     complaints: list[Complaint]
     residents: dict[str, Resident] = field(default_factory=dict)
+
+    def objective(self, matches: list) -> Objective:
+        """What the complaints add up to; matches: the output rows of each WHERE, None without."""
+        matched = [all_rows(self.value, complaint) if rows is None else rows
+                   for complaint, rows in zip(self.complaints, matches, strict=True)]
+        return Objective(self.complaints, self.circuit, self.value, self.relaxed, matched,
+                         {name: v.p for name, v in self.variables.items()})
 
 
 class Complaints:
@@ -206,23 +214,10 @@ class Complaints:
     def rank(self, state: dict, params: dict, blobs: list) -> tuple:
         """Ranked rows [rank, model, train_id, train_key, intervention, score, effect]."""
         evaluation = _evaluation(state, params)
-        matched = [all_rows(evaluation.value, complaint) if rows is None else rows
-                   for complaint, rows in zip(evaluation.complaints, params["matches"],
-                                              strict=True)]
-        objective = Objective(evaluation.complaints, evaluation.circuit, evaluation.value,
-                              evaluation.relaxed, matched,
-                              {name: v.p for name, v in evaluation.variables.items()})
-        met = len(objective.notes) - objective.violated
-        notices = [note for note in objective.notes if " is met " in note][:NOTICES]
-        if met > len(notices):
-            notices.append(f"{met - len(notices)} more complained cells are met")
-        if not objective.violated:
-            return {"rows": [], "notices": [*notices, "nothing is violated, so nothing is ranked"]
-                    }, []
-        gradient = objective.gradient()
-        if not any(slopes.any() for slopes in gradient.values()):
-            return {"rows": [], "notices": [*notices, "the complained cells depend on no "
-                                            "prediction, so nothing is ranked"]}, []
+        objective = evaluation.objective(params["matches"])
+        gradient, notices = slopes(objective)
+        if gradient is None:
+            return {"rows": [], "notices": notices}, []
         rows = self._ranker.rank(evaluation.variables, gradient,
                                  objective.effect_gradient(), params["top_k"],
                                  params["intervention"], params["options"])
@@ -230,6 +225,39 @@ class Complaints:
             notices.append("every score is 0: to first order no training row moves the "
                            "complained cells")
         return {"rows": rows, "notices": notices}, []
+
+    def vector(self, state: dict, params: dict, blobs: list) -> tuple:
+        """The complaint as a vector of numbers (`vectors`), a blob; none if nothing is violated."""
+        evaluation = _evaluation(state, params)
+        objective = evaluation.objective(params["matches"])
+        gradient, notices = slopes(objective)
+        if gradient is None:
+            return {"notices": notices}, []
+        of_cell, parts = objective.effect_gradient(), []
+        for name in sorted(gradient):
+            if gradient[name].any():
+                variables = evaluation.variables[name]
+                spectrum = self._residents.spectrum(variables.resident, variables.spectrum)
+                parts.append(vectors.Part(
+                    name, variables.resident.row.version,
+                    vectors.fingerprint(variables.resident, spectrum),
+                    variables.projection(gradient[name]), variables.projection(of_cell[name])))
+        return {"notices": notices}, [vectors.pack(parts)]
+
+    def rank_vector(self, state: dict, params: dict, blobs: list) -> tuple:
+        """`rank` by a vector that was made elsewhere; for whoever may read the training rows."""
+        parts = vectors.unpack(blobs[0])
+        facts = params["model"]
+        if facts["spectrum"] is None:
+            raise not_precomputed(facts["name"])
+        if check_options(params["options"], params["intervention"]) != METHODS[0]:
+            raise InvalidArgument(f'a complaint vector is ranked by method "{METHODS[0]}" alone')
+        resident = self._residents.version(facts["version"])
+        spectrum = self._residents.spectrum(resident, facts["spectrum"])
+        part = vectors.part_for(parts, resident, spectrum)
+        found = self._ranker.suspects(resident, spectrum, part.q, part.cell, params["top_k"],
+                                      params["intervention"], params["options"])
+        return {"rows": found.rows(facts["name"], resident), "notices": []}, []
 
     def cells(self, state: dict, params: dict, blobs: list) -> tuple:
         """Rows of pgrain.provenance: output_row, output, output_column, value, relaxed,
@@ -278,6 +306,22 @@ class Complaints:
         values = [resident.value(unpack_value(item, resident.row.kind)) for item in raw]
         predicted, logits, _, J = resident.logits_and_projections(values, vectors)
         table.add(digests[new], predicted, logits, J)
+
+
+def slopes(objective: Objective) -> tuple[dict[str, np.ndarray] | None, list[str]]:
+    """(dq/dP of each model, or None where there is nothing to lower; what to tell the user)."""
+    met = len(objective.notes) - objective.violated
+    notices = [note for note in objective.notes if " is met " in note or note.endswith(" is met")
+               ][:NOTICES]
+    if met > len(notices):
+        notices.append(f"{met - len(notices)} more complained cells are met")
+    if not objective.violated:
+        return None, [*notices, "nothing is violated, so nothing is ranked"]
+    gradient = objective.gradient()
+    if not any(part.any() for part in gradient.values()):
+        return None, [*notices, "the complained cells depend on no prediction, so nothing is "
+                                "ranked"]
+    return gradient, notices
 
 
 def not_precomputed(name: str) -> NotReady:

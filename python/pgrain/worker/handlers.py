@@ -24,7 +24,8 @@ class Handlers:
             "plan": complaints.plan, "evaluate": complaints.evaluate,
             "learn": complaints.learn, "verify": complaints.verify, "match": complaints.match,
             "rank": complaints.rank, "cells": complaints.cells,
-            "render": complaints.render,
+            "render": complaints.render, "vector": complaints.vector,
+            "rank_vector": complaints.rank_vector,
         }
 
     def handle(self, state: dict, method: str, params: dict, blobs: list) -> tuple:

@@ -79,6 +79,29 @@ class Variables:
                                   resident.encoder.encode(values), dq_dp[used])
 
 
+@dataclass
+class Suspects:
+    """Ranked training rows of one model, best first, (n,) each.
+
+    at: positions in `Training.rows`; numbers: among the learned rows.
+    """
+
+    at: np.ndarray
+    numbers: np.ndarray
+    interventions: list[str]
+    scores: np.ndarray
+    effects: np.ndarray
+
+    def rows(self, name: str, resident: Resident) -> list[list]:
+        """Rows [rank, model, train_id, train_key, intervention, score, effect]."""
+        keys, integers = resident.learned.keys, resident.learned.integer_keys
+        found = zip(self.numbers.tolist(), self.interventions, self.scores.tolist(),
+                    self.effects.tolist(), strict=True)
+        return [[rank, name, int(keys[number]) if integers else None, keys[number], intervention,
+                 score, effect] for rank, (number, intervention, score, effect)
+                in enumerate(found, 1)]
+
+
 class Ranker:
     """Ranks interventions on the training rows of each model that the complaints depend on."""
 
@@ -92,7 +115,7 @@ class Ranker:
 
         dq_dp: gradient of the objective by model; dcell_dp: of the first complained cell.
         """
-        method = _check_options(options, intervention)
+        method = check_options(options, intervention)
         rows: list[list] = []
         for name in sorted(dq_dp):
             if not dq_dp[name].any():       # the complaint hangs on another model of the query
@@ -107,10 +130,19 @@ class Ranker:
 
     def _stored(self, name, variables, dq_dp, dcell_dp, n, intervention, options) -> list[list]:
         spectrum = self._residents.spectrum(variables.resident, variables.spectrum)
+        cell = np.zeros(len(spectrum.row.eigenvalues))
+        if dcell_dp is not None:
+            cell = variables.projection(dcell_dp)
+        return self.suspects(variables.resident, spectrum, variables.projection(dq_dp), cell, n,
+                             intervention, options).rows(name, variables.resident)
+
+    def suspects(self, resident: Resident, spectrum: Spectrum, q: np.ndarray, cell: np.ndarray,
+                 n: int, intervention: str, options: dict) -> Suspects:
+        """The `n` best rows by stored projections. q, cell: (m,) V^T grad of the objective and of
+        the first complained cell, m the stored pairs, of which the first k are used."""
         k, w = weights(spectrum, options)
-        c = variables.projection(dq_dp)[:k]
-        cell = np.zeros(k) if dcell_dp is None else variables.projection(dcell_dp)[:k]
-        candidates = Candidates.of(intervention, variables.resident.row.classes, ())
+        c, cell = q[:k], cell[:k]
+        candidates = Candidates.of(intervention, resident.row.classes, ())
         changes = candidates.least(spectrum.training, w, c)
         if _choice(options, "normalize", NORMALIZE) == "relatif":
             changes = relatif(changes, spectrum.training.A[:, :k], w)
@@ -119,9 +151,8 @@ class Ranker:
         chosen = candidates.columns(spectrum.training, best, w, c).argmin(axis=1)
         effects = candidates.columns(spectrum.training, best, w, cell)
         titles = candidates.titles()
-        return _rows(name, variables.resident, spectrum.training.rows[best],
-                     [titles[number] for number in chosen], -changes[best],
-                     effects[np.arange(len(best)), chosen])
+        return Suspects(best, spectrum.training.rows[best], [titles[number] for number in chosen],
+                        -changes[best], effects[np.arange(len(best)), chosen])
 
     def _live(self, name, variables, dq_dp, dcell_dp, n, intervention, options,
               method) -> list[list]:
@@ -140,8 +171,8 @@ class Ranker:
         changes = gradient_dot(resident.model, resident.theta, X, y, directions[0])
         effects = gradient_dot(resident.model, resident.theta, X, y, directions[1])
         best = top_k(-changes, n)
-        return _rows(name, resident, numbers[best], [DELETE] * len(best), -changes[best],
-                     effects[best])
+        return Suspects(best, numbers[best], [DELETE] * len(best), -changes[best],
+                        effects[best]).rows(name, resident)
 
     def _solve(self, resident, X, y, gradient, sample, options) -> np.ndarray:
         if not gradient.any():
@@ -180,7 +211,7 @@ class Ranker:
         return resident.encoder.encode([values[i] for i in order]), numbers[order]
 
 
-def _check_options(options: dict, intervention: str) -> str:
+def check_options(options: dict, intervention: str) -> str:
     """The method; 22023 for an option of the wrong kind or without effect on the method.
 
     For ``rain``, `k` is the number of conjugate-gradient steps and `damping` is added to the
@@ -219,19 +250,6 @@ def weights(spectrum: Spectrum, options: dict) -> tuple[int, np.ndarray]:
     if damping and name in ("inverse", "identity"):
         raise InvalidArgument(f'option "damping" has no effect on filter "{name}"')
     return k, filter_weights(spectrum.row.eigenvalues[:k], name, damping)
-
-
-def _rows(name: str, resident: Resident, numbers: np.ndarray, interventions: list[str],
-          scores: np.ndarray, effects: np.ndarray) -> list[list]:
-    """The answer's rows. numbers: which of the learned rows, best first; the others beside it."""
-    keys, integers = resident.learned.keys, resident.learned.integer_keys
-    result = []
-    found = zip(numbers.tolist(), interventions, scores.tolist(), effects.tolist(), strict=True)
-    for rank, (number, intervention, score, effect) in enumerate(found, 1):
-        key = keys[number]
-        result.append([rank, name, int(key) if integers else None, key, intervention, score,
-                       effect])
-    return result
 
 
 def _choice(options: dict, name: str, allowed: tuple[str, ...]) -> str:

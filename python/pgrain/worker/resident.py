@@ -65,6 +65,7 @@ class Spectrum:
     row: spectra.SpectrumRow
     vectors: np.ndarray
     training: Training
+    fingerprint: str | None = None      # see `vectors.fingerprint`
 
 
 @dataclass
