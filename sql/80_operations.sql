@@ -12,7 +12,7 @@ CREATE FUNCTION pgrain.grant_usage(role name, admin boolean DEFAULT false)
 RETURNS void LANGUAGE plpgsql VOLATILE STRICT AS $$
 DECLARE
     readers CONSTANT text := 'pgrain.models, pgrain.versions, pgrain.jobs, pgrain.progress,
-        pgrain.workers, pgrain.attached, pgrain.edits';
+        pgrain.workers, pgrain.attached, pgrain.edits, pgrain.interventions';
     routine record;
 BEGIN
     IF NOT EXISTS (SELECT FROM pg_catalog.pg_roles r WHERE r.rolname = grant_usage.role) THEN
@@ -29,7 +29,8 @@ BEGIN
                                '_stamp_key', 'complaint_vector') THEN
             EXECUTE format('GRANT EXECUTE ON FUNCTION %s TO %I', routine.signature, role);
         ELSIF admin AND routine.proname IN ('create_model', 'drop_model', 'activate', 'detach',
-                                            'apply', 'revert', 'rank', '_ensure_secret',
+                                            'apply', 'revert', 'rank', 'create_intervention',
+                                            'drop_intervention', 'edits_sql', '_ensure_secret',
                                             '_drop_predictions') THEN
             EXECUTE format('GRANT EXECUTE ON FUNCTION %s TO %I', routine.signature, role);
         ELSIF admin AND routine.prokind = 'p' THEN
@@ -40,7 +41,10 @@ BEGIN
         -- An admin manages models through these tables. A job reads a relation only where both
         -- the worker and who submitted the job may; registration and secret stay out of reach.
         EXECUTE format('GRANT SELECT, INSERT, UPDATE, DELETE ON pgrain.model,
-            pgrain.model_version, pgrain.attachment, pgrain.training_edit TO %I', role);
+            pgrain.model_version, pgrain.attachment, pgrain.training_edit, pgrain.intervention
+            TO %I', role);
+        -- What expressions gave for rows that this role may not read is not for it to see.
+        EXECUTE format('GRANT INSERT ON pgrain.intervention_value TO %I', role);
         EXECUTE format('GRANT SELECT, INSERT, UPDATE (state, cancel_requested, message)
             ON pgrain.job TO %I', role);
     END IF;

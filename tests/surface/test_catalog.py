@@ -11,10 +11,12 @@ import pytest
 USER = {"predict", "predict_proba", "complain", "provenance", "explain", "doctor", "_load_session",
         "_load_model", "_explain", "_stamp_key", "complaint_vector"}
 ADMIN = USER | {"create_model", "drop_model", "activate", "detach", "apply", "revert",
-                "train", "precompute", "attach", "rank", "_ensure_secret", "_drop_predictions"}
-VIEWS = {"attached", "edits", "jobs", "models", "progress", "versions", "workers"}
-TABLES = {"attachment", "installation", "job", "model", "model_version", "prediction_chunk",
-          "spectrum", "spectrum_chunk", "training_edit", "version_chunk", "worker"}
+                "create_intervention", "drop_intervention", "edits_sql", "rank",
+                "train", "precompute", "attach", "_ensure_secret", "_drop_predictions"}
+VIEWS = {"attached", "edits", "interventions", "jobs", "models", "progress", "versions", "workers"}
+TABLES = {"attachment", "installation", "intervention", "intervention_ready",
+          "intervention_value", "job", "model", "model_version", "prediction_chunk", "spectrum",
+          "spectrum_chunk", "training_edit", "version_chunk", "worker"}
 
 SIGNATURES = """
 f activate(model text, version bigint) -> void
@@ -24,9 +26,12 @@ f complain(query text, complaint text[], top_k integer DEFAULT 100, intervention
 f complaint_vector(query text, complaint text) -> bytea
 f complaint_vector(query text, complaint text[]) -> bytea
 f create_model(model text, training_table regclass, key name, features name[], label name, architecture text, options jsonb DEFAULT '{}'::jsonb) -> void
+f create_intervention(model text, name text, features text[] DEFAULT NULL::text[], library text DEFAULT NULL::text, options jsonb DEFAULT '{}'::jsonb) -> void
 f detach(model text, relation regclass) -> void
 f doctor() -> TABLE(what text, ok boolean, detail text, hint text)
 f drop_model(model text) -> void
+f drop_intervention(model text, name text) -> void
+f edits_sql(model text) -> SETOF text
 f explain(query text) -> SETOF text
 f grant_usage(role name, admin boolean DEFAULT false) -> void
 f predict(model text, x bytea) -> text
@@ -107,7 +112,7 @@ def test_rights(fresh, as_role):
         return {row[0] for row in fresh.rows(
             "SELECT relname FROM pg_class WHERE relnamespace = 'pgrain'::regnamespace "
             "AND relkind IN ('r', 'v') AND has_table_privilege(%s, oid, %s)", [role, right])}
-    writable = {"model", "model_version", "attachment", "training_edit"}
+    writable = {"model", "model_version", "attachment", "training_edit", "intervention"}
     assert functions("somebody") == set()
     assert functions("analyst") == USER
     assert functions("modeller") == ADMIN
@@ -118,7 +123,10 @@ def test_rights(fresh, as_role):
     assert relations("modeller", "SELECT") == VIEWS | writable | {"job"}
     for right in ("INSERT", "UPDATE", "DELETE"):
         assert relations("analyst", right) == set()
-        assert relations("modeller", right) - {"job"} == writable
+        assert relations("modeller", right) - {"job", "intervention_value"} == writable
+    assert "intervention_value" not in (relations("modeller", "SELECT")
+                                        | relations("modeller", "UPDATE")
+                                        | relations("modeller", "DELETE"))
     assert "job" not in relations("modeller", "UPDATE") | relations("modeller", "DELETE")
     assert "secret" not in str(fresh.rows("SELECT * FROM pg_settings WHERE name LIKE 'pgrain%'"))
 

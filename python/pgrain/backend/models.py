@@ -148,7 +148,8 @@ def require_model(plpy, name: str) -> dict:
 
 
 def check_intervention(plpy, model: dict, intervention: str) -> str:
-    """`delete` or `relabel:<class>` with a class that the active version knows."""
+    """`delete`, `relabel:<class>` with a class that the active version knows, or the name of one of
+    the model's feature repairs."""
     if intervention == "delete":
         return intervention
     if intervention.startswith("relabel:"):
@@ -159,8 +160,14 @@ def check_intervention(plpy, model: dict, intervention: str) -> str:
             return intervention
         raise InvalidArgument(f'model "{model["model"]}" has no class "{label}"',
                               detail=f"Its classes: {', '.join(rows[0]['classes'])}.")
+    own = [row["name"] for row in query(
+        plpy, "SELECT name FROM pgrain.interventions WHERE model = $1 ORDER BY name", ["text"],
+        [model["model"]])]
+    if intervention in own:
+        return intervention
     raise InvalidArgument(f'no such intervention: "{intervention}"',
-                          hint="Interventions are 'delete' and 'relabel:<class>'.")
+                          hint="Interventions are 'delete', 'relabel:<class>'"
+                               + "".join(f", {quoted(name)}" for name in own) + ".")
 
 
 def relation_columns(plpy, relation: str) -> dict[str, str]:

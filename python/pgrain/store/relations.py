@@ -21,12 +21,18 @@ Progress = Callable[[int, int, str], None]
 
 @dataclass
 class Row:
-    """One row: its key and label as text (None where the relation has none), value, digest."""
+    """One row: its key and label as text (None where the relation has none), value, digest.
+
+    content: the digest without the installation's secret, if it was asked for. original: the
+    table's value, where `value` is that of a repair.
+    """
 
     key: str | None
     label: str | None
     value: object
     digest: bytes
+    content: bytes | None = None
+    original: object = None
 
 
 @contextlib.contextmanager
@@ -104,12 +110,13 @@ def count(connection: psycopg.Connection, relation: int, reader: str | None) -> 
 
 def read(connection: psycopg.Connection, relation: int, kind: str, features: list[str],
          secret: bytes, *, reader: str | None, names: list[str] | None = None,
-         key: str | None = None, label: str | None = None) -> Iterator[Row]:
+         key: str | None = None, label: str | None = None,
+         content: bool = False) -> Iterator[Row]:
     """All rows whose features are not null, in the order in which PostgreSQL returns them.
 
     features: the columns; names: what the model calls them (kind "columns"; default the same).
     Values: bytes, list of floats, or a dict column -> number, text, bool, None. See `reading` for
-    `reader` and what is refused.
+    `reader` and what is refused. content: give `Row.content`, too.
     """
     names = names or features
     columns = [_text(key), _text(label)]
@@ -124,7 +131,7 @@ def read(connection: psycopg.Connection, relation: int, kind: str, features: lis
         condition = sql.SQL("t.{} IS NOT NULL").format(sql.Identifier(features[0]))
     used = [column for column in (key, label, *features) if column is not None]
     types = ["text", "text", {"bytea": "bytea", "float8": "float8[]"}.get(kind, "text")]
-    keyed = hasher(secret)
+    keyed, plain = hasher(secret), hasher(b"")
     with reading(connection, relation, used, reader) as name, connection.cursor() as cursor:
         statement = sql.SQL("COPY (SELECT {} FROM {} AS t WHERE {}) TO STDOUT (FORMAT BINARY)"
                             ).format(sql.SQL(", ").join(columns), name, condition)
@@ -133,7 +140,8 @@ def read(connection: psycopg.Connection, relation: int, kind: str, features: lis
             for key_text, label_text, value in copy.rows():
                 yield Row(key_text, label_text,
                           plain_columns(value) if kind == "columns" else value,
-                          digest(keyed, value, kind, names))
+                          digest(keyed, value, kind, names),
+                          digest(plain, value, kind, names) if content else None)
 
 
 def plain_columns(text: str) -> dict:

@@ -47,13 +47,15 @@ class VersionRow:
 @dataclass
 class LearnedRows:
     """What a version learned from: keys, classes (index), digests (N, 16); edited: (N,) bool, whose
-    label came from an edit and not from the table."""
+    label came from an edit and not from the table; repairs: (N,) int64, the number of the
+    intervention that gave the row other features than the table's (0: none)."""
 
     keys: list[str]
     labels: np.ndarray
     digests: np.ndarray
     edited: np.ndarray
     integer_keys: bool
+    repairs: np.ndarray
 
     def is_same(self, number: int, digest: bytes, label: str | None, classes: list[str]) -> bool:
         """Whether the table's row is still the one that was learned as row `number`."""
@@ -123,6 +125,7 @@ def write_version(connection: psycopg.Connection, version: int, *, classes: list
     parts = [("parameters", {"theta": part}) for part in _split(np.asarray(theta, np.float32))]
     parts.append(("rows", {**pack_texts(rows.keys), "labels": rows.labels.astype(np.int32),
                            "digests": rows.digests, "edited": rows.edited.astype(np.uint8),
+                           "repairs": rows.repairs.astype(np.int64),
                            "integer_keys": np.array([rows.integer_keys], np.uint8)}))
     numbers: dict[str, int] = {}
     for kind, arrays in parts:
@@ -153,7 +156,8 @@ def read_rows(connection: psycopg.Connection, version: int) -> LearnedRows:
     for row in _chunks(connection, version, "rows"):
         arrays = unpack(row["checksum"], row["data"], f"the rows of version {version}")
         return LearnedRows(unpack_texts(arrays), arrays["labels"], arrays["digests"],
-                           arrays["edited"].astype(bool), bool(arrays["integer_keys"][0]))
+                           arrays["edited"].astype(bool), bool(arrays["integer_keys"][0]),
+                           arrays.get("repairs", np.zeros(len(arrays["labels"]), np.int64)))
     raise NotReady(f"version {version} has no stored rows")
 
 

@@ -220,7 +220,7 @@ class Complaints:
             return {"rows": [], "notices": notices}, []
         rows = self._ranker.rank(evaluation.variables, gradient,
                                  objective.effect_gradient(), params["top_k"],
-                                 params["intervention"], params["options"])
+                                 params["intervention"], params["options"], notices)
         if rows and not any(row[5] for row in rows):
             notices.append("every score is 0: to first order no training row moves the "
                            "complained cells")

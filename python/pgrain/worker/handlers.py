@@ -9,6 +9,7 @@ import numpy as np
 from pgrain.errors import ProtocolViolation
 from pgrain.wire.identity import unpack_value
 from pgrain.worker.complaints import Complaints
+from pgrain.worker.repair_methods import RepairMethods
 from pgrain.worker.resident import Residents
 
 
@@ -18,7 +19,7 @@ class Handlers:
     def __init__(self, residents: Residents, *, version: str, device: str):
         self._residents = residents
         self._about = {"version": version, "device": device, "pid": os.getpid()}
-        complaints = Complaints(residents)
+        complaints, repairs = Complaints(residents), RepairMethods(residents)
         self._methods = {
             "ping": self._ping, "predict": self._predict,
             "plan": complaints.plan, "evaluate": complaints.evaluate,
@@ -26,6 +27,7 @@ class Handlers:
             "rank": complaints.rank, "cells": complaints.cells,
             "render": complaints.render, "vector": complaints.vector,
             "rank_vector": complaints.rank_vector,
+            "check_repair": repairs.check, "repair_values": repairs.values,
         }
 
     def handle(self, state: dict, method: str, params: dict, blobs: list) -> tuple:

@@ -1,4 +1,4 @@
-"""The precompute job: spectrum, projections of the training rows and of attached relations.
+"""The precompute job: spectrum, projections of training rows, their repairs, attached relations.
 
 Steps that are stored as they finish, and skipped when the job is taken up again: the spectrum; each
 chunk of training projections. At the end one transaction makes the spectrum the active one.
@@ -19,6 +19,8 @@ from pgrain.models.softmax import residual
 from pgrain.settings import CHUNK_ROWS, CURVATURE_SAMPLE, STORED_PAIRS
 from pgrain.store import predictions, relations, spectra, versions
 from pgrain.worker import attach_job
+from pgrain.worker.repair_job import project_repairs
+from pgrain.worker.repairing import Repairing
 from pgrain.worker.resident import Resident, load_version
 
 OPTIONS = {
@@ -36,9 +38,12 @@ def run(job) -> str:
                        hint=f"Run CALL pgrain.train('{job.model}').")
     options = check_options(job.arguments.get("options", {}))
     resident = load_version(connection, model.active_version)
-    rows, changed = learned_rows(job, model, resident)
+    repairing = Repairing(connection, model, versions.read_secret(connection))
+    rows, changed = learned_rows(job, model, resident, repairing)
     values = [row.value for row, _ in rows]
     numbers = np.array([number for _, number in rows], np.int64)
+    if options["only"] == "interventions":
+        return only_repairs(job, resident, repairing, [row for row, _ in rows], numbers)
     X = resident.encoder.encode(values)
     y = resident.learned.labels[numbers]
     spectrum = spectra.resumable(connection, job.number)
@@ -46,6 +51,8 @@ def run(job) -> str:
         spectrum = compute_spectrum(job, resident, X, y, options)
     vectors = spectra.read_vectors(connection, spectrum)
     project_training(job, resident, spectrum, vectors, X, y, numbers)
+    repaired = project_repairs(job, resident, repairing, spectrum, vectors,
+                               [row for row, _ in rows], numbers)
     seqs = project_attached(job, resident, spectrum, vectors)
     with connection.transaction():
         spectra.finish(connection, spectrum, changed)
@@ -55,37 +62,51 @@ def run(job) -> str:
     note = (f"; {changed} training rows have changed since training and are not ranked"
             if changed else "")
     return (f"version {resident.row.version} of {job.model}: {len(stored.eigenvalues)} eigenpairs, "
-            f"k = {stored.k}, {len(numbers)} rows projected{note}{short}")
+            f"k = {stored.k}, {len(numbers)} rows projected{note}{repaired}{short}")
+
+
+def only_repairs(job, resident: Resident, repairing: Repairing, rows: list, numbers: np.ndarray
+                 ) -> str:
+    """Project interventions that were created since, under the spectrum that there is."""
+    spectrum = resident.row.active_spectrum
+    if spectrum is None:
+        raise NotReady(f'model "{job.model}" has no stored spectrum',
+                       hint="Run pgrain.precompute without the option only.")
+    vectors = spectra.read_vectors(job.connection, spectrum)
+    done = project_repairs(job, resident, repairing, spectrum, vectors, rows, numbers)
+    return f"version {resident.row.version} of {job.model}: " + (
+        done.removeprefix("; ") or "there are no interventions")
 
 
 def check_options(options: dict) -> dict:
     """The job's options with their defaults, whole numbers within bounds (22023)."""
     allowed = {name: Option(name, "integer", setting.meaning, setting.minimum, setting.maximum)
                for name, setting in OPTIONS.items()}
+    allowed["only"] = Option("only", "choice", "what is computed", choices=("all", "interventions"))
     allowed["seed"] = Option("seed", "integer", "seed of the sample and of Lanczos", 0, 2**31)
     given = check(options, allowed, what="precompute")
     defaults = {name: int(setting.default) for name, setting in OPTIONS.items()}
-    return {**defaults, "seed": 0, **pick(given, allowed)}
+    return {**defaults, "seed": 0, "only": "all", **pick(given, allowed)}
 
 
-def learned_rows(job, model, resident: Resident) -> tuple[list, int]:
+def learned_rows(job, model, resident: Resident, repairing: Repairing) -> tuple[list, int]:
     """Rows that are still as the version learned them, with their numbers among the learned rows;
     and how many of the learned rows are not."""
     secret = versions.read_secret(job.connection)
-    where = {key: number for number, key in enumerate(resident.learned.keys)}
-    found = []
     total = max(relations.count(job.connection, model.training_table, job.submitter), 1)
-    for done, row in enumerate(relations.read(
-            job.connection, model.training_table, model.kind, model.features, secret,
-            reader=job.submitter, key=model.key, label=model.label), 1):
-        number = where.get(row.key)
-        if number is not None and resident.learned.is_same(number, row.digest, row.label,
-                                                           resident.row.classes):
-            found.append((row, number))
-        if done % 1000 == 0:
-            job.report("read", done, max(total, done))
+
+    def reported(rows):
+        for done, row in enumerate(rows, 1):
+            if done % 1000 == 0:
+                job.report("read", done, max(total, done))
+            yield row
+
+    rows = relations.read(job.connection, model.training_table, model.kind, model.features, secret,
+                          reader=job.submitter, key=model.key, label=model.label,
+                          content=bool(repairing.all))
+    found = list(repairing.as_learned(reported(rows), resident.learned, resident.row.classes))
     found.sort(key=lambda pair: pair[1])
-    return found, len(where) - len(found)
+    return found, len(resident.learned.keys) - len(found)
 
 
 def compute_spectrum(job, resident: Resident, X, y, options: dict) -> int:

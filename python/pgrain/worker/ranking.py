@@ -19,10 +19,11 @@ from pgrain.influence.hvp import hessian_operator
 from pgrain.influence.projections import objective_projection
 from pgrain.influence.sample import sample_rows
 from pgrain.influence.scores import relatif, top_k
-from pgrain.intervention.edits import DELETE
+from pgrain.intervention.edits import ANY, DELETE, RELABEL, label_of
 from pgrain.store import relations, versions
 from pgrain.wire.identity import unpack_value
 from pgrain.worker.candidates import Candidates
+from pgrain.worker.repairing import Repairing
 from pgrain.worker.resident import Resident, Residents, Spectrum
 from pgrain.worker.variables import VariableTable
 
@@ -110,10 +111,11 @@ class Ranker:
 
     def rank(self, variables: dict[str, Variables], dq_dp: dict[str, np.ndarray],
              dcell_dp: dict[str, np.ndarray], n: int, intervention: str,
-             options: dict) -> list[list]:
+             options: dict, notices: list[str] | None = None) -> list[list]:
         """Rows [rank, model, train_id, train_key, intervention, score, effect], best first.
 
-        dq_dp: gradient of the objective by model; dcell_dp: of the first complained cell.
+        dq_dp: gradient of the objective by model; dcell_dp: of the first complained cell. notices:
+        what the caller should read is added to it.
         """
         method = check_options(options, intervention)
         rows: list[list] = []
@@ -122,27 +124,30 @@ class Ranker:
                 continue
             if method == "rain++":
                 rows += self._stored(name, variables[name], dq_dp[name], dcell_dp.get(name), n,
-                                     intervention, options)
+                                     intervention, options, notices)
             else:
                 rows += self._live(name, variables[name], dq_dp[name], dcell_dp.get(name), n,
                                    intervention, options, method)
         return rows
 
-    def _stored(self, name, variables, dq_dp, dcell_dp, n, intervention, options) -> list[list]:
+    def _stored(self, name, variables, dq_dp, dcell_dp, n, intervention, options,
+                notices=None) -> list[list]:
         spectrum = self._residents.spectrum(variables.resident, variables.spectrum)
         cell = np.zeros(len(spectrum.row.eigenvalues))
         if dcell_dp is not None:
             cell = variables.projection(dcell_dp)
         return self.suspects(variables.resident, spectrum, variables.projection(dq_dp), cell, n,
-                             intervention, options).rows(name, variables.resident)
+                             intervention, options, notices).rows(name, variables.resident)
 
     def suspects(self, resident: Resident, spectrum: Spectrum, q: np.ndarray, cell: np.ndarray,
-                 n: int, intervention: str, options: dict) -> Suspects:
+                 n: int, intervention: str, options: dict,
+                 notices: list[str] | None = None) -> Suspects:
         """The `n` best rows by stored projections. q, cell: (m,) V^T grad of the objective and of
         the first complained cell, m the stored pairs, of which the first k are used."""
         k, w = weights(spectrum, options)
         c, cell = q[:k], cell[:k]
-        candidates = Candidates.of(intervention, resident.row.classes, ())
+        repairs = self._repairs(resident, spectrum, intervention, notices)
+        candidates = Candidates.of(intervention, resident.row.classes, repairs)
         changes = candidates.least(spectrum.training, w, c)
         if _choice(options, "normalize", NORMALIZE) == "relatif":
             changes = relatif(changes, spectrum.training.A[:, :k], w)
@@ -153,6 +158,22 @@ class Ranker:
         titles = candidates.titles()
         return Suspects(best, spectrum.training.rows[best], [titles[number] for number in chosen],
                         -changes[best], effects[np.arange(len(best)), chosen])
+
+    def _repairs(self, resident: Resident, spectrum: Spectrum, intervention: str,
+                 notices: list[str] | None) -> list:
+        """The feature repairs that an intervention's name may stand for."""
+        if intervention in (DELETE, RELABEL) or label_of(intervention) is not None:
+            return []
+        repairs, unready = self._residents.repairs(resident, spectrum)
+        model = "'" + resident.row.model.replace("'", "''") + "'"
+        hint = f"""CALL pgrain.precompute({model}, '{{"only": "interventions"}}')"""
+        if intervention in unready:
+            raise NotReady(f'intervention "{intervention}" of model "{resident.row.model}" is not '
+                           "precomputed", hint=f"Run {hint}.")
+        if intervention == ANY and unready and notices is not None:
+            names = ", ".join(f'"{name}"' for name in unready)
+            notices.append(f"not precomputed, so not ranked: {names}; run {hint}")
+        return repairs
 
     def _live(self, name, variables, dq_dp, dcell_dp, n, intervention, options,
               method) -> list[list]:
@@ -192,17 +213,13 @@ class Ranker:
         def read(connection):
             model = versions.read_model(connection, resident.row.model)
             secret = versions.read_secret(connection)
-            where = {key: number for number, key in enumerate(resident.learned.keys)}
-            values, numbers = [], []
-            for row in relations.read(connection, model.training_table, model.kind,
-                                      model.features, secret, reader=None,
-                                      key=model.key, label=model.label):
-                number = where.get(row.key)
-                if number is not None and resident.learned.is_same(
-                        number, row.digest, row.label, resident.row.classes):
-                    values.append(row.value)
-                    numbers.append(number)
-            return values, np.array(numbers, np.int64)
+            repairing = Repairing(connection, model, secret)
+            rows = relations.read(connection, model.training_table, model.kind, model.features,
+                                  secret, reader=None, key=model.key, label=model.label,
+                                  content=bool(repairing.all))
+            pairs = list(repairing.as_learned(rows, resident.learned, resident.row.classes))
+            return ([row.value for row, _ in pairs],
+                    np.array([number for _, number in pairs], np.int64))
         values, numbers = self._residents.with_connection(read)
         if not values:
             raise NotReady(f'no training row of model "{resident.row.model}" is as it was learned',

@@ -21,7 +21,7 @@ from pgrain.models.encoding import Encoder
 from pgrain.models.predicting import predict_proba
 from pgrain.models.registry import Model, build
 from pgrain.models.softmax import softmax
-from pgrain.store import predictions, spectra, versions
+from pgrain.store import interventions, predictions, spectra, versions
 from pgrain.store.relations import plain_columns
 from pgrain.worker.variables import VariableTable
 
@@ -66,6 +66,7 @@ class Spectrum:
     vectors: np.ndarray
     training: Training
     fingerprint: str | None = None      # see `vectors.fingerprint`
+    repairs: dict[int, Repair] = field(default_factory=dict)
 
 
 @dataclass
@@ -142,6 +143,20 @@ class Residents:
                     resident.spectra.popitem(last=False)
             return known
 
+    def repairs(self, resident: Resident, spectrum: Spectrum) -> tuple[list[Repair], list[str]]:
+        """The feature repairs that can be ranked under a spectrum, and the names of those that are
+        not projected yet. Asked of the tables each time: repairs come and go."""
+        number = spectrum.row.spectrum
+        with self._lock:
+            defined = self._query(lambda c: interventions.of_model(c, resident.row.model))
+            ready = self._query(lambda c: interventions.ready(c, number)) if defined else set()
+            for it in defined:
+                if it.number in ready and it.number not in spectrum.repairs:
+                    spectrum.repairs[it.number] = self._query(
+                        lambda c, it=it: _load_repair(c, spectrum, it))
+        return ([spectrum.repairs[it.number] for it in defined if it.number in ready],
+                [it.name for it in defined if it.number not in ready])
+
     def table(self, resident: Resident, spectrum: int | None, last_seq: int) -> VariableTable:
         """The version's known values, at least those of chunks up to `last_seq`."""
         with resident.lock:
@@ -207,6 +222,19 @@ def _load_spectrum(connection, resident: Resident, number: int) -> Spectrum:
     log.info("spectrum loaded", spectrum=number, version=row.version, rows=len(rows),
              pairs=len(row.eigenvalues), megabytes=round(J.nbytes / 1e6))
     return Spectrum(row, vectors, training)
+
+
+def _load_repair(connection, spectrum: Spectrum, it: interventions.Intervention) -> Repair:
+    rows, A = [np.zeros(0, np.int64)], [np.zeros((0, spectrum.vectors.shape[1]), np.float32)]
+    for _, arrays in spectra.chunks(connection, spectrum.row.spectrum,
+                                    interventions.kind_of_chunks(it.number)):
+        rows.append(arrays["rows"])
+        A.append(training_projection(arrays["J"], arrays["residual"]) if "J" in arrays
+                 else np.zeros((len(arrays["rows"]), A[0].shape[1]), np.float32))
+    numbers = np.concatenate(rows)
+    there = np.isin(numbers, spectrum.training.rows)
+    return Repair(it.number, it.name, np.searchsorted(spectrum.training.rows, numbers[there]),
+                  np.concatenate(A)[there])
 
 
 def _load_chunks(connection, resident: Resident, spectrum: int | None,

@@ -20,6 +20,7 @@ from pgrain.models.registry import Model, build, check_options
 from pgrain.models.training import train
 from pgrain.store import relations, versions
 from pgrain.worker import attach_job
+from pgrain.worker.repairing import Repairing
 
 
 def run(job) -> str:
@@ -30,7 +31,9 @@ def run(job) -> str:
     options = {**model.options, **job.arguments.get("options", {})}
     check_options(model.architecture, options)
     rows = read_training_rows(job, model, secret)
-    edits = versions.edits(connection, job.model)
+    repairing = Repairing(connection, model, secret)
+    edits = repairing.removals(versions.edits(connection, job.model))
+    repairs = dict(zip([row.key for row in rows], repairing.apply(rows, edits), strict=True))
     rows, n_deleted, n_relabelled = apply_edits(rows, edits)
     if not rows:
         raise InvalidArgument(f'training table of model "{job.model}" has no usable rows')
@@ -45,7 +48,8 @@ def run(job) -> str:
         [row.key for row in rows], labels,
         np.frombuffer(b"".join(row.digest for row in rows), np.uint8).reshape(-1, 16),
         np.array([label_of(edits.get(row.key)) is not None for row in rows]),
-        relations.is_integer(connection, model.training_table, model.key))
+        relations.is_integer(connection, model.training_table, model.key),
+        np.array([repairs[row.key] for row in rows], np.int64))
     version = versions.begin_version(connection, job.model, job.number)
     with connection.transaction():
         versions.write_version(connection, version, classes=start.classes,
@@ -55,7 +59,9 @@ def run(job) -> str:
     # Active last: whoever predicts with it finds the attached values already stored.
     attach_job.predict_attached(job, version)
     versions.activate(connection, job.model, version)
+    n_repaired = np.count_nonzero(learned.repairs)
     edited = f", {n_deleted} deleted and {n_relabelled} relabelled" if edits else ""
+    edited += f", {n_repaired} repaired" if n_repaired else ""
     return (f"version {version} of {job.model}: {len(rows)} rows{edited}, {len(start.classes)} "
             f"classes, {start.network.n_parameters} parameters, "
             f"accuracy {trained.metrics['accuracy']:.4f}, {trained.metrics['seconds']:.1f} s"
@@ -123,7 +129,7 @@ def read_training_rows(job, model: versions.ModelRow, secret: bytes) -> list[rel
     rows = []
     for row in relations.read(job.connection, model.training_table, model.kind, model.features,
                               secret, reader=job.submitter, key=model.key,
-                              label=model.label):
+                              label=model.label, content=True):
         rows.append(row)
         if len(rows) % 1000 == 0:
             job.report("read", len(rows), max(total, len(rows)))
