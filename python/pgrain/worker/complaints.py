@@ -255,9 +255,10 @@ class Complaints:
         resident = self._residents.version(facts["version"])
         spectrum = self._residents.spectrum(resident, facts["spectrum"])
         part = vectors.part_for(parts, resident, spectrum)
+        notices: list[str] = []
         found = self._ranker.suspects(resident, spectrum, part.q, part.cell, params["top_k"],
-                                      params["intervention"], params["options"])
-        return {"rows": found.rows(facts["name"], resident), "notices": []}, []
+                                      params["intervention"], params["options"], notices)
+        return {"rows": found.rows(facts["name"], resident), "notices": notices}, []
 
     def cells(self, state: dict, params: dict, blobs: list) -> tuple:
         """Rows of pgrain.provenance: output_row, output, output_column, value, relaxed,
