@@ -5,7 +5,7 @@ SYSTEM_PYTHON ?= python3
 ARGS    ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test up renew down psql dsn install bench paper lint docker-test dist clean bootstrap
+.PHONY: help demo test up renew down psql dsn install bench paper paper-quick lint docker-test dist clean bootstrap
 
 help:
 	@sed -n 's/^## //p' Makefile
@@ -50,9 +50,17 @@ install: bootstrap
 bench:
 	@echo 'bench: not built yet; `make demo` reports the median time of a complaint' >&2; exit 1
 
-## paper — the paper's experiments (not built yet)
-paper:
-	@echo 'paper: not built yet' >&2; exit 1
+## paper — the paper's experiments, into docs/paper.md; SCALE=small|full, ARGS="adult spectra" for some
+SCALE ?= small
+paper: bootstrap
+	@$(PYTHON) -m pip install --quiet --editable '.[bench]'
+	@$(PGRAIN) data fetch
+	@$(PGRAIN) paper --scale $(SCALE) $(ARGS)
+
+## paper-quick — a few of them, small, against loose bounds on their quality
+paper-quick: bootstrap
+	@$(PGRAIN) data fetch
+	@$(PGRAIN) paper --check
 
 ## lint — ruff
 lint: bootstrap

@@ -198,6 +198,14 @@ def demo(arguments: tuple[str, ...]) -> None:
 main.add_command(data)
 
 
+@main.command(context_settings={"ignore_unknown_options": True, "help_option_names": []})
+@click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
+def paper(arguments: tuple[str, ...]) -> None:
+    """Run the paper's experiments (`pgrain paper --help` lists them)."""
+    from pgrain.demo.paper.command import command
+    command(list(arguments), prog_name="pgrain paper")
+
+
 @main.command()
 @click.option("--dsn", help="database to look at; default: the private cluster's")
 def doctor(dsn: str | None) -> None:

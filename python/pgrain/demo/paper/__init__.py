@@ -1,0 +1,1 @@
+"""The paper's evaluation (its section 6), reproduced: `make paper` writes docs/paper.md."""

@@ -1,0 +1,109 @@
+"""Plots (matplotlib) and tables (Markdown) of docs/paper.md."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+Line = tuple[str, Iterable[float], Sequence[float]]
+_SIZE = (6.4, 3.6)
+
+
+def _axes(count: int = 1):
+    import matplotlib
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+    figure, axes = pyplot.subplots(1, count, figsize=(_SIZE[0] * count, _SIZE[1]), squeeze=False)
+    for one in axes[0]:
+        one.grid(alpha=0.3)
+    return figure, list(axes[0])
+
+
+def _save(figure, path: Path) -> None:
+    from matplotlib import pyplot
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # Without the version of matplotlib in it: the same numbers give the same file.
+    figure.savefig(path, dpi=80, bbox_inches="tight", metadata={"Software": None})
+    pyplot.close(figure)
+
+
+def lines(path: Path, given: Sequence[Line], *, x: str, y: str, log_y: bool = False,
+          log_x: bool = False, marks: Sequence[tuple[str, int]] = (), pairs: bool = False) -> None:
+    """One line a series. marks: (series, x) gets a dot; pairs: series come in twos of one colour,
+    the first dashed."""
+    figure, (axes,) = _axes()
+    for number, (name, xs, ys) in enumerate(given):
+        style = {"color": f"C{number // 2}", "linestyle": "-" if number % 2 else "--"} if pairs \
+            else {"color": f"C{number}"}
+        axes.plot(list(xs), ys, label=name, **style)
+        for series, at in marks:
+            if series == name and at <= len(ys):
+                axes.plot([at], [ys[at - 1]], "o", color=style["color"])
+    axes.set_xlabel(x)
+    axes.set_ylabel(y)
+    if log_y:
+        axes.set_yscale("log")
+    if log_x:
+        axes.set_xscale("log")
+    if given:
+        axes.legend(fontsize="small", ncols=2 if len(given) > 4 else 1)
+    _save(figure, path)
+
+
+def scatter(path: Path, panels: Sequence[Sequence[tuple[str, list, list]]], *, x: str,
+            y: Sequence[str], diagonal: bool = True, log_x: bool = False) -> None:
+    """One panel beside the other, a colour a group."""
+    figure, every = _axes(max(len(panels), 1))
+    for axes, groups, label in zip(every, panels, y, strict=False):
+        for name, xs, ys in groups:
+            axes.scatter(xs, ys, s=14, label=name, alpha=0.8)
+        if diagonal:
+            axes.plot([0, 1], [0, 1], color="grey", linewidth=0.8)
+        if log_x:
+            axes.set_xscale("log")
+        axes.set_xlabel(x)
+        axes.set_ylabel(label)
+        axes.set_ylim(-0.03, 1.03)
+        if groups:
+            axes.legend(fontsize="x-small")
+    _save(figure, path)
+
+
+def image(name: str, caption: str) -> str:
+    return f"![{caption}](paper/{name})\n\n*{caption}.*\n\n"
+
+
+def table(head: Sequence[str], rows: Sequence[Sequence]) -> str:
+    if not rows:
+        return "*Nothing has been measured yet.*"
+    return "\n".join([f"| {' | '.join(head)} |", "|" + "---|" * len(head),
+                      *("| " + " | ".join(str(cell) for cell in row) + " |" for row in rows)])
+
+
+def peak(values: Sequence[float]) -> tuple[str, int | str]:
+    """The largest value and where it is, from 1."""
+    if not values:
+        return "–", "–"
+    at = max(range(len(values)), key=values.__getitem__)
+    return f"{values[at]:.3f}", at + 1
+
+
+def mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values) if values else math.nan
+
+
+# Student's t, two-sided 95 %, by degrees of freedom.
+_T = {1: 12.706, 2: 4.303, 3: 3.182, 4: 2.776, 5: 2.571, 6: 2.447, 7: 2.365, 8: 2.306, 9: 2.262}
+
+
+def interval(values: Sequence[float]) -> str:
+    """Mean ± half the 95 % interval of the mean; a single value stands alone."""
+    if not values:
+        return "–"
+    middle = mean(values)
+    if len(values) == 1:
+        return f"{middle:.3f}"
+    deviation = math.sqrt(sum((v - middle) ** 2 for v in values) / (len(values) - 1))
+    half = _T.get(len(values) - 1, 2.0) * deviation / math.sqrt(len(values))
+    return f"{middle:.3f} ± {half:.3f}"

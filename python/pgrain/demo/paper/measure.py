@@ -1,0 +1,238 @@
+"""One measurement: a model on corrupted rows, its spectrum, and AUC_R of every ranking.
+
+Everything that the figures of section 6 compare comes from records made here: Rain++ at every k,
+Rain (conjugate gradient) after every step, and rankings that need neither.
+"""
+
+from __future__ import annotations
+
+import functools
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from pgrain.demo.metrics import auc_r
+from pgrain.demo.paper.cases import Case, Query, Setting, load
+from pgrain.influence.baselines import losses
+from pgrain.influence.conjugate_gradient import conjugate_gradient
+from pgrain.influence.gradient import objective_gradient
+from pgrain.influence.hvp import hessian_operator
+from pgrain.influence.lanczos import Spectrum, lanczos
+from pgrain.influence.projections import objective_projection, project, training_projection
+from pgrain.influence.sample import sample_rows
+from pgrain.influence.scores import self_influence
+from pgrain.influence.selection import choose_k
+from pgrain.models.registry import Model, build
+from pgrain.models.softmax import residual, softmax
+from pgrain.models.training import predict_proba, train
+
+Progress = Callable[[str], None]
+
+
+@dataclass
+class Fitted:
+    """A trained model of a case with what Rain++ computes beforehand. J: (N, R, m); A: (N, m)."""
+
+    case: Case
+    model: Model
+    theta: np.ndarray
+    alpha: float
+    metrics: dict
+    spectrum: Spectrum
+    k: int
+    logits: np.ndarray
+    J: np.ndarray
+    query_p: np.ndarray
+    query_J: np.ndarray
+    operator: Callable[[np.ndarray], np.ndarray]
+    seconds: dict
+
+    @functools.cached_property
+    def residual(self) -> np.ndarray:
+        return residual(None, self.case.y, self.logits)
+
+    @functools.cached_property
+    def A(self) -> np.ndarray:
+        return training_projection(self.J, self.residual)
+
+    @property
+    def predicted(self) -> np.ndarray:
+        return self.query_p.argmax(axis=1)
+
+
+def build_model(setting: Setting, case: Case) -> Model:
+    return build(setting.architecture, case.n_classes, case.X.shape[1:], dict(setting.options))
+
+
+def fit(setting: Setting, case: Case, say: Progress = lambda text: None) -> Fitted:
+    """Trains on the corrupted rows; spectrum and projections."""
+    seconds = {}
+    model = build_model(setting, case)
+
+    def timed(name, work):
+        say(name)
+        start = time.perf_counter()
+        found = work()
+        seconds[name] = round(time.perf_counter() - start, 3)
+        return found
+
+    trained = timed("train", lambda: train(model, case.X, case.y, options=dict(setting.options),
+                                           seed=setting.seed))
+    chosen = sample_rows(len(case.y), setting.sample, setting.seed)
+    operator = hessian_operator(model, trained.theta, case.X[chosen], case.y[chosen],
+                                trained.alpha, n_total=len(case.y))
+    spectrum = timed("spectrum", lambda: lanczos(operator, model.n_parameters, setting.pairs,
+                                                 seed=setting.seed))
+    if len(spectrum.eigenvalues) == 0:
+        raise RuntimeError(f"{setting}: {spectrum.status}")
+    logits, J = timed("project training rows",
+                      lambda: project(model, trained.theta, case.X, spectrum.vectors))
+    query_logits, query_J = timed("project queried rows", lambda: project(
+        model, trained.theta, case.query_X, spectrum.vectors))
+    return Fitted(case, model, trained.theta, trained.alpha, trained.metrics, spectrum,
+                  choose_k(spectrum.eigenvalues, case.n_classes), logits, J,
+                  softmax(query_logits), query_J, operator, seconds)
+
+
+@functools.lru_cache(maxsize=64)
+def _clean_predictions(setting: Setting) -> np.ndarray:
+    """(V, R) probabilities of the same model on rows without the error."""
+    case = load(setting)
+    model = build_model(setting, case)
+    trained = train(model, case.clean_X, case.clean_y, options=dict(setting.options),
+                    seed=setting.seed)
+    return predict_proba(model, trained.theta, case.query_X)[1]
+
+
+def measure(setting: Setting, say: Progress = lambda text: None) -> dict:
+    """The record of a setting: plain JSON values."""
+    case = load(setting)
+    fitted = fit(setting, case, say)
+    say("clean model")
+    clean_p = _clean_predictions(replace(
+        setting, error="none", rate=0.0, queries=(), swept=(), cg=0, baselines=False, denoise=False,
+        systematic=True, pairs=1, sample=1))
+    record = {
+        "setting": setting.as_json(), "n_parameters": fitted.model.n_parameters,
+        "n_rows": len(case.y), "n_wrong": int(case.wrong.sum()), "n_query": len(case.query_y),
+        "k": fitted.k, "eigenvalues": fitted.spectrum.eigenvalues.tolist(),
+        "spectrum_status": fitted.spectrum.status,
+        "spectrum_products": fitted.spectrum.iterations,
+        "accuracy": float((fitted.predicted == case.query_y).mean()),
+        "accuracy_clean": float((clean_p.argmax(axis=1) == case.query_y).mean()),
+        "chance": float(case.wrong.mean()), "seconds": fitted.seconds, "queries": {}}
+    brief = replace(setting, baselines=False, cg=0)
+    for name in (*setting.queries, *setting.swept):
+        say(f"query {name}")
+        query = case.query(name, setting.data)
+        record["queries"][name] = _judge(setting if name in setting.queries else brief, fitted,
+                                         query, clean_p)
+    return record
+
+
+def direction(query: Query, predicted: np.ndarray, p: np.ndarray) -> int:
+    """+1 if the value is too high, -1 if too low, against the true labels (section 6.1.3). Where
+    the value is right its expectation decides, so that the sweep has an answer for every query."""
+    off = query.value(predicted) - query.truth or query.relaxed(p) - query.truth
+    return 1 if off >= 0 else -1
+
+
+def _judge(setting: Setting, fitted: Fitted, query: Query, clean_p: np.ndarray) -> dict:
+    """AUC_R of every ranking for the complaint "too high" or "too low" about one query."""
+    case = fitted.case
+    sign = direction(query, fitted.predicted, fitted.query_p)
+    dq = sign * np.asarray(query.gradient(fitted.query_p), np.float64)
+    c = objective_projection(fitted.query_p, fitted.query_J, dq)
+    found = {"value": query.value(fitted.predicted), "relaxed": query.relaxed(fitted.query_p),
+             "truth": query.truth, "clean": query.value(clean_p.argmax(axis=1)),
+             "complaint": "too high" if sign > 0 else "too low"}
+    if not case.wrong.any():
+        return found
+    found["rain++"] = by_k(fitted.A, fitted.spectrum.eigenvalues, c, case.wrong)
+    if setting.denoise:
+        found["denoise"] = by_k(fitted.A - _denoised(fitted), fitted.spectrum.eigenvalues, c,
+                                case.wrong)
+    if setting.baselines or setting.cg:
+        gradient = objective_gradient(fitted.model, fitted.theta, case.query_X, dq)
+        directions = [gradient]
+        if setting.cg:
+            steps, found["rain_status"] = cg_steps(fitted.operator, gradient, setting.cg)
+            directions += steps
+        changes = dot_products(fitted, directions)
+        found["gradient_dot"] = judge(-changes[:, 0], case.wrong)
+        if setting.cg:
+            found["rain"] = [judge(-changes[:, i], case.wrong) for i in range(1, len(directions))]
+    if setting.baselines:
+        w = 1 / fitted.spectrum.eigenvalues[:fitted.k]
+        found["loss"] = judge(losses(fitted.logits, case.y), case.wrong)
+        found["self_influence"] = judge(self_influence(fitted.A[:, :fitted.k], w), case.wrong)
+        if query.classes is not None:
+            found["rule"] = judge(rule(softmax(fitted.logits), case.y, query.classes, sign),
+                                  case.wrong)
+    return found
+
+
+def judge(scores: np.ndarray, wrong: np.ndarray) -> float:
+    """AUC_R of the ranking by descending score."""
+    n = int(wrong.sum())
+    order = np.argsort(-np.asarray(scores), kind="stable")[:n]
+    return round(auc_r(wrong[order], n), 5)
+
+
+def by_k(A: np.ndarray, eigenvalues: np.ndarray, c: np.ndarray, wrong: np.ndarray) -> list[float]:
+    """AUC_R of Rain++ at k = 1 ... m, the inverse filter. A: (N, m), the change of q by row is
+    +c^T W a_z; every k is a prefix of one running sum."""
+    changes = np.cumsum(A.astype(np.float64) * (c / eigenvalues), axis=1)
+    return [judge(-changes[:, i], wrong) for i in range(changes.shape[1])]
+
+
+def _denoised(fitted: Fitted) -> np.ndarray:
+    """(N, m): projections of the rows as they would be after the repair."""
+    logits, J = project(fitted.model, fitted.theta, fitted.case.denoised,
+                        fitted.spectrum.vectors)
+    return training_projection(J, residual(None, fitted.case.y, logits))
+
+
+def cg_steps(operator, gradient: np.ndarray, n: int) -> tuple[list[np.ndarray], str]:
+    """What conjugate gradient has after each step up to n, or up to where it stops by itself. The
+    product's own solver, asked n times over the same products."""
+    products: list[np.ndarray] = []
+    at = 0
+
+    def matvec(v):
+        nonlocal at
+        if at == len(products):
+            products.append(np.asarray(operator(v)))
+        at += 1
+        return products[at - 1]
+
+    steps: list[np.ndarray] = []
+    status = ""
+    for i in range(1, n + 1):
+        at = 0
+        solution = conjugate_gradient(matvec, gradient, n_iter=i)
+        status = solution.status
+        if solution.stats["iterations"] < i or "curvature" in status:
+            break
+        steps.append(solution.value)
+        if status == "converged":
+            break
+    return steps, status
+
+
+def dot_products(fitted: Fitted, directions: list[np.ndarray]) -> np.ndarray:
+    """(N, m): <direction, grad l_z> of every training row, all directions in one pass."""
+    sizes = [float(np.linalg.norm(v)) or 1.0 for v in directions]
+    units = np.stack([v / size for v, size in zip(directions, sizes, strict=True)], axis=1)
+    _, J = project(fitted.model, fitted.theta, fitted.case.X, units.astype(np.float32))
+    return training_projection(J, fitted.residual) * np.array(sizes)
+
+
+def rule(p: np.ndarray, y: np.ndarray, classes: tuple[int, ...], sign: int) -> np.ndarray:
+    """What one would do without influence. A count of the classes is too low: rows labelled
+    otherwise, those first that the model takes for one of them; too high: rows labelled so, those
+    first that the model takes for something else. (N,), other rows last."""
+    inside, mass = np.isin(y, classes), p[:, list(classes)].sum(axis=1)
+    return np.where(inside, -1.0, mass) if sign < 0 else np.where(inside, 1 - mass, -1.0)
