@@ -109,6 +109,7 @@ class WorkerUnreachable(PgrainError):
     """The worker process does not answer."""
 
     sqlstate = "08006"
+    timed_out = False   # the connection is there, but the answer took too long
 
 
 class ProtocolViolation(PgrainError):

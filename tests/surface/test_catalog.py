@@ -12,7 +12,7 @@ USER = {"predict", "predict_proba", "complain", "provenance", "explain", "doctor
         "_load_model", "_explain", "_stamp_key", "complaint_vector"}
 ADMIN = USER | {"create_model", "drop_model", "activate", "detach", "apply", "revert",
                 "create_intervention", "drop_intervention", "edits_sql", "rank",
-                "train", "precompute", "attach", "_ensure_secret", "_drop_predictions"}
+                "train", "precompute", "attach", "cancel", "_ensure_secret", "_drop_predictions"}
 VIEWS = {"attached", "edits", "interventions", "jobs", "models", "progress", "versions", "workers"}
 TABLES = {"attachment", "installation", "intervention", "intervention_ready",
           "intervention_value", "job", "model", "model_version", "prediction_chunk", "spectrum",
@@ -21,6 +21,7 @@ TABLES = {"attachment", "installation", "intervention", "intervention_ready",
 SIGNATURES = """
 f activate(model text, version bigint) -> void
 f apply(model text, train_keys text[], intervention text) -> void
+f cancel(job bigint) -> boolean
 f complain(query text, complaint text, top_k integer DEFAULT 100, intervention text DEFAULT 'delete'::text, options jsonb DEFAULT '{}'::jsonb) -> TABLE(rank integer, model text, train_id bigint, train_key text, intervention text, score double precision, effect double precision)
 f complain(query text, complaint text[], top_k integer DEFAULT 100, intervention text DEFAULT 'delete'::text, options jsonb DEFAULT '{}'::jsonb) -> TABLE(rank integer, model text, train_id bigint, train_key text, intervention text, score double precision, effect double precision)
 f complaint_vector(query text, complaint text) -> bytea

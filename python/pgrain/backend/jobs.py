@@ -1,4 +1,4 @@
-"""train, precompute, attach: queue a job for the worker and, if asked, wait for it.
+"""train, precompute, attach: queue a job for the worker and, if asked, wait for it; cancel.
 
 A procedure that waits ends its transaction in each slice, so that it holds back no VACUUM, and
 looks at the job's row. Cancelling the statement cancels the job.
@@ -25,6 +25,7 @@ from pgrain.errors import (
     NotReady,
     ObjectInUse,
     PgrainError,
+    UndefinedObject,
     WorkerUnreachable,
 )
 from pgrain.wire.client import START_HINT
@@ -70,6 +71,23 @@ def attach(plpy, name: str, relation: str, features: list[str] | None, wait: boo
         """, ["text", "text", "text[]"], [name, relation, features])
     oid = query(plpy, "SELECT $1::regclass::oid::bigint AS oid", ["text"], [relation])[0]["oid"]
     _run(plpy, "attach", name, {"relation": oid}, wait)
+
+
+@entry_point
+def cancel(plpy, job: int) -> bool:
+    """Ask a job to stop: a queued one is cancelled at once, a running one at its next step.
+
+    Whether the job was still under way. Raises 42704 if there is no such job.
+    """
+    rows = query(plpy, "SELECT state FROM pgrain.jobs WHERE job = $1", ["bigint"], [job])
+    if not rows:
+        raise UndefinedObject(f"job {job} does not exist", hint="See pgrain.jobs.")
+    return bool(query(plpy, """
+        UPDATE pgrain.job SET cancel_requested = true,
+               message = CASE state WHEN 'queued' THEN 'cancelled' ELSE message END,
+               state = CASE state WHEN 'queued' THEN 'cancelled' ELSE state END
+        WHERE job = $1 AND state IN ('queued', 'running') RETURNING job
+        """, ["bigint"], [job]))
 
 
 def _require(*arguments) -> None:

@@ -18,6 +18,7 @@ import time
 from collections import OrderedDict
 from pathlib import Path
 
+from pgrain.backend import place
 from pgrain.backend.spi import check_interrupts, query
 from pgrain.errors import NotReady, PgrainError, UndefinedObject, WorkerUnreachable
 from pgrain.wire.client import START_HINT, Client
@@ -25,8 +26,12 @@ from pgrain.wire.identity import DIGEST_BYTES, hasher
 
 PAUSE_SECONDS = 0.0001
 TRUST_SECONDS = 0.005
+STALE_SECONDS = 15   # since a worker has said that it lives
 LIVE_VALUES = 50_000
 VERSION = (Path(__file__).parent.parent / "VERSION")
+
+STANDBY_HINT = ("Start pgrain worker --dsn ... --socket PATH beside it, and name PATH under "
+                f"[workers] in {place.FILE}, beside this server's postgresql.conf.")
 
 
 class Model:
@@ -63,7 +68,9 @@ class State:
     def __init__(self):
         self.version: str | None = None
         self.database = ""
-        self.socket: str | None = None
+        self.sockets: list[str] = []          # of the workers, the one to try first in front
+        self.tls: dict[str, str] = {}
+        self.standby = False
         self.incarnation: str | None = None   # of the server: see provenance/stamps.py
         self.hasher = None
         self.secret: bytes | None = None
@@ -89,9 +96,20 @@ def load(plpy) -> None:
                (SELECT secret FROM pgrain.installation) AS secret,
                (SELECT backend_start::text FROM pg_catalog.pg_stat_activity
                 WHERE backend_type = 'checkpointer') AS incarnation,
-               (SELECT socket FROM pgrain.worker ORDER BY seen_at DESC LIMIT 1) AS socket
-        """)[0]
-    STATE.version, STATE.database, STATE.socket = row["version"], row["database"], row["socket"]
+               pg_catalog.current_setting('config_file', true) AS config_file,
+               pg_catalog.pg_is_in_recovery() AS standby,
+               -- Those that were alive just now, the oldest first: so all sessions share one.
+               ARRAY(SELECT socket FROM pgrain.worker
+                     ORDER BY seen_at < pg_catalog.clock_timestamp()
+                              - pg_catalog.make_interval(secs => $1), started_at) AS sockets
+        """, ["float8"], [STALE_SECONDS])[0]
+    STATE.version, STATE.database, STATE.sockets = row["version"], row["database"], row["sockets"]
+    STATE.standby = row["standby"]
+    STATE.tls, places = place.read(row["config_file"])
+    if row["database"] in places:
+        STATE.sockets = [places[row["database"]]]
+    elif row["standby"]:
+        STATE.sockets = []   # the table is the primary's, and so are the workers in it
     STATE.incarnation, STATE.extension = row["incarnation"], row["extension"]
     if row["secret"] is not None and row["secret"] != STATE.secret:
         STATE.secret, STATE.hasher = row["secret"], hasher(row["secret"])
@@ -181,29 +199,44 @@ def model_facts(plpy, name: str, *, predictions: bool = False, trained: bool = T
 def client(plpy) -> Client:
     """The session's connection to the worker (opened by its first call)."""
     state = ensure_loaded(plpy)
-    if state.socket is None:
+    if not state.sockets:
         plpy.execute("SELECT pgrain._load_session()")
-    if state.socket is None:
-        raise WorkerUnreachable("no worker has registered in this database", hint=START_HINT)
-    if state.client is None or state.client.path != state.socket:
+    if not state.sockets:
+        raise (WorkerUnreachable("this standby knows no worker of its own", hint=STANDBY_HINT)
+               if state.standby else
+               WorkerUnreachable("no worker has registered in this database", hint=START_HINT))
+    return _client_at(plpy, state.sockets[0])
+
+
+def _client_at(plpy, address: str) -> Client:
+    state = STATE
+    if state.client is None or state.client.path != address or state.client.tls != state.tls:
         if state.client is not None:
             state.client.close()
-        state.client = Client(state.socket, state.version, state.database)
+        state.client = Client(address, state.version, state.database, tls=state.tls)
     state.client.on_wait = lambda: check_interrupts(plpy)
     return state.client
 
 
 def call(plpy, method: str, params: dict, blobs=()):
-    """Ask the worker; if it is not where we thought, look up where it is now and ask once more."""
+    """Ask the worker; if it is not where we thought, look up where workers are now, try those."""
     connection = client(plpy)
     try:
         return connection.call(method, params, blobs)
-    except WorkerUnreachable:
-        before = STATE.socket
+    except WorkerUnreachable as failure:
+        if failure.timed_out:
+            raise   # it has the request and is at it, or hangs: a second one would do as it did
         plpy.execute("SELECT pgrain._load_session()")
-        if STATE.socket == before:
-            raise
-        return client(plpy).call(method, params, blobs)
+        for address in STATE.sockets:
+            if address != connection.path:
+                try:
+                    answer = _client_at(plpy, address).call(method, params, blobs)
+                except WorkerUnreachable:
+                    continue
+                # Where the others still seem alive, this session stays with the one that answers.
+                STATE.sockets.sort(key=lambda known: known != address)
+                return answer
+        raise
 
 
 def forget_models(plpy) -> None:

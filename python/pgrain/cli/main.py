@@ -68,13 +68,43 @@ def _option(name: str, value: str | None) -> list[str]:
 
 @main.command()
 @click.option("--dsn", required=True, help="libpq connection string of the database")
-@click.option("--socket", "path", required=True, help="Unix socket to listen on")
-@click.option("--allow-user", "users", multiple=True, required=True,
-              help="OS user that may connect: the one that runs the server (repeatable)")
-def worker(dsn: str, path: str, users: tuple[str, ...]) -> None:
+@click.option("--socket", "path", help="Unix socket to listen on; default: one in /run/pgrain, or "
+                                       "in a folder of this user in /tmp")
+@click.option("--listen", "remote", metavar="HOST:PORT",
+              help="listen on TCP instead, with mutual TLS only")
+@click.option("--tls-ca", "ca", help="the authority that has signed both certificates")
+@click.option("--tls-certificate", "certificate", help="this worker's certificate")
+@click.option("--tls-key", "key", help="its key")
+@click.option("--tls-peer", "peers", multiple=True,
+              help="name in the certificate of who may connect (repeatable; default: any of the "
+                   "authority)")
+@click.option("--allow-user", "users", multiple=True,
+              help="OS user that may connect (repeatable); default: the one that runs the server")
+@click.option("--metrics", metavar="[HOST:]PORT", help="serve numbers for Prometheus there")
+@click.option("--log-format", type=click.Choice(["text", "json"]), default="text",
+              show_default=True)
+@click.option("--log-level", type=click.Choice(["debug", "info", "warning"]), default="info",
+              show_default=True, help="debug: a line a request")
+def worker(dsn: str, path: str | None, remote: str | None, ca: str | None, certificate: str | None,
+           key: str | None, peers: tuple[str, ...], users: tuple[str, ...], metrics: str | None,
+           log_format: str, log_level: str) -> None:
     """Run the worker beside a database, in the foreground."""
-    from pgrain.worker.main import run
-    raise SystemExit(run(dsn, path, list(users)))
+    if path and remote:
+        raise click.UsageError("--socket and --listen exclude each other")
+    tls = {"ca": ca, "certificate": certificate, "key": key}
+    if remote and not all(tls.values()):
+        raise click.UsageError("--listen needs --tls-ca, --tls-certificate and --tls-key: a worker "
+                               "that anybody can reach speaks with nobody unknown")
+    if not remote and (any(tls.values()) or peers):
+        raise click.UsageError("the options --tls-... belong to --listen")
+    try:
+        from pgrain.worker.main import Options, run
+    except ModuleNotFoundError as error:
+        raise click.ClickException(f"the worker needs more libraries ({error.name} is missing): "
+                                   "pip install 'pgrain[worker]'") from None
+    address = f"tls://{remote}" if remote else path and os.path.abspath(path)
+    raise SystemExit(run(Options(dsn, address, users, tls if remote else {}, peers, metrics,
+                                 log_format, log_level)))
 
 
 @main.group()

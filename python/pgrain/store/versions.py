@@ -102,11 +102,16 @@ def edits(connection: psycopg.Connection, model: str) -> dict[str, str]:
         "SELECT train_key, intervention FROM pgrain.training_edit WHERE model = %s", [model])}
 
 
+def stored(connection: psycopg.Connection, job: int) -> int | None:
+    """The version that an interrupted attempt of this job has stored completely."""
+    row = connection.execute("SELECT max(version) AS version FROM pgrain.model_version "
+                             "WHERE job = %s AND ready", [job]).fetchone()
+    return row["version"]
+
+
 def begin_version(connection: psycopg.Connection, model: str, job: int) -> int:
-    """A new version, not ready, in place of what an interrupted attempt of this job left (which may
-    have been killed when the version was ready, but not yet active)."""
-    connection.execute("DELETE FROM pgrain.model_version v WHERE job = %s AND NOT EXISTS "
-                       "(SELECT FROM pgrain.model m WHERE m.active_version = v.version)", [job])
+    """A new version, not ready, in place of what an interrupted attempt of this job left."""
+    connection.execute("DELETE FROM pgrain.model_version WHERE job = %s AND NOT ready", [job])
     return connection.execute(
         "INSERT INTO pgrain.model_version (model, job) VALUES (%s, %s) RETURNING version",
         [model, job]).fetchone()["version"]

@@ -7,14 +7,16 @@ learns that nobody waits for the answer any more.
 
 from __future__ import annotations
 
+import errno
+import os
 import select
 import socket
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from pgrain.errors import PgrainError, ProtocolViolation, WorkerUnreachable
 from pgrain.settings import CONNECT_SECONDS, REQUEST_SECONDS, WAIT_SLICE_SECONDS
-from pgrain.wire import frames, messages
+from pgrain.wire import address, frames, messages
 
 START_HINT = "Start the worker: pgrain worker --dsn ..., or make up in a checkout."
 
@@ -24,15 +26,17 @@ class ConnectionLost(WorkerUnreachable):
 
 
 class Client:
-    """A connection to the worker at a Unix socket `path`.
+    """A connection to the worker at an address (`wire/address.py`).
 
     `version` and `database` go into the handshake; the worker refuses others than its own.
+    tls: the files for a remote worker (`wire/tls.py`); not needed for a Unix socket.
     """
 
     def __init__(self, path: str, version: str, database: str,
-                 on_wait: Callable[[], None] = lambda: None):
+                 on_wait: Callable[[], None] = lambda: None, tls: Mapping[str, str] | None = None):
         self.path, self.version, self.database = path, version, database
-        self.on_wait = on_wait
+        self.on_wait, self.tls = on_wait, tls or {}
+        self._wants: Callable[[OSError], str | None] = _wants
         self._socket: socket.socket | None = None
         self._number = 0
         self.welcome: dict = {}
@@ -89,11 +93,13 @@ class Client:
 
     def _connect(self) -> None:
         deadline = time.monotonic() + CONNECT_SECONDS.default
-        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self.welcome = {}
+        where = address.parse(self.path)
         try:
-            self._socket.settimeout(CONNECT_SECONDS.default)
-            self._socket.connect(self.path)
-            self._socket.setblocking(False)
+            if isinstance(where, str):
+                self._socket = self._open(socket.AF_UNIX, where, deadline)
+            else:
+                self._connect_remote(where, deadline)
         except OSError as error:
             raise WorkerUnreachable("the worker is not reachable",
                                     detail=f'Socket "{self.path}": {error.strerror or error}.',
@@ -107,17 +113,62 @@ class Client:
             raise ProtocolViolation("the worker did not answer the handshake")
         self.welcome = answer.header
 
+    def _connect_remote(self, where: address.Remote, deadline: float) -> None:
+        from pgrain.wire import tls  # `ssl` is only loaded where it is needed
+        context, self._wants = tls.context(self.tls, server=False), tls.wants
+        failure: OSError | None = None
+        for family, _, _, _, place in socket.getaddrinfo(where.host, where.port,
+                                                         type=socket.SOCK_STREAM):
+            try:
+                raw = self._open(family, place, deadline)
+                break
+            except OSError as error:
+                failure = error
+        else:
+            raise failure or OSError(errno.EHOSTUNREACH, "no such host")
+        raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self._socket = context.wrap_socket(raw, server_hostname=where.host,
+                                           do_handshake_on_connect=False)
+        while True:
+            try:
+                return self._socket.do_handshake()
+            except OSError as error:
+                if self._wants(error) is None:
+                    raise
+                self._wait(deadline, write=self._wants(error) == "write")
+
+    def _open(self, family: int, place, deadline: float) -> socket.socket:
+        """A connected socket that does not block. A listener that accepts nobody (a hung worker)
+        is waited for in slices, like everything else."""
+        opened = socket.socket(family, socket.SOCK_STREAM)
+        try:
+            opened.setblocking(False)
+            while (code := opened.connect_ex(place)) not in (0, errno.EISCONN):
+                if code == errno.EAGAIN:             # a Unix socket whose queue is full
+                    time.sleep(WAIT_SLICE_SECONDS.default)
+                elif code in (errno.EINPROGRESS, errno.EALREADY):
+                    poll = select.poll()
+                    poll.register(opened.fileno(), select.POLLOUT)
+                    poll.poll(WAIT_SLICE_SECONDS.default * 1000)
+                else:
+                    raise OSError(code, os.strerror(code))
+                self.on_wait()
+                if time.monotonic() > deadline:
+                    raise TimeoutError(errno.ETIMEDOUT, "it accepts no connection")
+        except BaseException:
+            opened.close()
+            raise
+        return opened
+
     def _send(self, buffers, deadline: float) -> None:
         for buffer in buffers:
             view = memoryview(buffer)
             while view:
                 try:
                     sent = self._socket.send(view)
-                except BlockingIOError:
-                    self._wait(deadline, write=True)
-                    continue
                 except OSError as error:
-                    raise self._lost(error.strerror) from None
+                    self._retry(error, deadline, "write")
+                    continue
                 view = view[sent:]
 
     def _receive(self, count: int, deadline: float) -> bytearray:
@@ -126,15 +177,20 @@ class Client:
         while view:
             try:
                 got = self._socket.recv_into(view)
-            except BlockingIOError:
-                self._wait(deadline)
-                continue
             except OSError as error:
-                raise self._lost(error.strerror) from None
+                self._retry(error, deadline, "read")
+                continue
             if got == 0:
                 raise self._lost("the worker closed the connection")
             view = view[got:]
         return data
+
+    def _retry(self, error: OSError, deadline: float, direction: str) -> None:
+        """Wait until the socket is ready for more; a real error is a lost connection."""
+        wanted = direction if isinstance(error, BlockingIOError) else self._wants(error)
+        if wanted is None:
+            raise self._lost(error.strerror or str(error)) from None
+        self._wait(deadline, write=wanted == "write")
 
     def _wait(self, deadline: float, write: bool = False) -> None:
         fd = self._socket.fileno()
@@ -143,11 +199,16 @@ class Client:
         while not poll.poll(WAIT_SLICE_SECONDS.default * 1000):
             self.on_wait()
             if time.monotonic() > deadline:
-                raise WorkerUnreachable(
-                    "the worker did not answer in time",
-                    detail=f'Socket "{self.path}".',
+                failure = WorkerUnreachable(
+                    "the worker did not answer in time", detail=f'Socket "{self.path}".',
                     hint="See pgrain.workers and the worker's log; restart it if it hangs.")
+                failure.timed_out = self.welcome != {}
+                raise failure
 
     def _lost(self, why: str | None) -> ConnectionLost:
         return ConnectionLost("the connection to the worker was lost",
                               detail=f'Socket "{self.path}": {why}.', hint=START_HINT)
+
+
+def _wants(error: OSError) -> str | None:
+    return None   # of a plain socket: what it waits for is a BlockingIOError

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
+
 from pgrain.errors import PgrainError, ProtocolViolation
 
-HELLO = 1      # client: {version, database}
+HELLO = 1      # client: {version, database, session}
 WELCOME = 2    # worker: {version, pid, device}
 REQUEST = 3    # client: {id, method, params}
 RESULT = 4     # worker: {id, result}
@@ -14,8 +16,8 @@ KINDS = {HELLO: "hello", WELCOME: "welcome", REQUEST: "request", RESULT: "result
 
 
 def hello(version: str, database: str) -> dict:
-    """What a session says first: its extension's version and its database."""
-    return {"version": version, "database": database}
+    """What a session says first: its extension's version, its database, its process id."""
+    return {"version": version, "database": database, "session": os.getpid()}
 
 
 def welcome(version: str, pid: int, device: str) -> dict:

@@ -18,7 +18,7 @@ import psycopg
 import structlog
 
 from pgrain.errors import Cancelled, PgrainError, WorkerUnreachable
-from pgrain.worker import attach_job, precompute_job, train_job
+from pgrain.worker import attach_job, metrics, precompute_job, train_job
 
 log = structlog.get_logger()
 LOCK_CLASS = 0x70677261   # "pgra": advisory locks of jobs are (this, job number)
@@ -59,6 +59,12 @@ class Job:
         if row is None or row["cancel_requested"]:
             raise Cancelled(f"job {self.number} was cancelled")
 
+    def cancel_requested(self) -> bool:
+        """Whether somebody wants it to stop."""
+        row = self.reporter.execute("SELECT cancel_requested FROM pgrain.job WHERE job = %s",
+                                    [self.number]).fetchone()
+        return row is None or row["cancel_requested"]
+
     def stage(self, phase: str) -> Callable[[int, int, str], None]:
         """`report` for one phase, as the numerical functions call it."""
         return lambda done, total, message="": self.report(phase, done, total, message)
@@ -71,12 +77,24 @@ class Runner(threading.Thread):
         super().__init__(name="jobs", daemon=True)
         self._connect, self._worker = connect, worker
         self.stopping = threading.Event()
+        self._current: Job | None = None
+
+    def interrupt(self, number: int) -> None:
+        """End the statement that a cancelled job is in: it may wait for a lock, where it cannot see
+        that it is to stop. (What it computes, it stops by itself at its next step.)"""
+        job = self._current
+        if job is not None and job.number == number:
+            job.connection.cancel_safe(timeout=5)
 
     def run(self) -> None:
         """Take jobs until told to stop; a lost database is waited for."""
         while not self.stopping.is_set():
             try:
                 with self._connect() as connection, self._connect() as reporter:
+                    # A standby has no jobs of its own; it may be promoted one day.
+                    if connection.execute("SELECT pg_is_in_recovery() AS r").fetchone()["r"]:
+                        self.stopping.wait(POLL_SECONDS)
+                        continue
                     connection.execute("LISTEN pgrain_job")
                     while not self.stopping.is_set():
                         if not self.take(connection, reporter):
@@ -98,9 +116,11 @@ class Runner(threading.Thread):
             try:
                 job = self._claim(connection, reporter, number)
                 if job is not None:
+                    self._current = job
                     self._run(job)
                     return True
             finally:
+                self._current = None
                 if not connection.closed:
                     connection.execute("SELECT pg_advisory_unlock(%s, %s)", [LOCK_CLASS, number])
         return False
@@ -116,7 +136,7 @@ class Runner(threading.Thread):
         if row is None:
             return None
         if row["attempts"] > MOST_ATTEMPTS:
-            self._end(connection, number, "failed", None, PgrainError(
+            self._end(connection, number, row["kind"], "failed", None, PgrainError(
                 f"job {number} was given up after {MOST_ATTEMPTS} attempts",
                 hint="The worker died each time; see its log."))
             return None
@@ -124,39 +144,56 @@ class Runner(threading.Thread):
                    connection, reporter, self.stopping)
 
     def _run(self, job: Job) -> None:
-        log.info("job started", job=job.number, kind=job.kind, model=job.model)
+        structlog.contextvars.bind_contextvars(job=job.number, kind=job.kind, model=job.model)
+        log.info("job started")
         started = time.monotonic()
         try:
             message = STEPS[job.kind](job)
         except Cancelled:
-            self._end(job.reporter, job.number, "cancelled", "cancelled", None)
-            log.info("job cancelled", job=job.number)
+            self._end(job.reporter, job.number, job.kind, "cancelled", "cancelled", None)
+            log.info("job cancelled")
         except WorkerUnreachable:   # stopping: it stays "running", and the next worker takes it up
-            log.info("job interrupted", job=job.number)
+            log.info("job interrupted")
         except PgrainError as error:
-            self._end(job.reporter, job.number, "failed", error.message, error)
-            log.info("job failed", job=job.number, error=error.message)
-        except psycopg.OperationalError:
-            raise
+            self._end(job.reporter, job.number, job.kind, "failed", error.message, error)
+            log.info("job failed", error=error.message)
         except psycopg.Error as error:
-            self._end(job.reporter, job.number, "failed", str(error), PgrainError(
-                error.diag.message_primary or str(error), detail=error.diag.message_detail,
+            if _connection_is_lost(job.connection, error):
+                raise   # it stays "running", and is taken up again
+            if isinstance(error, psycopg.errors.QueryCanceled) and job.cancel_requested():
+                self._end(job.reporter, job.number, job.kind, "cancelled", "cancelled", None)
+                log.info("job cancelled")
+                return
+            # The primary message alone is for everybody: DETAIL may quote a key.
+            message = error.diag.message_primary or type(error).__name__
+            self._end(job.reporter, job.number, job.kind, "failed", message, PgrainError(
+                message, detail=error.diag.message_detail,
                 hint=error.diag.message_hint, sqlstate=error.sqlstate))
-            log.warning("job failed in the database", job=job.number, error=str(error))
+            log.warning("job failed in the database", error=str(error))
         except Exception as error:
-            self._end(job.reporter, job.number, "failed", str(error), PgrainError(
+            self._end(job.reporter, job.number, job.kind, "failed", str(error), PgrainError(
                 f"{job.kind} failed: {type(error).__name__}: {error}",
                 hint="This is a defect of pgrain; the worker's log has the details."))
-            log.error("job failed", job=job.number, traceback=traceback.format_exc())
+            log.error("job failed", traceback=traceback.format_exc())
         else:
-            self._end(job.reporter, job.number, "succeeded", message, None)
-            log.info("job finished", job=job.number,
-                     seconds=round(time.monotonic() - started, 2))
+            self._end(job.reporter, job.number, job.kind, "succeeded", message, None)
+            log.info("job finished", seconds=round(time.monotonic() - started, 2))
+        finally:
+            structlog.contextvars.clear_contextvars()
 
-    def _end(self, connection, number: int, state: str, message: str | None,
+    def _end(self, connection, number: int, kind: str, state: str, message: str | None,
              error: PgrainError | None) -> None:
         connection.execute("""
             UPDATE pgrain.job SET state = %s, message = %s, error = %s, finished_at = now(),
                    done = CASE WHEN %s = 'succeeded' THEN total ELSE done END
             WHERE job = %s""",
             [state, message, json.dumps(error.to_dict()) if error else None, state, number])
+        metrics.job(kind, state)
+
+
+def _connection_is_lost(connection: psycopg.Connection, error: psycopg.Error) -> bool:
+    """Whether the server or the connection went away. A full disk, a timeout or a lock that is not
+    to be had are errors of the job, though psycopg counts them among the operational ones."""
+    state = error.sqlstate
+    return connection.closed or (isinstance(error, psycopg.OperationalError)
+                                 and (state is None or state[:2] == "08" or state[:3] == "57P"))

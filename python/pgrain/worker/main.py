@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import socket
@@ -9,7 +10,8 @@ import sys
 import threading
 import time
 import uuid
-from importlib.metadata import version as package_version
+from collections.abc import Callable
+from dataclasses import dataclass, field
 
 # The GPU is shared with whatever else runs there, so memory is taken as it is needed.
 os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
@@ -18,59 +20,98 @@ import jax
 import psycopg
 import structlog
 
+from pgrain.cli.install import version
 from pgrain.errors import PgrainError
 from pgrain.store.database import connect
+from pgrain.worker import metrics, place
 
 log = structlog.get_logger()
 WAIT_SECONDS = 2.0
 HEARTBEAT_SECONDS = 3.0
 
 
-def run(dsn: str, socket_path: str, allow_users: list[str]) -> int:
-    """Serve one database until SIGTERM or SIGINT; returns the exit status.
+@dataclass(frozen=True)
+class Options:
+    """What `pgrain worker` was told.
 
-    dsn: libpq connection string of the database. socket_path: the Unix socket to listen on.
-    allow_users: OS users besides this one that may connect (the server's).
+    dsn: libpq connection string of the database. address: a Unix socket's path or tls://host:port
+    (None: `place.default_socket`). allow_users: OS users besides this one that may connect (none:
+    the one that runs the server). tls, tls_peers: see `server.Server`. metrics: HOST:PORT.
+    log_format: text or json; log_level: debug, info or warning.
     """
+
+    dsn: str
+    address: str | None = None
+    allow_users: tuple[str, ...] = ()
+    tls: dict[str, str] = field(default_factory=dict)
+    tls_peers: tuple[str, ...] = ()
+    metrics: str | None = None
+    log_format: str = "text"
+    log_level: str = "info"
+
+
+def run(options: Options) -> int:
+    """Serve one database until SIGTERM or SIGINT; returns the exit status."""
     # These import the mathematics, whose import settles JAX's configuration.
     from pgrain.worker.handlers import Handlers
     from pgrain.worker.jobs import Runner
     from pgrain.worker.resident import Residents
     from pgrain.worker.server import Server
 
-    structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr), processors=[
-        structlog.processors.add_log_level, structlog.processors.TimeStamper(fmt="iso"),
-        structlog.processors.KeyValueRenderer(key_order=["timestamp", "level", "event"])])
+    configure_logs(options.log_format, options.log_level)
     stopping = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stopping.set())
-    device = describe_device()
-    version = package_version("pgrain")
-    log.info("worker starts", version=version, device=device, pid=os.getpid())
-    database = wait_for_extension(dsn, stopping)
-    if database is None:
+    device, dsn = describe_device(), options.dsn
+    number = version()
+    log.info("worker starts", version=number, device=device, pid=os.getpid())
+    found = wait_for_extension(dsn, number, stopping)
+    if found is None:
         return 0
+    database, server_uid = found
 
     identity = str(uuid.uuid4())
-    server = Server(socket_path, Handlers(Residents(lambda: connect(dsn)), version=version,
-                                          device=device).handle,
-                    version=version, database=database, device=device, allow_users=allow_users)
+    endpoint = None
     try:
+        address, mode = options.address, 0o660
+        if address is None:
+            address, mode = place.default_socket(database, server_uid)
+        allowed = options.allow_users or (() if server_uid is None else (server_uid,))
+        server = Server(address, Handlers(Residents(lambda: connect(dsn)), version=number,
+                                          device=device).handle,
+                        version=number, database=database, device=device, allow_users=allowed,
+                        tls=options.tls, tls_peers=options.tls_peers, mode=mode)
+        if options.metrics is not None:
+            endpoint = metrics.serve(options.metrics, version=number, database=database)
         server.listen()
-    except PgrainError as error:
-        log.error("worker cannot start", error=error.message, hint=error.hint)
+    except (PgrainError, OSError) as error:
+        log.error("worker cannot start", error=str(error), hint=getattr(error, "hint", None))
         return 1
     runner = Runner(lambda: connect(dsn), identity)
     threading.Thread(target=server.serve, name="accept", daemon=True).start()
     runner.start()
     try:
-        heartbeat(dsn, identity, socket_path, version, device, stopping)
+        status = heartbeat(dsn, identity, address, number, device, stopping, runner.interrupt)
     finally:
         runner.stopping.set()
         server.close()
+        if endpoint is not None:
+            endpoint.shutdown()
         runner.join(5)
     log.info("worker stopped")
-    return 0
+    return status
+
+
+def configure_logs(form: str, level: str) -> None:
+    """One event a line on stderr: key=value, or JSON objects. Within a request each line has its
+    `request`, within a job its `job`."""
+    last = (structlog.processors.JSONRenderer() if form == "json" else
+            structlog.processors.KeyValueRenderer(key_order=["timestamp", "level", "event"]))
+    structlog.configure(
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        wrapper_class=structlog.make_filtering_bound_logger(getattr(logging, level.upper())),
+        processors=[structlog.contextvars.merge_contextvars, structlog.processors.add_log_level,
+                    structlog.processors.TimeStamper(fmt="iso"), last])
 
 
 def describe_device() -> str:
@@ -81,18 +122,23 @@ def describe_device() -> str:
     return f"{device.platform}: {device.device_kind}"
 
 
-def wait_for_extension(dsn: str, stopping: threading.Event) -> str | None:
-    """The database's name, once the database and the extension in it are there."""
+def wait_for_extension(dsn: str, number: str,
+                       stopping: threading.Event) -> tuple[str, int | None] | None:
+    """(the database's name, the OS user of its server), once the database and the extension of
+    this worker's version in it are there."""
     told = None
     while not stopping.is_set():
         try:
             with connect(dsn) as connection:
-                row = connection.execute(
-                    "SELECT current_database() AS database, to_regclass('pgrain.worker') "
-                    "IS NOT NULL AS there").fetchone()
-            if row["there"]:
-                return row["database"]
-            problem = f'database "{row["database"]}" has no extension pgrain'
+                row = connection.execute(_ABOUT).fetchone()
+                if row["version"] == number:
+                    return row["database"], place.server_user(connection)
+            if row["version"] is None:
+                problem = f'database "{row["database"]}" has no extension pgrain'
+            else:
+                problem = (f'the extension in database "{row["database"]}" is of version '
+                           f'{row["version"]}, this worker of {number}; run ALTER EXTENSION pgrain '
+                           "UPDATE, or a worker of that version")
         except psycopg.Error as error:
             problem = str(error).strip()
         if problem != told:
@@ -102,27 +148,53 @@ def wait_for_extension(dsn: str, stopping: threading.Event) -> str | None:
     return None
 
 
-def heartbeat(dsn: str, identity: str, socket_path: str, version: str, device: str,
-              stopping: threading.Event) -> None:
+_ABOUT = """
+SELECT current_database() AS database, pg_is_in_recovery() AS standby,
+       (SELECT extversion FROM pg_extension WHERE extname = 'pgrain') AS version
+"""
+
+
+def heartbeat(dsn: str, identity: str, address: str, number: str, device: str,
+              stopping: threading.Event, interrupt: Callable[[int], None]) -> int:
     """Register and say every few seconds that this worker lives; take the registration away at
-    the end. A lost database is waited for."""
+    the end. A lost database is waited for. On a standby nothing can be written: sessions there know
+    the worker from the server's own pgrain.toml, and hear from itself who it is.
+    `interrupt` is called with the number of a job of this worker that is to stop.
+
+    The exit status: 1 if the extension has become one of another version."""
     connection = None
+    registered = ready = False
     while not stopping.is_set():
         try:
             if connection is None or connection.closed:
-                connection = connect(dsn)
-                # A socket has one worker: whoever was registered on this one has gone.
-                connection.execute("DELETE FROM pgrain.worker WHERE socket = %s", [socket_path])
-                connection.execute("""
-                    INSERT INTO pgrain.worker (worker, socket, pid, host, version, device)
-                    VALUES (%s, %s, %s, %s, %s, %s)""",
-                    [identity, socket_path, os.getpid(), socket.gethostname(), version, device])
-                log.info("worker ready", socket=socket_path)
-            updated = connection.execute("UPDATE pgrain.worker SET seen_at = clock_timestamp() "
-                                         "WHERE worker = %s", [identity])
-            if updated.rowcount == 0:   # the extension was dropped and made anew
-                connection.close()
-                continue
+                connection, registered = connect(dsn), False
+            row = connection.execute(_ABOUT).fetchone()
+            if row["version"] not in (number, None):
+                log.error("worker stops: the extension is of another version now",
+                          extension=row["version"], worker=number)
+                stopping.set()
+                return 1
+            if not row["standby"] and row["version"] is not None:
+                if not registered:
+                    # An address has one worker: whoever was registered there has gone.
+                    connection.execute("DELETE FROM pgrain.worker WHERE socket = %s OR "
+                                       "seen_at < now() - interval '1 day'", [address])
+                    connection.execute("""
+                        INSERT INTO pgrain.worker (worker, socket, pid, host, version, device)
+                        VALUES (%s, %s, %s, %s, %s, %s)""",
+                        [identity, address, os.getpid(), socket.gethostname(), number, device])
+                updated = connection.execute("UPDATE pgrain.worker SET seen_at = clock_timestamp() "
+                                             "WHERE worker = %s", [identity])
+                registered = updated.rowcount > 0   # not if the extension was made anew
+                if not registered:
+                    continue
+                for job in connection.execute(
+                        "SELECT job FROM pgrain.job WHERE worker = %s AND state = 'running' "
+                        "AND cancel_requested", [identity]):
+                    interrupt(job["job"])
+            if not ready:
+                log.info("worker ready", socket=address, standby=row["standby"])
+                ready = True
         except psycopg.Error as error:
             log.warning("worker waits for the database", error=str(error).strip())
             if connection is not None:
@@ -133,7 +205,9 @@ def heartbeat(dsn: str, identity: str, socket_path: str, version: str, device: s
             pass
     if connection is not None and not connection.closed:
         try:
-            connection.execute("DELETE FROM pgrain.worker WHERE worker = %s", [identity])
+            if registered:
+                connection.execute("DELETE FROM pgrain.worker WHERE worker = %s", [identity])
         except psycopg.Error:
             log.info("registration stays: the database is gone")
         connection.close()
+    return 0

@@ -1,7 +1,11 @@
-"""The socket: who may connect, one thread a connection, a bounded number of requests at a time."""
+"""The socket: who may connect, one thread a connection, a bounded number of requests at a time.
+
+A request waits for its turn in `Gate`; one that takes long does not keep the others from theirs.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pwd
 import select
@@ -10,7 +14,7 @@ import struct
 import threading
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import structlog
@@ -23,7 +27,8 @@ from pgrain.errors import (
     UndefinedObject,
 )
 from pgrain.settings import CONCURRENT_REQUESTS, QUEUED_REQUESTS
-from pgrain.wire import frames, messages
+from pgrain.wire import address, frames, messages
+from pgrain.worker import metrics
 
 log = structlog.get_logger()
 SLOW_SECONDS = 1.0
@@ -58,23 +63,38 @@ class Gate:
 
 
 class Server:
-    """Accepts sessions on a Unix socket and answers their requests.
+    """Accepts sessions at an address (`wire/address.py`) and answers their requests.
 
     handler(connection_state, method, params, blobs) -> (result, blobs); connection_state is a dict
-    that lives as long as the connection. allow_users: OS users that may connect, checked by the
-    kernel's peer credentials; the socket's permissions keep out the others before that.
+    that lives as long as the connection. On a Unix socket, allow_users are the OS users that may
+    connect (names or numbers), checked by the kernel's peer credentials; the socket's permissions
+    keep out the others before that. A remote address wants tls (`wire/tls.py`), and from whoever
+    connects a certificate of the same authority, with one of the names in tls_peers if there are
+    any.
     """
 
     def __init__(self, path: str, handler: Callable, *, version: str, database: str, device: str,
-                 allow_users: list[str]):
+                 allow_users: Sequence[str | int], tls: Mapping[str, str] | None = None,
+                 tls_peers: Sequence[str] = (), mode: int = 0o660):
         self.path, self.handler = path, handler
         self.version, self.database, self.device = version, database, device
-        self._allowed = {os.getuid(), *(pwd.getpwnam(name).pw_uid for name in allow_users)}
+        self._allowed = {os.getuid(), *(_user_id(name) for name in allow_users)}
+        self._mode = mode
+        self._where = address.parse(path)
+        self._tls = None
+        if isinstance(self._where, address.Remote):
+            from pgrain.wire import tls as transport
+            self._tls = transport.context(tls or {}, server=True)
+            self._check_name = lambda peer: transport.check_name(peer, set(tls_peers))
         self._gate = Gate(int(CONCURRENT_REQUESTS.default), int(QUEUED_REQUESTS.default))
         self._listener: socket.socket | None = None
 
     def listen(self) -> None:
         """Bind the socket. A dead one of an earlier worker is replaced, a living one is not."""
+        if isinstance(self._where, address.Remote):
+            family = socket.getaddrinfo(*self._where, type=socket.SOCK_STREAM)[0][0]
+            self._listener = socket.create_server(tuple(self._where), family=family, backlog=256)
+            return
         if Path(self.path).exists():
             with socket.socket(socket.AF_UNIX) as probe:
                 try:
@@ -86,7 +106,7 @@ class Server:
                                       hint="Stop it, or give this one another --socket.")
         self._listener = socket.socket(socket.AF_UNIX)
         self._listener.bind(self.path)
-        os.chmod(self.path, 0o660)
+        os.chmod(self.path, self._mode)
         self._listener.listen(256)
 
     def serve(self) -> None:
@@ -103,21 +123,36 @@ class Server:
         """Stop accepting and take the socket away."""
         if self._listener is not None:
             self._listener.close()
-            Path(self.path).unlink(missing_ok=True)
+            if isinstance(self._where, str):
+                Path(self.path).unlink(missing_ok=True)
 
-    def _serve_one(self, connection: socket.socket) -> None:
-        with connection:
+    def _serve_one(self, raw: socket.socket) -> None:
+        with contextlib.ExitStack() as stack:
+            connection = stack.enter_context(raw)
             try:
                 connection.settimeout(HANDSHAKE_SECONDS)
-                self._check_peer(connection)
-                self._handshake(connection)
+                if self._tls is not None:
+                    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+                    connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+                    try:
+                        connection = stack.enter_context(
+                            self._tls.wrap_socket(raw, server_side=True))
+                    except OSError as error:   # no TLS at all, or a certificate that is not ours
+                        log.warning("connection refused", error=str(error))
+                        return
+                    self._check_name(connection)
+                else:
+                    self._check_peer(connection)
+                peer = self._handshake(connection)
                 connection.settimeout(None)
+                metrics.connection(1)
+                stack.callback(metrics.connection, -1)
                 state: dict = {}
                 while True:
                     frame = frames.read_frame(lambda n: _receive(connection, n))
                     if frame.kind != messages.REQUEST:
                         raise ProtocolViolation(f"unexpected message of kind {frame.kind}")
-                    self._answer(connection, state, frame)
+                    self._answer(connection, peer, state, frame)
             except (ConnectionClosed, OSError):
                 pass
             except PgrainError as error:
@@ -134,7 +169,8 @@ class Server:
                                         detail=f"User id {uid}.",
                                         hint="Name the server's OS user with --allow-user.")
 
-    def _handshake(self, connection: socket.socket) -> None:
+    def _handshake(self, connection: socket.socket) -> str:
+        """What the session calls itself in logs: the process id of its backend."""
         frame = frames.read_frame(lambda n: _receive(connection, n))
         if frame.kind != messages.HELLO:
             raise ProtocolViolation("the first message is not a hello")
@@ -149,37 +185,56 @@ class Server:
                                   hint="Start a worker for this database.")
         _send(connection, messages.WELCOME,
               messages.welcome(self.version, os.getpid(), self.device))
+        session = frame.header.get("session")
+        return str(session) if type(session) is int else "?"
 
-    def _answer(self, connection: socket.socket, state: dict, frame: frames.Frame) -> None:
+    def _answer(self, connection: socket.socket, peer: str, state: dict,
+                frame: frames.Frame) -> None:
+        """Answer one request. In logs it is `request=<backend's process id>.<its number>`."""
         number, method, params = messages.check_request(frame.header)
-        started = time.monotonic()
-        try:
-            with self._gate:
-                if _gone(connection):
-                    raise ConnectionClosed   # cancelled while it waited for its turn
-                result, blobs = self.handler(state, method, params, frame.blobs)
-            frame_out = frames.encode(messages.RESULT, messages.result(number, result), blobs)
-        except PgrainError as error:
-            _send(connection, messages.ERROR, messages.error(number, error))
-        except ConnectionClosed:
-            raise
-        except Exception as error:
-            log.error("request failed", method=method, traceback=traceback.format_exc())
-            _send(connection, messages.ERROR, messages.error(number, PgrainError(
-                f"the worker failed: {type(error).__name__}: {error}",
-                hint="This is a defect of pgrain; the worker's log has the details.")))
-        else:
-            for buffer in frame_out:
-                connection.sendall(buffer)
-        seconds = time.monotonic() - started
-        if seconds > SLOW_SECONDS:
-            log.info("slow request", method=method, seconds=round(seconds, 3))
+        started, sqlstate = time.monotonic(), "00000"
+        metrics.present(1)
+        with structlog.contextvars.bound_contextvars(request=f"{peer}.{number}"):
+            try:
+                with self._gate:
+                    if _gone(connection):
+                        raise ConnectionClosed   # cancelled while it waited for its turn
+                    result, blobs = self.handler(state, method, params, frame.blobs)
+                frame_out = frames.encode(messages.RESULT, messages.result(number, result), blobs)
+            except PgrainError as error:
+                sqlstate = error.sqlstate
+                _send(connection, messages.ERROR, messages.error(number, error))
+            except ConnectionClosed:
+                sqlstate = "57014"
+                raise
+            except Exception as error:
+                sqlstate = "XX000"
+                log.error("request failed", method=method, traceback=traceback.format_exc())
+                _send(connection, messages.ERROR, messages.error(number, PgrainError(
+                    f"the worker failed: {type(error).__name__}: {error}",
+                    hint="This is a defect of pgrain; the worker's log has the details "
+                         f"(request {peer}.{number}).")))
+            else:
+                for buffer in frame_out:
+                    connection.sendall(buffer)
+            finally:
+                seconds = time.monotonic() - started
+                metrics.present(-1)
+                metrics.request(method, sqlstate, seconds)
+                (log.info if seconds > SLOW_SECONDS else log.debug)(
+                    "slow request" if seconds > SLOW_SECONDS else "request", method=method,
+                    sqlstate=sqlstate, seconds=round(seconds, 4))
+
+
+def _user_id(user: str | int) -> int:
+    return user if isinstance(user, int) else pwd.getpwnam(user).pw_uid
 
 
 def _gone(connection: socket.socket) -> bool:
+    """Whether the other side has closed; looks at the socket itself, for TLS cannot peek."""
     poll = select.poll()
-    poll.register(connection, select.POLLIN)
-    return bool(poll.poll(0)) and connection.recv(1, socket.MSG_PEEK) == b""
+    poll.register(connection, select.POLLRDHUP)
+    return bool(poll.poll(0))
 
 
 def _receive(connection: socket.socket, count: int) -> bytearray:

@@ -26,6 +26,11 @@ from pgrain.worker.repairing import Repairing
 def run(job) -> str:
     """Train a new version of the job's model; returns the sentence that the caller reads."""
     connection = job.connection
+    done = versions.stored(connection, job.number)
+    if done is not None:   # an interrupted attempt came as far as that; nothing is trained twice
+        attach_job.predict_attached(job, done)
+        versions.activate(connection, job.model, done)
+        return f"version {done} of {job.model}, trained before its worker was interrupted"
     model = versions.read_model(connection, job.model)
     secret = versions.read_secret(connection)
     options = {**model.options, **job.arguments.get("options", {})}
