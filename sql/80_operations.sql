@@ -30,7 +30,8 @@ BEGIN
             EXECUTE format('GRANT EXECUTE ON FUNCTION %s TO %I', routine.signature, role);
         ELSIF admin AND routine.proname IN ('create_model', 'drop_model', 'activate', 'detach',
                                             'apply', 'revert', 'rank', 'create_intervention',
-                                            'drop_intervention', 'edits_sql', 'cancel', '_ensure_secret',
+                                            'drop_intervention', 'edits_sql', 'cancel',
+                                            '_ensure_secret',
                                             '_drop_predictions') THEN
             EXECUTE format('GRANT EXECUTE ON FUNCTION %s TO %I', routine.signature, role);
         ELSIF admin AND routine.prokind = 'p' THEN
