@@ -10,6 +10,7 @@ import hashlib
 import json
 import threading
 from collections import OrderedDict
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -56,6 +57,7 @@ class Evaluation:
     relaxed: Output
     complaints: list[Complaint]
     residents: dict[str, Resident] = field(default_factory=dict)
+    planning: Iterator | None = None     # a plan under way (`repairs`)
 
     def objective(self, matches: list) -> Objective:
         """What the complaints add up to; matches: the output rows of each WHERE, None without."""
@@ -196,7 +198,7 @@ class Complaints:
 
     def verify(self, state: dict, params: dict, blobs: list) -> tuple:
         """Compare with the query's own result; XX000 naming the cell where they differ."""
-        evaluation = _evaluation(state, params)
+        evaluation = evaluation_of(state, params)
         evaluation.value.compare(params["rows"])
         evaluation.plan.verified = True
         return {}, []
@@ -204,7 +206,7 @@ class Complaints:
     def match(self, state: dict, params: dict, blobs: list) -> tuple:
         """The statement that evaluates a complaint's WHERE over the output rows, and those rows;
         with `absent`, over the rows that are possible but not in the result."""
-        evaluation = _evaluation(state, params)
+        evaluation = evaluation_of(state, params)
         complaint = evaluation.complaints[params["complaint"]]
         value, absent = evaluation.value, params.get("absent", False)
         more = complaint.operator != "no row" and not absent and not value.present.all()
@@ -213,7 +215,7 @@ class Complaints:
 
     def rank(self, state: dict, params: dict, blobs: list) -> tuple:
         """Ranked rows [rank, model, train_id, train_key, intervention, score, effect]."""
-        evaluation = _evaluation(state, params)
+        evaluation = evaluation_of(state, params)
         objective = evaluation.objective(params["matches"])
         gradient, notices = slopes(objective)
         if gradient is None:
@@ -228,7 +230,7 @@ class Complaints:
 
     def vector(self, state: dict, params: dict, blobs: list) -> tuple:
         """The complaint as a vector of numbers (`vectors`), a blob; none if nothing is violated."""
-        evaluation = _evaluation(state, params)
+        evaluation = evaluation_of(state, params)
         objective = evaluation.objective(params["matches"])
         gradient, notices = slopes(objective)
         if gradient is None:
@@ -263,7 +265,7 @@ class Complaints:
     def cells(self, state: dict, params: dict, blobs: list) -> tuple:
         """Rows of pgrain.provenance: output_row, output, output_column, value, relaxed,
         variables."""
-        evaluation = _evaluation(state, params)
+        evaluation = evaluation_of(state, params)
         counts = evaluation.circuit.variables()
         dependent = [(number, column.name) for number, column in
                      enumerate(evaluation.circuit.columns) if column.model_dependent]
@@ -280,7 +282,7 @@ class Complaints:
 
     def render(self, state: dict, params: dict, blobs: list) -> tuple:
         """Lines of the annotated plan."""
-        evaluation = _evaluation(state, params)
+        evaluation = evaluation_of(state, params)
         capture = evaluation.plan.capture
         return {"lines": capture.render(evaluation.circuit)}, []
 

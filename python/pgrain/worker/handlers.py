@@ -9,6 +9,7 @@ import numpy as np
 from pgrain.errors import ProtocolViolation
 from pgrain.wire.identity import unpack_value
 from pgrain.worker.complaints import Complaints
+from pgrain.worker.plan_methods import PlanMethods
 from pgrain.worker.repair_methods import RepairMethods
 from pgrain.worker.resident import Residents
 
@@ -20,6 +21,7 @@ class Handlers:
         self._residents = residents
         self._about = {"version": version, "device": device, "pid": os.getpid()}
         complaints, repairs = Complaints(residents), RepairMethods(residents)
+        plans = PlanMethods(residents)
         self._methods = {
             "ping": self._ping, "predict": self._predict,
             "plan": complaints.plan, "evaluate": complaints.evaluate,
@@ -28,6 +30,7 @@ class Handlers:
             "render": complaints.render, "vector": complaints.vector,
             "rank_vector": complaints.rank_vector,
             "check_repair": repairs.check, "repair_values": repairs.values,
+            "plan_repair": plans.plan_repair, "holds": plans.holds,
         }
 
     def handle(self, state: dict, method: str, params: dict, blobs: list) -> tuple:

@@ -6,7 +6,7 @@ fly, the paper's baseline), ``gradient_dot`` (no curvature). Interventions: see 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -24,7 +24,7 @@ from pgrain.store import relations, versions
 from pgrain.wire.identity import unpack_value
 from pgrain.worker.candidates import Candidates
 from pgrain.worker.repairing import Repairing
-from pgrain.worker.resident import Resident, Residents, Spectrum
+from pgrain.worker.resident import Repair, Resident, Residents, Spectrum
 from pgrain.worker.variables import VariableTable
 
 METHODS = ("rain++", "rain", "gradient_dot")
@@ -70,6 +70,11 @@ class Variables:
         rows = self.rows[used]
         return objective_projection(p[rows], J[rows], dq_dp[used])
 
+    def logits_and_projections(self) -> tuple[np.ndarray, np.ndarray]:
+        """Logits (V, R) float64, up to a constant a row, and J_x (V, R, m) float32."""
+        _, p, J = self._snapshot()
+        return np.log(np.maximum(p[self.rows], 1e-300)), J[self.rows]
+
     def gradient(self, dq_dp: np.ndarray) -> np.ndarray:
         """grad q, (d,): one batched reverse pass over the values themselves."""
         used = np.flatnonzero(dq_dp.any(axis=1))
@@ -84,7 +89,8 @@ class Variables:
 class Suspects:
     """Ranked training rows of one model, best first, (n,) each.
 
-    at: positions in `Training.rows`; numbers: among the learned rows.
+    at: positions in `Training.rows`; numbers: among the learned rows; repairs: the feature repairs
+    among the interventions, by name.
     """
 
     at: np.ndarray
@@ -92,6 +98,7 @@ class Suspects:
     interventions: list[str]
     scores: np.ndarray
     effects: np.ndarray
+    repairs: dict[str, Repair] = field(default_factory=dict)
 
     def rows(self, name: str, resident: Resident) -> list[list]:
         """Rows [rank, model, train_id, train_key, intervention, score, effect]."""
@@ -157,7 +164,8 @@ class Ranker:
         effects = candidates.columns(spectrum.training, best, w, cell)
         titles = candidates.titles()
         return Suspects(best, spectrum.training.rows[best], [titles[number] for number in chosen],
-                        -changes[best], effects[np.arange(len(best)), chosen])
+                        -changes[best], effects[np.arange(len(best)), chosen],
+                        {repair.name: repair for repair in candidates.repairs})
 
     def _repairs(self, resident: Resident, spectrum: Spectrum, intervention: str,
                  notices: list[str] | None) -> list:

@@ -67,6 +67,7 @@ class Spectrum:
     training: Training
     fingerprint: str | None = None      # see `vectors.fingerprint`
     repairs: dict[int, Repair] = field(default_factory=dict)
+    logits: np.ndarray | None = None    # of the training rows, once a plan has asked for them
 
 
 @dataclass

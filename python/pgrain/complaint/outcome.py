@@ -1,0 +1,101 @@
+"""Whether complaints hold under other predictions, and what the first complained cell is then.
+
+The rows that each complaint is about are those that its WHERE selected when it was made.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from pgrain.complaint.grammar import Complaint
+from pgrain.complaint.objective import Objective, complained_column
+from pgrain.errors import InvalidArgument
+from pgrain.provenance.output import Output
+from pgrain.provenance.presence import ABSENT
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """value, relaxed: of the first complained cell (for a text and for a row: whether it is shown,
+    is there, 0 or 1, and with what probability); NaN for NULL. holds: all complaints do."""
+
+    value: float
+    relaxed: float
+    holds: bool
+
+
+class Watchful:
+    """Complaints as conditions on the circuit's output.
+
+    Raises
+    ------
+    InvalidArgument
+        22023: a complaint without a target can never hold.
+    """
+
+    def __init__(self, objective: Objective):
+        self.objective, self.circuit = objective, objective.circuit
+        for complaint in objective.complaints:
+            if complaint.operator in ("too high", "too low"):
+                sign = "<=" if complaint.operator == "too high" else ">="
+                raise InvalidArgument(
+                    f'the complaint "{complaint.text}" has no target to reach',
+                    hint=f"Say what would be right, as in {complaint.column} {sign} 50.")
+        self.columns = [complained_column(complaint, self.circuit)
+                        for complaint in objective.complaints]
+        # Which way "=" was wrong at first: once it is reached or passed there is nothing to gain.
+        self.above = [[objective.value.numbers[row, column] > complaint.target
+                       if column is not None and complaint.operator == "="
+                       and not isinstance(complaint.target, str) else False for row in rows]
+                      for complaint, column, rows in zip(objective.complaints, self.columns,
+                                                         objective.matched, strict=True)]
+
+    def outcome(self, predicted: dict[str, np.ndarray], P: dict[str, np.ndarray]) -> Outcome:
+        """Under these predicted classes (V,) and probabilities (V, R) of each model."""
+        value = self.circuit.value(predicted, P)
+        shown, soft = self._first(value, P)
+        return Outcome(shown, soft, self.holds(value))
+
+    def holds(self, value: Output) -> bool:
+        """Whether all complaints hold on classes."""
+        parts = zip(self.objective.complaints, self.columns, self.objective.matched, self.above,
+                    strict=True)
+        for complaint, column, rows, above in parts:
+            if complaint.operator == "no row":
+                good = not any(value.present[row] for row in rows)
+            elif complaint.operator == "a row":
+                good = any(value.present[row] for row in rows)
+            else:
+                good = all(_cell_holds(complaint, value, row, column, side)
+                           for row, side in zip(rows, above, strict=True))
+            if not good:
+                return False
+        return True
+
+    def _first(self, value: Output, P) -> tuple[float, float]:
+        first = self.objective.first
+        if first is None:
+            return math.nan, math.nan
+        row, column = first[:2]
+        if column == ABSENT:
+            absent = math.exp(self.circuit.log_absent(P, [row])[0])
+            return float(value.present[row]), 1.0 - absent
+        if len(first) == 3:
+            shows = bool(value.present[row]) and value.text(row, column) == first[2]
+            return float(shows), self.circuit.probability(P, row, column, first[2])
+        return (float(value.numbers[row, column]),
+                float(self.circuit.relaxed(P).numbers[row, column]))
+
+
+def _cell_holds(complaint: Complaint, value: Output, row: int, column: int, above: bool) -> bool:
+    if isinstance(complaint.target, str):
+        return bool(value.present[row]) and value.text(row, column) == complaint.target
+    v, t = float(value.numbers[row, column]), complaint.target
+    if math.isnan(v):       # nothing is left that could be too high
+        return complaint.operator in ("<=", "<")
+    if complaint.operator == "=":
+        return v <= t if above else v >= t
+    return {"<=": v <= t, "<": v < t, ">=": v >= t, ">": v > t}[complaint.operator]

@@ -1,0 +1,84 @@
+"""The methods behind plan_repair and repair: a plan in slices, and whether complaints hold."""
+
+from __future__ import annotations
+
+import math
+
+from pgrain.complaint.outcome import Watchful
+from pgrain.errors import InvalidArgument, UnsupportedOperator
+from pgrain.worker.complaints import evaluation_of, slopes
+from pgrain.worker.planning import Plan, Planner, chosen_model, default_budget, run
+from pgrain.worker.ranking import METHODS, Ranker, check_options
+from pgrain.worker.resident import Residents
+
+SLICE_SECONDS = 0.2     # of work a request, so that a session sees progress and can be cancelled
+_OWN = ("rows", "model")
+
+
+class PlanMethods:
+    """The methods; one instance serves all connections."""
+
+    def __init__(self, residents: Residents):
+        self._residents, self._ranker = residents, Ranker(residents)
+
+    def plan_repair(self, state: dict, params: dict, blobs: list) -> tuple:
+        """A slice of a plan: {"progress": [done, about, message]}, at last {"rows", "notices"}.
+
+        The first request brings `matches`, `intervention` and `options`; the others go on.
+        """
+        evaluation = evaluation_of(state, params)
+        if "matches" in params:
+            evaluation.planning, notices = self._begin(evaluation, params)
+            if evaluation.planning is None:
+                return {"rows": [], "notices": notices, "model": None, "cures": True}, []
+        found = run(evaluation.planning, SLICE_SECONDS)
+        if not isinstance(found, Plan):
+            return {"progress": [found.done, found.total, found.message]}, []
+        evaluation.planning = None
+        return {"rows": [[_sent(cell) for cell in row] for row in found.rows],
+                "notices": found.notices, "model": found.model, "cures": found.cures}, []
+
+    def _begin(self, evaluation, params: dict):
+        objective = evaluation.objective(params["matches"])
+        gradient, notices = slopes(objective)
+        Watchful(objective)                     # refuses complaints that can never hold
+        if gradient is None:
+            return None, notices
+        options = {name: value for name, value in params["options"].items() if name not in _OWN}
+        if check_options(options, params["intervention"]) != METHODS[0]:
+            raise UnsupportedOperator(f'a plan is made by method "{METHODS[0]}" alone')
+        name = chosen_model(gradient, params["options"].get("model"))
+        variables = evaluation.variables[name]
+        spectrum = self._residents.spectrum(variables.resident, variables.spectrum)
+        budget = check_budget(params["options"].get("rows"), len(spectrum.training.rows))
+        slope, cell = gradient[name], objective.effect_gradient()[name]
+        suspects = self._ranker.suspects(
+            variables.resident, spectrum, variables.projection(slope), variables.projection(cell),
+            budget, params["intervention"], options)
+        return Planner(objective, evaluation.variables, name, spectrum, suspects).plan(), notices
+
+    def holds(self, state: dict, params: dict, blobs: list) -> tuple:
+        """Whether the complaints hold, and the first complained cell: {"holds", "value",
+        "relaxed", "models"}."""
+        evaluation = evaluation_of(state, params)
+        objective = evaluation.objective(params["matches"])
+        outcome = Watchful(objective).outcome(
+            {name: v.predicted for name, v in evaluation.variables.items()},
+            {name: v.p for name, v in evaluation.variables.items()})
+        return {"holds": objective.violated == 0, "value": _sent(outcome.value),
+                "relaxed": _sent(outcome.relaxed), "notes": objective.notes[:5]}, []
+
+
+def check_budget(rows, n: int) -> int:
+    """Option `rows`: at most how many training rows a plan may edit."""
+    if rows is None:
+        return default_budget(n)
+    if type(rows) is not int or rows < 1:
+        raise InvalidArgument('option "rows" must be a whole number of at least 1',
+                              hint="It is the most training rows that may be edited.")
+    return min(rows, n)
+
+
+def _sent(value):
+    """NaN is no JSON."""
+    return None if isinstance(value, float) and math.isnan(value) else value
