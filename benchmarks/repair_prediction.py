@@ -1,12 +1,13 @@
 """How well the group step predicts what retraining does, beside first-order sums and "no change".
 
-    .local/venv/bin/python benchmarks/repair_prediction.py [--rows 4000] [--seeds 3] [--out FILE]
+    .local/venv/bin/python benchmarks/repair_prediction.py [--rows 3000] [--seeds 3] [--out FILE]
 
-Fashion-MNIST with the brightest trousers labelled dress (`demo/corruptions.py`). Queries: predicted
-trousers of all test pictures, of two halves, and predicted dresses. For each model, seed, query and
-prefix of the ranking (deletions, and relabellings): the complained count as predicted and after
-retraining (warm start; logistic regression to its optimum). A line of JSON a case; at the end the
-medians of |predicted - actual| / |actual change| and the quantiles of actual / predicted change,
+Fashion-MNIST, four pixels made one, the brightest trousers labelled dress (`demo/corruptions.py`).
+Queries: predicted trousers among half of the test pictures, predicted dresses among all. For each
+model, seed, query and prefix of the ranking (deletions, and relabellings): the complained count as
+predicted and after retraining (warm start; logistic regression to its optimum). A line of JSON a
+case; at the end the medians of |predicted - actual| / |actual change| and the quantiles of the
+actual change divided by the predicted one,
 from which `worker/planning.py` takes its interval. Not part of the test suite: half an hour.
 """
 
@@ -33,7 +34,7 @@ from pgrain.models.softmax import residual, softmax
 from pgrain.models.training import train
 
 TROUSER, DRESS = 1, 3
-MODELS = {"logistic_regression": {"tol": 1e-8}, "mlp": {"hidden": [128]}}
+MODELS = {"logistic_regression": {"tol": 1e-5}, "mlp": {"hidden": [64], "epochs": 6}}
 
 
 def load(rows: int, seed: int):
@@ -42,24 +43,30 @@ def load(rows: int, seed: int):
     part = rng.permutation(len(train_set))[:rows]
     images = datasets.Images(train_set.pixels[part], train_set.labels[part])
     chosen = rng.permutation(len(test_set))[:4000]
-    return images, test_set.pixels[chosen][..., None], test_set.labels[chosen]
+    return images, test_set.pixels[chosen], test_set.labels[chosen]
+
+
+def smaller(pixels: np.ndarray) -> np.ndarray:
+    """(N, 28, 28) as (N, 14, 14, 1) uint8: means of four pixels, so that retraining is quick."""
+    n = len(pixels)
+    return pixels.reshape(n, 14, 2, 14, 2).mean(axis=(2, 4)).astype(np.uint8)[..., None]
 
 
 def queries(n: int) -> dict:
     half = np.arange(n) % 2 == 0
     every = np.ones(n, bool)
-    return {"trousers": (TROUSER, every, -1), "trousers, one half": (TROUSER, half, -1),
-            "dresses": (DRESS, every, 1)}
+    return {"trousers, one half": (TROUSER, half, -1), "dresses": (DRESS, every, 1)}
 
 
 def run(name: str, rows: int, seed: int, out) -> list[dict]:
     images, Xq, _ = load(rows, seed)
     wrong = corruptions.bright(images, seed)
-    X, y = images.pixels[..., None], wrong.labels.astype(np.int64)
-    options = {**MODELS[name], "shape": [28, 28, 1]}
-    model = registry.build(name, 10, (28, 28, 1), {k: v for k, v in options.items()
-                                                    if k in ("hidden",)})
-    settings = {k: v for k, v in options.items() if k in ("tol", "epochs")}
+    X, Xq = smaller(images.pixels), smaller(Xq)
+    y = wrong.labels.astype(np.int64)
+    options = MODELS[name]
+    model = registry.build(name, 10, X.shape[1:], {k: v for k, v in options.items()
+                                                   if k == "hidden"})
+    settings = {k: v for k, v in options.items() if k != "hidden"}
     trained = train(model, X, y, options=settings, seed=seed)
     theta = trained.theta
     chosen = sample_rows(rows, 10_000, 0)
@@ -96,7 +103,7 @@ def run(name: str, rows: int, seed: int, out) -> list[dict]:
         for intervention, (change, new) in ranked.items():
             order = np.argsort(change, kind="stable")
             u = None
-            for n in (10, 30, 60, 100, 160, 240):
+            for n in (20, 80, 200):
                 top = order[:n]
                 keep, labels = np.ones(rows, bool), y.copy()
                 if intervention == "delete":
@@ -141,7 +148,7 @@ def summarise(found: list[dict]) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser()
-    parser.add_argument("--rows", type=int, default=4000)
+    parser.add_argument("--rows", type=int, default=3000)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--models", nargs="*", default=list(MODELS))
     parser.add_argument("--out", default="/dev/stdout")

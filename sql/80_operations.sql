@@ -26,13 +26,13 @@ BEGIN
     LOOP
         IF routine.proname IN ('predict', 'predict_proba', 'complain', 'provenance', 'explain', 'doctor',
                                '_load_session', '_load_model', '_explain',
-                               '_stamp_key', 'complaint_vector') THEN
+                               '_stamp_key', 'complaint_vector', 'plan_repair') THEN
             EXECUTE format('GRANT EXECUTE ON FUNCTION %s TO %I', routine.signature, role);
         ELSIF admin AND routine.proname IN ('create_model', 'drop_model', 'activate', 'detach',
                                             'apply', 'revert', 'rank', 'create_intervention',
                                             'drop_intervention', 'edits_sql', 'cancel',
-                                            '_ensure_secret',
-                                            '_drop_predictions') THEN
+                                            '_ensure_secret', '_drop_predictions',
+                                            '_plan_repair', '_holds') THEN
             EXECUTE format('GRANT EXECUTE ON FUNCTION %s TO %I', routine.signature, role);
         ELSIF admin AND routine.prokind = 'p' THEN
             EXECUTE format('GRANT EXECUTE ON PROCEDURE %s TO %I', routine.signature, role);
@@ -46,6 +46,7 @@ BEGIN
             TO %I', role);
         -- What expressions gave for rows that this role may not read is not for it to see.
         EXECUTE format('GRANT INSERT ON pgrain.intervention_value TO %I', role);
+        EXECUTE format('GRANT SELECT, INSERT ON pgrain.repair_round TO %I', role);
         EXECUTE format('GRANT SELECT, INSERT, UPDATE (state, cancel_requested, message)
             ON pgrain.job TO %I', role);
     END IF;

@@ -9,14 +9,16 @@ import psycopg
 import pytest
 
 USER = {"predict", "predict_proba", "complain", "provenance", "explain", "doctor", "_load_session",
-        "_load_model", "_explain", "_stamp_key", "complaint_vector"}
+        "_load_model", "_explain", "_stamp_key", "complaint_vector",
+        "plan_repair"}
 ADMIN = USER | {"create_model", "drop_model", "activate", "detach", "apply", "revert",
                 "create_intervention", "drop_intervention", "edits_sql", "rank",
-                "train", "precompute", "attach", "cancel", "_ensure_secret", "_drop_predictions"}
+                "train", "precompute", "attach", "cancel", "repair", "_plan_repair", "_holds",
+                "_ensure_secret", "_drop_predictions"}
 VIEWS = {"attached", "edits", "interventions", "jobs", "models", "progress", "versions", "workers"}
 TABLES = {"attachment", "installation", "intervention", "intervention_ready",
-          "intervention_value", "job", "model", "model_version", "prediction_chunk", "spectrum",
-          "spectrum_chunk", "training_edit", "version_chunk", "worker"}
+          "intervention_value", "job", "model", "model_version", "prediction_chunk",
+          "repair_round", "spectrum", "spectrum_chunk", "training_edit", "version_chunk", "worker"}
 
 SIGNATURES = """
 f activate(model text, version bigint) -> void
@@ -35,6 +37,8 @@ f drop_intervention(model text, name text) -> void
 f edits_sql(model text) -> SETOF text
 f explain(query text) -> SETOF text
 f grant_usage(role name, admin boolean DEFAULT false) -> void
+f plan_repair(query text, complaint text, intervention text DEFAULT 'delete'::text, options jsonb DEFAULT '{}'::jsonb) -> TABLE(rank integer, train_id bigint, train_key text, intervention text, predicted double precision, low double precision, high double precision)
+f plan_repair(query text, complaint text[], intervention text DEFAULT 'delete'::text, options jsonb DEFAULT '{}'::jsonb) -> TABLE(rank integer, train_id bigint, train_key text, intervention text, predicted double precision, low double precision, high double precision)
 f predict(model text, x bytea) -> text
 f predict(model text, x double precision[]) -> text
 f predict(model text, x jsonb) -> text
@@ -50,6 +54,8 @@ f rank(model text, vector bytea, top_k integer DEFAULT 100, intervention text DE
 f revert(model text, train_keys text[] DEFAULT NULL::text[]) -> void
 p attach(IN model text, IN relation regclass, IN features name[] DEFAULT NULL::name[], IN wait boolean DEFAULT true) ->
 p precompute(IN model text, IN options jsonb DEFAULT '{}'::jsonb, IN wait boolean DEFAULT true) ->
+p repair(IN name text, IN query text, IN complaint text, IN intervention text DEFAULT 'delete'::text, IN options jsonb DEFAULT '{}'::jsonb) ->
+p repair(IN name text, IN query text, IN complaint text[], IN intervention text DEFAULT 'delete'::text, IN options jsonb DEFAULT '{}'::jsonb) ->
 p train(IN model text, IN options jsonb DEFAULT '{}'::jsonb, IN wait boolean DEFAULT true) ->
 """   # noqa: E501
 
@@ -87,9 +93,10 @@ def test_markers(fresh):
         assert parallel == "u", name
         assert volatility != "i", name
         if name in ("predict", "predict_proba", "complain", "provenance", "explain",
-                    "complaint_vector", "rank"):
+                    "complaint_vector", "rank", "plan_repair"):
             assert (volatility, strict, definer) == ("s", True, False), name
-        if name in ("complain", "provenance", "explain", "complaint_vector"):
+        if name in ("complain", "provenance", "explain", "complaint_vector", "plan_repair",
+                    "_plan_repair", "_holds"):
             assert configuration[:2] == ["plan_cache_mode=force_generic_plan",
                                          "enable_nestloop=on"], name
             if fresh.value("SHOW server_version_num") < "160000":
@@ -121,13 +128,15 @@ def test_rights(fresh, as_role):
     for right in ("SELECT", "INSERT", "UPDATE", "DELETE", "TRUNCATE"):
         assert relations("somebody", right) == set()
     assert relations("analyst", "SELECT") == VIEWS
-    assert relations("modeller", "SELECT") == VIEWS | writable | {"job"}
+    assert relations("modeller", "SELECT") == VIEWS | writable | {"job", "repair_round"}
     for right in ("INSERT", "UPDATE", "DELETE"):
         assert relations("analyst", right) == set()
-        assert relations("modeller", right) - {"job", "intervention_value"} == writable
+        assert relations("modeller", right) - {
+            "job", "intervention_value", "repair_round"} == writable
     assert "intervention_value" not in (relations("modeller", "SELECT")
                                         | relations("modeller", "UPDATE")
                                         | relations("modeller", "DELETE"))
+    assert "repair_round" not in relations("modeller", "UPDATE") | relations("modeller", "DELETE")
     assert "job" not in relations("modeller", "UPDATE") | relations("modeller", "DELETE")
     assert "secret" not in str(fresh.rows("SELECT * FROM pg_settings WHERE name LIKE 'pgrain%'"))
 

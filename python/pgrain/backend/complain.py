@@ -61,15 +61,19 @@ def complain(plpy, text: str, complaints: list[str], top_k: int, intervention: s
     return [tuple(row) for row in answer["rows"]]
 
 
-def evaluate_complaints(plpy, text: str, complaints: list[str], options: dict) -> dict:
+def evaluate_complaints(plpy, text: str, complaints: list[str], options: dict,
+                        ranked: bool = True) -> dict:
     """Evaluate the query and find the rows that complaints are about: {"evaluation": its number,
-    "matches": rows of each complaint, None for all}."""
+    "matches": rows of each complaint, None for all}.
+
+    ranked: a ranking is to follow, so 55000 for a model without a spectrum.
+    """
     if not all(isinstance(complaint, str) for complaint in complaints):
         raise InvalidArgument("each complaint is a text, not null",
                               hint="Give one array of complaints.")
     if not complaints:
         raise InvalidArgument("no complaint is given", hint="For example 'flagged <= 50'.")
-    evaluation = _evaluate(plpy, text, complaints=complaints, options=options)
+    evaluation = _evaluate(plpy, text, complaints=complaints, options=options, ranked=ranked)
     if evaluation["verify"]:
         _verify(plpy, evaluation)
     return {"evaluation": evaluation["evaluation"],
@@ -113,7 +117,8 @@ def check_options(options: str, allowed=OPTIONS) -> dict:
     return fields
 
 
-def _evaluate(plpy, text: str, complaints: list[str], options: dict) -> dict:
+def _evaluate(plpy, text: str, complaints: list[str], options: dict,
+              ranked: bool = False) -> dict:
     """Plan (or find the known plan), capture, and let the worker evaluate the circuit."""
     session.ensure_loaded(plpy)
     QUERY_BYTES.limit(len(text.encode()))
@@ -138,7 +143,7 @@ def _evaluate(plpy, text: str, complaints: list[str], options: dict) -> dict:
             if len(state.plans) > _KNOWN_PLANS:
                 state.plans.popitem(last=False)
         try:
-            return _capture(plpy, plan, models, complaints, options)
+            return _capture(plpy, plan, models, complaints, options, ranked)
         except PgrainError as error:
             if error.sqlstate == NEEDS_ROWS and not rows:
                 rows = True
@@ -203,12 +208,13 @@ def _probe(plpy, sql: str) -> dict:
     return {"columns": result.colnames(), "types": result.coltypes(), "rows": rows}
 
 
-def _capture(plpy, plan: dict, models: dict, complaints: list[str], options: dict) -> dict:
+def _capture(plpy, plan: dict, models: dict, complaints: list[str], options: dict,
+             ranked: bool) -> dict:
     """Run the capture and hand it over; by tuple stamps if that is possible, else by digests."""
     keys = _stamp_keys(plpy, plan)
     for stamped in ([keys, []] if keys else [[]]):
         params, blobs = _run_capture(plpy, plan, stamped)
-        params |= {"complaints": complaints, "options": options,
+        params |= {"complaints": complaints, "options": options, "ranked": ranked,
                    "models": {name: {"version": model.version, "spectrum": model.spectrum,
                                      "last_seq": model.last_seq}
                               for name, model in models.items()}}

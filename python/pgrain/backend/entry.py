@@ -5,12 +5,15 @@ from pgrain.backend.doctor import doctor
 from pgrain.backend.interventions import create_intervention, drop_intervention, edits_sql
 from pgrain.backend.jobs import attach, cancel, precompute, train
 from pgrain.backend.models import activate, apply, create_model, detach, drop_model, revert
+from pgrain.backend.plan_repair import plan_repair
 from pgrain.backend.predict import predict, predict_proba
+from pgrain.backend.repair import complaints_hold, plan_for_repair, repair
 from pgrain.backend.session import load as load_session
 from pgrain.backend.session import load_model
 from pgrain.backend.vectors import complaint_vector, rank
 
 __all__ = ["activate", "apply", "attach", "cancel", "complain", "complaint_vector",
-           "create_intervention", "create_model", "detach", "doctor", "drop_intervention",
-           "drop_model", "edits_sql", "explain", "explain_statement", "load_model", "load_session",
-           "precompute", "predict", "predict_proba", "provenance", "rank", "revert", "train"]
+           "complaints_hold", "create_intervention", "create_model", "detach", "doctor",
+           "drop_intervention", "drop_model", "edits_sql", "explain", "explain_statement",
+           "load_model", "load_session", "plan_for_repair", "plan_repair", "precompute", "predict",
+           "predict_proba", "provenance", "rank", "repair", "revert", "train"]

@@ -109,11 +109,17 @@ def _trained(model: dict) -> None:
 
 
 def _run(plpy, kind: str, name: str, arguments: dict, wait: bool) -> None:
-    job = _submit(plpy, kind, name, arguments)
-    if not wait:
-        plpy.notice(f"queued as job {job}; see pgrain.progress")
+    if wait:
+        run_job(plpy, kind, name, arguments)
         return
-    _commit_first(plpy, kind)
+    job = _submit(plpy, kind, name, arguments)
+    plpy.notice(f"queued as job {job}; see pgrain.progress")
+
+
+def run_job(plpy, kind: str, name: str, arguments: dict) -> None:
+    """Queue a job and wait until it has succeeded; its error otherwise. Ends the transaction."""
+    job = _submit(plpy, kind, name, arguments)
+    commit_first(plpy, kind)
     session.forget_models(plpy)
     try:
         _wait(plpy, job)
@@ -150,7 +156,8 @@ def _submit(plpy, kind: str, name: str, arguments: dict) -> int:
     return rows[0]["job"]
 
 
-def _commit_first(plpy, kind: str) -> None:
+def commit_first(plpy, kind: str) -> None:
+    """End the transaction; 25001 inside a block, where a procedure cannot."""
     try:
         plpy.commit()
     except plpy.SPIError as error:

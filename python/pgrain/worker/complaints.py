@@ -59,11 +59,18 @@ class Evaluation:
     residents: dict[str, Resident] = field(default_factory=dict)
     planning: Iterator | None = None     # a plan under way (`repairs`)
 
+    def matched(self, matches: list) -> list[list[int]]:
+        """The output rows of each complaint; `matches`: those of its WHERE, None without."""
+        return [all_rows(self.value, complaint) if rows is None else rows
+                for complaint, rows in zip(self.complaints, matches, strict=True)]
+
     def objective(self, matches: list) -> Objective:
-        """What the complaints add up to; matches: the output rows of each WHERE, None without."""
-        matched = [all_rows(self.value, complaint) if rows is None else rows
-                   for complaint, rows in zip(self.complaints, matches, strict=True)]
-        return Objective(self.complaints, self.circuit, self.value, self.relaxed, matched,
+        """What the complaints add up to."""
+        return self.objective_of(self.complaints, self.matched(matches))
+
+    def objective_of(self, complaints, matched) -> Objective:
+        """The same for some of them."""
+        return Objective(complaints, self.circuit, self.value, self.relaxed, matched,
                          {name: v.p for name, v in self.variables.items()})
 
 
@@ -131,7 +138,7 @@ class Complaints:
         for name, digests in lineage.digests.items():
             facts = params["models"][name]
             resident = residents[name] = self._residents.version(facts["version"])
-            if complaints and facts["spectrum"] is None:
+            if params["ranked"] and facts["spectrum"] is None:
                 raise not_precomputed(name)
             table = self._residents.table(resident, facts["spectrum"], facts["last_seq"])
             given = values.get(name) if values is not None else None
@@ -334,7 +341,8 @@ def not_precomputed(name: str) -> NotReady:
                     hint=f"Run CALL pgrain.precompute({quoted}).")
 
 
-def _evaluation(state: dict, params: dict) -> Evaluation:
+def evaluation_of(state: dict, params: dict) -> Evaluation:
+    """The evaluation that a session refers to."""
     evaluation = state.get("evaluations", {}).get(params["evaluation"])
     if evaluation is None:
         raise PgrainError("the worker does not know this evaluation")

@@ -59,14 +59,23 @@ class PlanMethods:
 
     def holds(self, state: dict, params: dict, blobs: list) -> tuple:
         """Whether the complaints hold, and the first complained cell: {"holds", "value",
-        "relaxed", "models"}."""
+        "relaxed"}. Of a number or text whose WHERE selects nothing any more, nothing is left to
+        complain about."""
         evaluation = evaluation_of(state, params)
-        objective = evaluation.objective(params["matches"])
+        rows = evaluation.matched(params["matches"])
+        kept = [(complaint, found) for complaint, found in
+                zip(evaluation.complaints, rows, strict=True)
+                if found or complaint.operator == "no row"]
+        missing = any(complaint.operator == "a row" and not found for complaint, found in
+                      zip(evaluation.complaints, rows, strict=True))
+        objective = evaluation.objective_of(*zip(*kept, strict=True)) if kept else None
+        if objective is None:
+            return {"holds": not missing, "value": None, "relaxed": None}, []
         outcome = Watchful(objective).outcome(
             {name: v.predicted for name, v in evaluation.variables.items()},
             {name: v.p for name, v in evaluation.variables.items()})
-        return {"holds": objective.violated == 0, "value": _sent(outcome.value),
-                "relaxed": _sent(outcome.relaxed), "notes": objective.notes[:5]}, []
+        return {"holds": outcome.holds and not missing, "value": _sent(outcome.value),
+                "relaxed": _sent(outcome.relaxed)}, []
 
 
 def check_budget(rows, n: int) -> int:

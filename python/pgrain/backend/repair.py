@@ -1,0 +1,157 @@
+"""repair: the train-rank-fix loop. Plan, apply, train, run the query; next rows until it holds.
+
+Each step is a transaction of its own, and a procedure that waits holds back no VACUUM (`jobs`).
+Edits are those of `pgrain.apply`, versions those of `pgrain.train`: whatever a repair has done can
+be looked at and undone like anything that a person did.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+
+from pgrain.backend import session
+from pgrain.backend.complain import check_options, evaluate_complaints
+from pgrain.backend.jobs import commit_first, run_job
+from pgrain.backend.models import quoted, require_model
+from pgrain.backend.plan_repair import OPTIONS as PLAN_OPTIONS
+from pgrain.backend.plan_repair import make_plan
+from pgrain.backend.spi import entry_point, query, writes_nothing
+from pgrain.errors import InvalidArgument
+
+ROUNDS = 5
+_OPTIONS = PLAN_OPTIONS | {"rounds", "train", "precompute"}
+
+
+@entry_point
+@writes_nothing
+def plan_for_repair(plpy, text: str, complaints: list[str], intervention: str,
+                    options: str) -> str:
+    """A plan as JSON, with its model and whether it is predicted to cure."""
+    return json.dumps(make_plan(plpy, text, complaints, intervention,
+                                check_options(options, PLAN_OPTIONS)))
+
+
+@entry_point
+@writes_nothing
+def complaints_hold(plpy, text: str, complaints: list[str]) -> str:
+    """{"holds", "value", "relaxed"} as JSON; needs no spectrum."""
+    evaluated = evaluate_complaints(plpy, text, complaints, {}, ranked=False)
+    return json.dumps(session.call(plpy, "holds", evaluated)[0])
+
+
+@entry_point
+def repair(plpy, name: str, text: str, complaints: list[str], intervention: str,
+           options: str) -> None:
+    """The loop; a row of pgrain.repair_round for each round."""
+    if any(argument is None for argument in (name, text, complaints, intervention, options)):
+        raise InvalidArgument("no argument may be null")
+    options = check_options(options, _OPTIONS)
+    rounds = _whole(options, "rounds", ROUNDS)
+    left = _whole(options, "rows", None)
+    settings = {kind: _settings(options, kind) for kind in ("train", "precompute")}
+    planning = {key: options[key] for key in options if key in PLAN_OPTIONS}
+    commit_first(plpy, "repair")
+    begin = _holds(plpy, text, complaints)
+    if begin["holds"]:
+        plpy.notice("the complaint holds already, so there is nothing to repair")
+        return
+    before, version, edited, model = begin["value"], None, 0, None
+    for number in range(1, rounds + 1):
+        started = time.monotonic()
+        if number > 1:       # the new version has no spectrum yet
+            run_job(plpy, "precompute", model, {"options": settings["precompute"]})
+        if left is not None:
+            planning["rows"] = left
+        plan = json.loads(query(
+            plpy, "SELECT pgrain._plan_repair($1, $2, $3, $4::jsonb) AS plan",
+            ["text", "text[]", "text", "text"],
+            [text, complaints, intervention, json.dumps(planning)])[0]["plan"])
+        if not plan["rows"]:
+            break
+        model = plan["model"]
+        version_before = require_model(plpy, model)["active_version"]
+        version = version or version_before
+        last = plan["rows"][-1]
+        plpy.info(f"pgrain: round {number}: {len(plan['rows'])} rows, predicted {last[4]:g} "
+                  f"({last[5]:g} to {last[6]:g}), now {_shown(before)}")
+        _apply(plpy, model, plan["rows"])
+        plpy.commit()
+        run_job(plpy, "train", model, {"options": {"warm_start": True, **settings["train"]}})
+        now = _holds(plpy, text, complaints)
+        _record(plpy, name, model, text, complaints, intervention, plan["rows"], before, now,
+                time.monotonic() - started, version_before,
+                require_model(plpy, model)["active_version"])
+        plpy.commit()
+        plpy.info(f"pgrain: round {number}: {_shown(now['value'])} after training, "
+                  + ("the complaint holds" if now["holds"] else "the complaint does not hold yet"))
+        before, edited = now["value"], edited + len(plan["rows"])
+        if now["holds"]:
+            plpy.notice(f"the complaint holds after {number} "
+                        f"{'round' if number == 1 else 'rounds'} and {edited} edited rows; "
+                        + _way_back(model, version))
+            return
+        if left is not None:
+            left -= len(plan["rows"])
+            if left < 1:
+                break
+    if not edited:
+        plpy.notice("no training row would help, so nothing was edited")
+        return
+    plpy.notice(f"the complaint does not hold after {edited} edited rows, which is "
+                f"{_shown(before)}; " + _way_back(model, version))
+
+
+def _holds(plpy, text: str, complaints: list[str]) -> dict:
+    found = json.loads(query(plpy, "SELECT pgrain._holds($1, $2) AS state",
+                             ["text", "text[]"], [text, complaints])[0]["state"])
+    plpy.commit()
+    return found
+
+
+def _apply(plpy, model: str, rows: list) -> None:
+    by_intervention: dict[str, list[str]] = {}
+    for row in rows:
+        by_intervention.setdefault(row[3], []).append(row[2])
+    for intervention, keys in by_intervention.items():
+        query(plpy, "SELECT pgrain.apply($1, $2, $3)", ["text", "text[]", "text"],
+              [model, keys, intervention])
+
+
+def _record(plpy, name, model, text, complaints, intervention, rows, before, now, seconds,
+            version_before, version) -> None:
+    query(plpy, """
+        INSERT INTO pgrain.repair_round (name, round, model, query, complaint, intervention,
+            rows_edited, before, predicted, low, high, actual, holds, seconds, version_before,
+            version)
+        SELECT $1, 1 + coalesce(pg_catalog.max(r.round), 0), $2, $3, $4, $5, $6, $7, $8, $9, $10,
+               $11, $12, $13, $14, $15
+        FROM pgrain.repair_round AS r WHERE r.name = $1
+        """, ["text", "text", "text", "text[]", "text", "integer", "float8", "float8", "float8",
+              "float8", "float8", "boolean", "float8", "bigint", "bigint"],
+          [name, model, text, complaints, intervention, len(rows), before, *rows[-1][4:7],
+           now["value"], now["holds"], seconds, version_before, version])
+
+
+def _way_back(model: str, version: int) -> str:
+    return (f"to go back: SELECT pgrain.revert({quoted(model)}); "
+            f"SELECT pgrain.activate({quoted(model)}, {version})")
+
+
+def _whole(options: dict, name: str, default):
+    value = options.get(name, default)
+    if value is not None and (type(value) is not int or value < 1):
+        raise InvalidArgument(f'option "{name}" must be a whole number of at least 1')
+    return value
+
+
+def _settings(options: dict, name: str) -> dict:
+    value = options.get(name, {})
+    if not isinstance(value, dict):
+        raise InvalidArgument(f'option "{name}" is not a JSON object',
+                              hint=f"It holds the options of pgrain.{name}.")
+    return value
+
+
+def _shown(value) -> str:
+    return "NULL" if value is None else f"{value:g}"
