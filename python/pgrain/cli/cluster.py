@@ -228,10 +228,13 @@ class Cluster:
         with self.connect(database, options="-c client_min_messages=warning") as connection:
             stamp = f"pgrain script {self._script_hash()}"
             row = connection.execute(
-                "SELECT shobj_description(d.oid, 'pg_database') FROM pg_database d,"
+                "SELECT shobj_description(d.oid, 'pg_database'), extversion FROM pg_database d,"
                 " pg_extension e WHERE d.datname = current_database()"
                 " AND e.extname = 'pgrain'").fetchone()
-            if row is not None and row[0] != stamp and not renew:
+            if row is not None and row[1] != version() and not renew:
+                connection.execute("ALTER EXTENSION pgrain UPDATE")
+                self._stamp(connection, database, stamp)
+            elif row is not None and row[0] != stamp and not renew:
                 raise ClusterError(
                     "the extension's SQL has changed since this cluster got it, and there is no "
                     "upgrade script between two states of one version\n"
@@ -241,9 +244,13 @@ class Cluster:
                 connection.execute("DROP EXTENSION pgrain CASCADE")
             if row is None or renew:
                 connection.execute("CREATE EXTENSION pgrain CASCADE")
-                connection.execute(psycopg.sql.SQL("COMMENT ON DATABASE {} IS {}").format(
-                    psycopg.sql.Identifier(database), psycopg.sql.Literal(stamp)))
+                self._stamp(connection, database, stamp)
         return made
+
+    @staticmethod
+    def _stamp(connection: psycopg.Connection, database: str, stamp: str) -> None:
+        connection.execute(psycopg.sql.SQL("COMMENT ON DATABASE {} IS {}").format(
+            psycopg.sql.Identifier(database), psycopg.sql.Literal(stamp)))
 
     def _script_hash(self) -> str:
         """Of the installed script that CREATE EXTENSION runs."""

@@ -4,6 +4,7 @@ What is written, all under the `--sharedir` of one `pg_config`, world readable:
 
     extension/pgrain.control
     extension/pgrain--X.Y.Z.sql          sql/*.sql in the order of their names
+    extension/pgrain--OLD--X.Y.Z.sql     the upgrade from each released version (cli/upgrade.py)
     pgrain/X.Y.Z/pgrain/...              the Python inside the server: standard library only
     pgrain/X.Y.Z/pgrain/VERSION
 
@@ -22,6 +23,8 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
+from pgrain.cli import upgrade
+
 PACKAGE = Path(__file__).resolve().parents[1]
 BACKEND_FILES = ("__init__.py", "errors.py", "settings.py")
 BACKEND_FOLDERS = ("wire", "backend")
@@ -30,13 +33,19 @@ PYTHONDIR_TOKEN = "@PYTHONDIR@"
 BACKEND_TOKEN = "@BACKEND@"
 BACKEND_LOADER = """\
 try:
-    backend = GD["pgrain"]
+    backend = GD["pgrain @VERSION@"]
 except KeyError:
     import sys
     if "@PYTHONDIR@" not in sys.path:
+        if "pgrain" in sys.modules:
+            old = type("pgrain", (plpy.Error,), {"__module__": "builtins"})(
+                "this session has begun with another version of pgrain")
+            old.sqlstate, old.hint = "55000", "Start a new session."
+            raise old
         sys.path.insert(0, "@PYTHONDIR@")
     from pgrain.backend import entry as backend
-    GD["pgrain"] = backend"""
+    GD["pgrain @VERSION@"] = backend"""
+VERSION_TOKEN = "@VERSION@"
 
 
 class InstallError(Exception):
@@ -113,14 +122,18 @@ def version() -> str:
     return found.group(1)
 
 
-def assemble(pythondir: str) -> str:
-    """The extension script: sql/*.sql in the order of their names, the backend's folder filled in
-    (it stands inside a Python string literal, in dollar quotes)."""
+def full_script() -> str:
+    """The extension script with its tokens: sql/*.sql in the order of their names."""
     files = sorted(sources()[0].glob("*.sql"))
     if not files:
         raise InstallError("there is no file in sql/")
-    parts = [f"-- {path.name}\n{path.read_text().rstrip()}\n" for path in files]
-    return "\n".join(parts).replace(BACKEND_TOKEN, BACKEND_LOADER).replace(
+    return "\n".join(f"-- {path.name}\n{path.read_text().rstrip()}\n" for path in files)
+
+
+def fill_in(script: str, pythondir: str, number: str) -> str:
+    """A script as PostgreSQL reads it: with the loader of the backend in each function, and in that
+    the backend's folder (it stands inside a Python string literal, in dollar quotes)."""
+    return script.replace(BACKEND_TOKEN, BACKEND_LOADER).replace(VERSION_TOKEN, number).replace(
         PYTHONDIR_TOKEN, pythondir.replace("\\", "\\\\").replace('"', '\\"'))
 
 
@@ -130,10 +143,11 @@ def wanted(server: Server) -> dict[Path, bytes]:
     home = Path("pgrain") / number
     extension = sources()[1]
     files = {Path("extension/pgrain.control"): (extension / "pgrain.control").read_bytes()}
-    for script in sorted(extension.glob("pgrain--*--*.sql")):
-        files[Path("extension") / script.name] = script.read_bytes()
-    files[Path("extension") / f"pgrain--{number}.sql"] = \
-        assemble(str(server.sharedir / home)).encode()
+    full = full_script()
+    scripts = {f"pgrain--{number}.sql": full, **upgrade.upgrades(extension, number, full)}
+    for name, script in scripts.items():
+        files[Path("extension") / name] = fill_in(script, str(server.sharedir / home),
+                                                  number).encode()
     chosen = [PACKAGE / name for name in BACKEND_FILES]
     for folder in BACKEND_FOLDERS:
         chosen += sorted((PACKAGE / folder).rglob("*.py"))

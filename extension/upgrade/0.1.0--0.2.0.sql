@@ -1,0 +1,1 @@
+-- From 0.1.0 to 0.2.0: what `pgrain/cli/upgrade.py` cannot find by itself, before what it adds.
