@@ -6,7 +6,8 @@ big-endian, booleans one byte, digests 16 bytes:
 ==============  =====================================================================
 ``factor:s``    a = rows of each factor of side s, b = its pattern, c = NULL digests by slot
 ``digest:i``    a = digests of slot i, factor after factor (none for a NULL factor)
-``measure:s:m`` a = presence of measure m for each row of side s, b = its values
+``measure:s:m`` a = presence of measure m for each row of side s; of one with values: b = these,
+                -Infinity where it is absent, a = how many are present (int8 a factor)
 ``pair``        a, b = factors of side 0 and 1 that join; absent if all do
 ``pattern``     a, b = patterns of side 0 and 1 of each joint pattern (two sides)
 ``group``       meta = JSON texts of the groups' columns, a = entries of each group,
@@ -36,6 +37,12 @@ def literal(text: str) -> str:
     """A string constant, whatever the text."""
     quoted = "'" + text.replace("'", "''").replace("\\", "\\\\") + "'"
     return f" E{quoted}" if "\\" in text else quoted
+
+
+def packed_floats(column: str) -> str:
+    """SQL for the float8 values of every row in one bytea, -Infinity for NULL (`read_floats`)."""
+    return (f"pg_catalog.string_agg(pg_catalog.float8send(coalesce({column}, "
+            f"'-Infinity'::pg_catalog.float8)), {_EMPTY})")
 
 
 def with_clause(annotated: Annotated, ctes: Sequence[str]) -> str:
@@ -107,9 +114,10 @@ def _factors(number: int, side: Side, names) -> list[str]:
     columns = [f"{names[slot.index]} AS _pgrain_x{slot.index}" for slot in side.slots]
     columns += [f"({detail.sql}) AS {detail.name}" for detail in kept]
     for m, measure in enumerate(side.measures):
-        columns.append(f"({measure.flag}) AS _pgrain_mf{m}")
         if measure.value:
-            columns.append(f"{measure.value} AS _pgrain_mv{m}")
+            columns.append(f"CASE WHEN {measure.flag} THEN {measure.value} END AS _pgrain_mv{m}")
+        else:
+            columns.append(f"({measure.flag}) AS _pgrain_mf{m}")
     base = (f"SELECT {', '.join(columns) or '1 AS _pgrain_one'}\n{side_from(side)}\n"
             f"LIMIT {FACTOR_PAIRS.default + 1}")
     nulls = [f"(_pgrain_x{slot.index} IS NULL)" for slot in side.slots]
@@ -121,11 +129,12 @@ def _factors(number: int, side: Side, names) -> list[str]:
              for slot in side.slots]
     made.append("pg_catalog.count(*)::pg_catalog.int4 AS _pgrain_n")
     for m, measure in enumerate(side.measures):
-        made.append(f"pg_catalog.string_agg(pg_catalog.boolsend(_pgrain_mf{m}), {_EMPTY})"
-                    f" AS _pgrain_mf{m}")
         if measure.value:
-            made.append(f"pg_catalog.string_agg(pg_catalog.float8send(coalesce(_pgrain_mv{m}, 0))"
-                        f", {_EMPTY}) AS _pgrain_mv{m}")
+            made.append(f"pg_catalog.count(_pgrain_mv{m}) AS _pgrain_mf{m}")
+            made.append(f"{packed_floats(f'_pgrain_mv{m}')} AS _pgrain_mv{m}")
+        else:
+            made.append(f"pg_catalog.string_agg(pg_catalog.boolsend(_pgrain_mf{m}), {_EMPTY})"
+                        f" AS _pgrain_mf{m}")
     pattern = [term for d in side.details for term in group_terms(d.name, d.oid)]
     pattern += [f"_pgrain_null{slot.index}" for slot in side.slots]
     grouping = f"\nGROUP BY {', '.join(terms)}" if terms else "\nHAVING pg_catalog.count(*) > 0"
@@ -159,9 +168,10 @@ def _factor_results(number: int, side: Side) -> list[str]:
                             f"pg_catalog.string_agg({column}, {_EMPTY} ORDER BY {order})",
                             source=source))
     for m, measure in enumerate(side.measures):
+        present = f"pg_catalog.int8send(_pgrain_mf{m})" if measure.value else f"_pgrain_mf{m}"
         results.append(_row(
             f"measure:{number}:{m}", None,
-            f"pg_catalog.string_agg(_pgrain_mf{m}, {_EMPTY} ORDER BY {order})",
+            f"pg_catalog.string_agg({present}, {_EMPTY} ORDER BY {order})",
             f"pg_catalog.string_agg(_pgrain_mv{m}, {_EMPTY} ORDER BY {order})"
             if measure.value else None, source=source))
     return results

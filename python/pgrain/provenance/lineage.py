@@ -126,15 +126,19 @@ def _read_groups(annotated, n_classes, table, digests, of_slot) -> Lineage:
                         [np.ones(len(factor))])
         for m, measure in enumerate(side.measures):
             _, flags, values, _ = table[f"measure:{number}:{m}"]
-            flags = _array(flags, np.uint8).astype(np.float64)
+            if measure.value:
+                values = read_floats(values, flags)
+                if values is None:
+                    raise _not_finite()
+                flags = ~np.isnan(values)
+            else:
+                flags = _array(flags, np.uint8)
             if len(flags) != len(factor):
                 raise ValueError("measures do not fit their rows")
             rows.flag_weight.append(len(rows.weights))
-            rows.weights.append(flags)
+            rows.weights.append(flags.astype(np.float64))
             if measure.value:
-                values = _array(values, ">f8").astype(np.float64)
-                _finite(values)
-                rows.weights.append(values * flags)
+                rows.weights.append(np.where(flags, values, 0.0))
             rows.value_weight.append(len(rows.weights) - 1)
         sides.append(rows)
     meta, counts, codes, flags = table["group"]
@@ -196,7 +200,27 @@ def _variables(slots, nulls, of_slot, n_variables) -> list[np.ndarray]:
     return variables
 
 
+def read_floats(data: bytes | None, known: bytes | None) -> np.ndarray | None:
+    """(n,) float64, NaN for NULL, of numbers in which -Infinity stands for NULL; `known` says how
+    many are not NULL (int8 each, summed). None if NaN or an infinity of the user's is among them.
+    """
+    values = _array(data, ">f8").astype(np.float64)
+    finite = np.isfinite(values)
+    if finite.all():
+        return values
+    null = values == -np.inf
+    if (finite | null).sum() < len(values) or \
+            len(values) - null.sum() != _array(known, ">i8").sum():
+        return None
+    values[null] = np.nan
+    return values
+
+
 def _finite(values: np.ndarray) -> None:
     if not np.isfinite(values).all():
-        raise UnsupportedOperator("an aggregate over NaN or infinity has no provenance yet",
-                                  hint="Filter such values out.")
+        raise _not_finite()
+
+
+def _not_finite() -> UnsupportedOperator:
+    return UnsupportedOperator("an aggregate over NaN or infinity has no provenance yet",
+                               hint="Filter such values out.")

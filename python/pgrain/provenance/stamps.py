@@ -1,7 +1,7 @@
 """Tuple stamps: a cheaper name for a feature value than its digest, where it means the same.
 
-A digest reads the whole value of every row. A stamp, (ctid, xmin, tableoid) in 16 bytes, names one
-version of one tuple without reading it, and a tuple version never changes. Once the worker has seen
+A digest reads the whole value of every row. A stamp, (ctid, xmin, tableoid), names one version of
+one tuple without reading it, and a tuple version never changes. Once the worker has seen
 a stamp beside its digest, the stamp stands for it; stamps it has not seen are looked up by tuple
 id, so that a statement pays for the digests of new rows alone.
 
@@ -32,7 +32,10 @@ import numpy as np
 
 from pgrain.plan.lexer import tokenize
 from pgrain.provenance.annotate import Annotated, quote
-from pgrain.wire.identity import digest_sql
+from pgrain.provenance.capture_sql import literal
+from pgrain.wire.identity import DIGEST_BYTES, digest_sql
+
+STAMP_BYTES = 10     # of a stamp in the capture: ctid and xmin
 
 
 @dataclass(frozen=True)
@@ -64,9 +67,28 @@ def stamped_slots(annotated: Annotated) -> list[Stamped] | None:
 
 
 def stamp_sql(stamped: Stamped) -> str:
-    """SQL for the stamp of a row (bytea of 16 bytes), NULL where the value is NULL."""
+    """SQL for the stamp of a row, bytea of `STAMP_BYTES`; NULL where the value is NULL.
+
+    The table goes without saying, once it is the one of that name; every concatenation would cost
+    as much as reading the row.
+    """
     alias = quote(stamped.alias)
-    return (f"CASE WHEN {alias}.{quote(stamped.column)} IS NOT NULL THEN {_stamp(alias)} END")
+    return (f"CASE WHEN {alias}.{quote(stamped.column)} IS NOT NULL THEN CASE WHEN {alias}.tableoid"
+            f" OPERATOR(pg_catalog.=) {literal(stamped.relation)}::pg_catalog.regclass"
+            f"::pg_catalog.oid THEN pg_catalog.tidsend({alias}.ctid) OPERATOR(pg_catalog.||) "
+            f"pg_catalog.xidsend({alias}.xmin) ELSE "
+            f"pg_catalog.decode('{'ff' * STAMP_BYTES}', 'hex') END END")
+
+
+def widen(stamps: np.ndarray, key: str) -> np.ndarray:
+    """(n, 16) names of the stamps (n, STAMP_BYTES) uint8 of the table that `key` names.
+
+    A tuple of another table (a child's) becomes a name that nobody learns.
+    """
+    names = np.zeros((len(stamps), DIGEST_BYTES), np.uint8)
+    names[:, :STAMP_BYTES] = stamps
+    names[:, STAMP_BYTES:STAMP_BYTES + 4] = _oid(key)
+    return names
 
 
 def learn_sql(stamped: Stamped, kind: str, features: list[str]) -> tuple[str, str]:
@@ -89,8 +111,11 @@ def _stamp(alias: str) -> str:
 
 def of_table(stamps: np.ndarray, key: str) -> np.ndarray:
     """(n,) bool: which stamps (n, >= 16) uint8 are of the table that `key` names."""
-    oid = np.frombuffer(int(key.split(":")[-4]).to_bytes(4, "big"), np.uint8)
-    return (stamps[:, 10:14] == oid).all(axis=1)
+    return (stamps[:, STAMP_BYTES:STAMP_BYTES + 4] == _oid(key)).all(axis=1)
+
+
+def _oid(key: str) -> np.ndarray:
+    return np.frombuffer(int(key.split(":")[-4]).to_bytes(4, "big"), np.uint8)
 
 
 def plain_table(text: str) -> str | None:

@@ -21,7 +21,7 @@ from pgrain.errors import InvalidArgument, NotReady, PgrainError
 from pgrain.provenance.circuit import Circuit, Output
 from pgrain.provenance.compile import Capture, ModelFacts, compile
 from pgrain.provenance.probes import ProbeResult, Probes
-from pgrain.provenance.stamps import of_table
+from pgrain.provenance.stamps import STAMP_BYTES, of_table, widen
 from pgrain.store.versions import read_secret
 from pgrain.wire.identity import DIGEST_BYTES, digest, hasher, unpack_value
 from pgrain.worker import vectors
@@ -195,10 +195,15 @@ class Complaints:
         for tag, meta, a, *rest in rows:
             if tag in tables and a is not None:
                 number = tables[tag]
-                stamps = np.frombuffer(a, np.uint8).reshape(-1, DIGEST_BYTES)
-                digests, missing = self._stamp_table(keys[number]).translate(stamps)
-                missing |= ~of_table(stamps, keys[number])
-                unknown[number] += stamps[missing].tobytes()
+                stamps = np.frombuffer(a, np.uint8).reshape(-1, STAMP_BYTES)
+                there = stamps.any(axis=1)      # else the value is NULL
+                names = widen(stamps if there.all() else stamps[there], keys[number])
+                found, missing = self._stamp_table(keys[number]).translate(names)
+                unknown[number] += names[missing].tobytes()
+                digests = found
+                if len(found) < len(there):
+                    digests = np.zeros((len(there), DIGEST_BYTES), np.uint8)
+                    digests[there] = found
                 a = np.ascontiguousarray(digests).data
             result.append((tag, meta, a, *rest))
         return result, unknown

@@ -90,7 +90,9 @@ class Groups:
             if flags is not None:
                 keep &= flags
             found = self._measure(where, "mv", j)
-            value = found if found is not None else value
+            if found is not None:
+                keep &= ~np.isnan(found)
+                value = found
         ranks = [self._measure(where, "mr", j) for where in ("base", "entry")]
         rank = next((r for r in ranks if r is not None), None)
         at = np.flatnonzero(keep)

@@ -7,6 +7,7 @@ import json
 import numpy as np
 
 from pgrain.errors import PgrainError, UnsupportedOperator
+from pgrain.provenance.lineage import read_floats
 from pgrain.wire.identity import DIGEST_BYTES
 
 
@@ -39,18 +40,20 @@ class Packed:
     def floats(self, tag: str) -> np.ndarray:
         """(n,) float64, NaN for NULL; NaN and infinity themselves are refused."""
         _, a, b = self._get(tag)
-        values = self._array(a, ">f8").astype(np.float64)
-        if not np.isfinite(values).all():
+        values = read_floats(a, b)
+        if values is None:
             raise UnsupportedOperator("arithmetic over NaN or infinity has no provenance",
                                       hint="Filter such values out.")
-        values[self._array(b, np.uint8).astype(bool)] = np.nan
         return values
 
     def digests(self, tag: str) -> tuple[np.ndarray, np.ndarray]:
-        """((m, 16) uint8 of the rows that have one, (n,) bool: which have none)."""
-        _, a, b = self._get(tag)
-        return (self._array(a, np.uint8).reshape(-1, DIGEST_BYTES),
-                self._array(b, np.uint8).astype(bool))
+        """((m, 16) uint8 of the rows that have one, (n,) bool: which have none).
+
+        Zeros stand for NULL: no digest is all zeros, but by a chance of 2^-128.
+        """
+        digests = self._array(self._get(tag)[1], np.uint8).reshape(-1, DIGEST_BYTES)
+        null = ~digests.any(axis=1)
+        return (digests[~null] if null.any() else digests), null
 
     def count(self, tag: str) -> int:
         data = self._array(self._get(tag)[1], ">i8")

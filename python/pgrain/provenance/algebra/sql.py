@@ -16,14 +16,15 @@ from pgrain.provenance.algebra.blocks import (
     Relation,
     ScalarBlock,
     SelectBlock,
+    Slot,
 )
 from pgrain.provenance.algebra.program import Program
 from pgrain.provenance.algebra.select import select_sql
-from pgrain.provenance.capture_sql import exposed, literal
+from pgrain.provenance.capture_sql import exposed, literal, packed_floats
 from pgrain.provenance.grouping import group_terms, representative
-from pgrain.provenance.stamps import stamp_sql
+from pgrain.provenance.stamps import STAMP_BYTES, stamp_sql
 from pgrain.settings import ASSIGNMENTS, FACTOR_PAIRS
-from pgrain.wire.identity import digest_sql
+from pgrain.wire.identity import DIGEST_BYTES, digest_sql
 
 _EMPTY = "''::pg_catalog.bytea"
 _BOOLEANS = "(VALUES (true), (false), (NULL))"
@@ -46,19 +47,17 @@ class Results:
         self.add(source, tag, f"pg_catalog.string_agg(pg_catalog.int4send({column}), {_EMPTY})")
 
     def floats(self, source: str, tag: str, column: str) -> None:
-        """Numbers of every row and which of them are NULL."""
-        self.add(source, tag,
-                 f"pg_catalog.string_agg(pg_catalog.float8send(coalesce({column}, 0)), {_EMPTY})",
-                 f"pg_catalog.string_agg(pg_catalog.boolsend({column} IS NULL), {_EMPTY})")
+        """Numbers of every row and how many are not NULL."""
+        self.add(source, tag, packed_floats(column),
+                 f"pg_catalog.int8send(pg_catalog.count({column}))")
 
     def flags(self, source: str, tag: str, column: str) -> None:
         """Booleans (never NULL) of every row."""
         self.add(source, tag, f"pg_catalog.string_agg(pg_catalog.boolsend({column}), {_EMPTY})")
 
     def digests(self, source: str, tag: str, column: str) -> None:
-        """Digests of the rows that have one, and which have none."""
-        self.add(source, tag, f"pg_catalog.string_agg({column}, {_EMPTY})",
-                 f"pg_catalog.string_agg(pg_catalog.boolsend({column} IS NULL), {_EMPTY})")
+        """Digests (or stamps) of every row, zeros where there is none."""
+        self.add(source, tag, f"pg_catalog.string_agg({column}, {_EMPTY})")
 
     def texts(self, source: str, tag: str, columns: list[str]) -> None:
         """JSON texts of every row."""
@@ -138,6 +137,12 @@ class Capture:
 
     # --- a SELECT --------------------------------------------------------------------------
 
+    def named(self, slot: Slot) -> str:
+        """SQL of a row's digest (or stamp), zeros for NULL."""
+        width = STAMP_BYTES if self.stamped else DIGEST_BYTES
+        return (f"coalesce(_pgrain_x{slot.number}, "
+                f"pg_catalog.decode('{'00' * width}', 'hex'))")
+
     def slot_columns(self, block: SelectBlock) -> list[str]:
         """SQL of the digest (or tuple stamp) of each slot's value."""
         columns = []
@@ -189,7 +194,7 @@ class Capture:
     def _base_results(self, block: SelectBlock) -> None:
         n, base, results = block.number, block.base, self.results
         for slot in block.slots:
-            results.digests(base, f"{n}.x{slot.number}", f"_pgrain_x{slot.number}")
+            results.digests(base, f"{n}.x{slot.number}", self.named(slot))
             if slot.mode == "expanded":
                 results.ints(base, f"{n}.y{slot.number}", f"_pgrain_y{slot.number}")
         for j in range(len(block.units)):
@@ -219,10 +224,14 @@ class Capture:
         columns += [f"({sql}\n) AS _pgrain_w{i}"
                     for i, (at, sql) in enumerate(grouping.having_leaves) if at == where]
         for j, aggregate in enumerate(grouping.aggregates):
-            for letter, what in (("mf", "flag"), ("mv", "value"), ("md", "distinct")):
-                sql = getattr(aggregate, f"{what}_{where}")
-                if sql is not None:
-                    columns.append(f"({sql}) AS _pgrain_{letter}{j}")
+            flag, value, distinct = (getattr(aggregate, f"{what}_{where}")
+                                     for what in ("flag", "value", "distinct"))
+            if value is not None:       # NULL says that the row does not count here
+                columns.append(f"CASE WHEN {flag or 'true'} THEN {value} END AS _pgrain_mv{j}")
+            elif flag is not None:
+                columns.append(f"({flag}) AS _pgrain_mf{j}")
+            if distinct is not None:
+                columns.append(f"({distinct}) AS _pgrain_md{j}")
         return columns
 
     @staticmethod
@@ -235,10 +244,10 @@ class Capture:
 
     def _measure_results(self, grouping, tag: str, source: str, where: str) -> None:
         for j, aggregate in enumerate(grouping.aggregates):
-            if getattr(aggregate, f"flag_{where}") is not None:
-                self.results.flags(source, f"{tag}.mf{j}", f"_pgrain_mf{j}")
             if getattr(aggregate, f"value_{where}") is not None:
                 self.results.floats(source, f"{tag}.mv{j}", f"_pgrain_mv{j}")
+            elif getattr(aggregate, f"flag_{where}") is not None:
+                self.results.flags(source, f"{tag}.mf{j}", f"_pgrain_mf{j}")
             if getattr(aggregate, f"distinct_{where}") is not None:
                 self.results.ints(source, f"{tag}.mr{j}", f"_pgrain_mr{j}")
             if getattr(aggregate, f"distinct_{where}") is not None and aggregate.as_text:
