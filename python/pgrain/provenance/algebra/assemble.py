@@ -143,7 +143,7 @@ class Base:
             rows = np.arange(self.n)
             return rows, np.full(self.n, -1), self.literals
         if self._assignments is None:
-            self._assignments = packed.ints(f"{n}.e.p"), packed.ints(f"{n}.p")
+            self._assignments = packed.ints(f"{n}.e.p"), self.pattern()
         entry_pattern, pattern = self._assignments
         row, entry = Buckets(entry_pattern).pairs(pattern)
         settings.ASSIGNMENTS.limit(packed.count(f"{n}.assignments"), hint="Let expressions that "
@@ -152,6 +152,15 @@ class Base:
         return row, entry, self.joined(row, entry)
 
     _assignments = None
+
+    def pattern(self) -> np.ndarray:
+        """(n,) what tells rows apart under an assignment."""
+        if not self.block.simple:
+            return self.assembly.packed.ints(f"{self.block.number}.p")
+        pattern = np.zeros(self.n, np.int64)
+        for i, slot in enumerate(self.block.enumerated):
+            pattern |= (self.variable(slot) < 0).astype(np.int64) << i
+        return pattern
 
     def joined(self, row: np.ndarray, entry: np.ndarray) -> np.ndarray:
         """(T, L) literals of base rows under assignments (-1: none)."""

@@ -205,6 +205,13 @@ class SelectBlock:
         """The slots whose classes are assigned."""
         return [slot for slot in self.slots if slot.mode == "label"]
 
+    @property
+    def simple(self) -> bool:
+        """Whether a row's pattern says no more than which of its labels are NULL (a bit each)."""
+        # Groups by labels under keys are made of assignments, which must know the key, too.
+        return not self.details and not (self.key is not None and self.grouping is not None
+                                         and self.grouping.by_entry)
+
 
 @dataclass
 class OutputSpec:

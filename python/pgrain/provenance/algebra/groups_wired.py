@@ -47,8 +47,9 @@ class Groups:
         self.n = len(counts)
         settings.OUTPUT_ROWS.limit(self.n, hint="Filter the rows, or aggregate.")
         self.leaves = [packed.floats(f"{number}.l{i}") for i in range(len(self.grouping.leaves))]
-        member = packed.ints(f"{number}.g.m")
         group = np.repeat(np.arange(self.n), counts)
+        direct = f"{number}.g.m" not in packed      # rows come group after group
+        member = np.arange(len(group)) if direct else packed.ints(f"{number}.g.m")
         row, entry, literals = base.pairs()
         label = entry if self.grouping.by_entry else row
         if self.grouping.sets:

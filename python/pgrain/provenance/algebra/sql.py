@@ -20,15 +20,19 @@ from pgrain.provenance.algebra.blocks import (
 )
 from pgrain.provenance.algebra.program import Program
 from pgrain.provenance.algebra.select import select_sql
+from pgrain.provenance.algebra.sql_groups import (
+    EMPTY,
+    NUMBER,
+    group,
+    group_directly,
+    is_direct,
+    state_code,
+)
 from pgrain.provenance.capture_sql import exposed, literal, packed_floats
 from pgrain.provenance.grouping import group_terms, representative
 from pgrain.provenance.stamps import STAMP_BYTES, stamp_sql
 from pgrain.settings import ASSIGNMENTS, FACTOR_PAIRS
 from pgrain.wire.identity import DIGEST_BYTES, digest_sql
-
-_EMPTY = "''::pg_catalog.bytea"
-_BOOLEANS = "(VALUES (true), (false), (NULL))"
-_NUMBER = "(pg_catalog.row_number() OVER () OPERATOR(pg_catalog.-) 1)::pg_catalog.int4"
 
 
 class Results:
@@ -44,7 +48,7 @@ class Results:
 
     def ints(self, source: str, tag: str, column: str) -> None:
         """Integers of every row, in the order of the source."""
-        self.add(source, tag, f"pg_catalog.string_agg(pg_catalog.int4send({column}), {_EMPTY})")
+        self.add(source, tag, f"pg_catalog.string_agg(pg_catalog.int4send({column}), {EMPTY})")
 
     def floats(self, source: str, tag: str, column: str) -> None:
         """Numbers of every row and how many are not NULL."""
@@ -53,11 +57,11 @@ class Results:
 
     def flags(self, source: str, tag: str, column: str) -> None:
         """Booleans (never NULL) of every row."""
-        self.add(source, tag, f"pg_catalog.string_agg(pg_catalog.boolsend({column}), {_EMPTY})")
+        self.add(source, tag, f"pg_catalog.string_agg(pg_catalog.boolsend({column}), {EMPTY})")
 
     def digests(self, source: str, tag: str, column: str) -> None:
         """Digests (or stamps) of every row, zeros where there is none."""
-        self.add(source, tag, f"pg_catalog.string_agg({column}, {_EMPTY})")
+        self.add(source, tag, f"pg_catalog.string_agg({column}, {EMPTY})")
 
     def texts(self, source: str, tag: str, columns: list[str]) -> None:
         """JSON texts of every row."""
@@ -163,14 +167,19 @@ class Capture:
         columns += [f"_pgrain_v{slot.number}._pgrain_i AS _pgrain_y{slot.number}"
                     for slot in block.slots if slot.mode == "expanded"]
         columns += [f"{unit.id_sql} AS _pgrain_u{j}" for j, unit in enumerate(block.units)]
-        columns += [f"{_code(f'_pgrain_t{i}')} AS _pgrain_t{i}" for i in range(len(block.atoms))]
+        columns += [f"{state_code(f'_pgrain_t{i}')} AS _pgrain_t{i}"
+                    for i in range(len(block.atoms))]
         columns += [f"{leaf.sql} AS _pgrain_f{i}" for i, leaf in enumerate(block.leaves)]
         columns += [f"({detail.sql}) AS {detail.name}" for detail in block.details]
         columns += self._placed(block, "base")
+        if is_direct(block):
+            if block.enumerated:
+                self._entries(block, [])
+            return group_directly(self, block, columns)
         inner = select_sql(block, columns, FACTOR_PAIRS.default + 1)
-        numbered = [f"{_NUMBER} AS _pgrain_b"]
+        numbered = [f"{NUMBER} AS _pgrain_b"]
         labels = block.enumerated
-        if labels:
+        if labels and not block.simple:
             nulls = [f"(_pgrain_x{slot.number} IS NULL)" for slot in labels]
             terms = [t for d in block.details for t in group_terms(d.name, d.oid)] + nulls
             if block.key is not None and grouping and grouping.by_entry:
@@ -179,36 +188,51 @@ class Capture:
                             "OPERATOR(pg_catalog.-) 1)::pg_catalog.int4 AS _pgrain_p")
             numbered += [f"{null} AS _pgrain_null{slot.number}"
                          for null, slot in zip(nulls, labels, strict=True)]
+        elif labels:
+            numbered.append(" OPERATOR(pg_catalog.+) ".join(
+                f"CASE WHEN _pgrain_x{slot.number} IS NULL THEN {1 << i} ELSE 0 END"
+                for i, slot in enumerate(labels)) + " AS _pgrain_p")
         numbered += self._ranks(grouping, "base")
         self.ctes.append(f"{block.base} AS MATERIALIZED (\nSELECT {', '.join(numbered)}, "
                          f"_pgrain_s.* FROM (\n{inner}\n) AS _pgrain_s\n)")
-        self._base_results(block)
+        for tag, a, b in self.base_parts(block):
+            results.add(block.base, tag, a, b)
+        if grouping is not None:
+            _measure_texts(results, grouping, f"{n}.base", block.base, "base")
         if labels:
-            self._entries(block)
+            carried = ["_pgrain_p", *(d.name for d in block.details)]
+            if not block.simple:
+                carried += [f"_pgrain_null{slot.number}" for slot in labels]
+            if block.key is not None and grouping and grouping.by_entry:
+                carried.append(KEY)
+            self._entries(block, carried)
         if grouping is None:
             self._rows(block)
         else:
-            self._group(block)
+            group(self, block)
         results.count(block.base, f"{n}.rows")
 
-    def _base_results(self, block: SelectBlock) -> None:
-        n, base, results = block.number, block.base, self.results
+    def base_parts(self, block: SelectBlock) -> list[tuple[str, str, str | None]]:
+        """(tag, aggregates for a and b) of what is known of each base row, but for the numbers of
+        its groups."""
+        n, made = block.number, Results()
         for slot in block.slots:
-            results.digests(base, f"{n}.x{slot.number}", self.named(slot))
+            made.digests("", f"{n}.x{slot.number}", self.named(slot))
             if slot.mode == "expanded":
-                results.ints(base, f"{n}.y{slot.number}", f"_pgrain_y{slot.number}")
+                made.ints("", f"{n}.y{slot.number}", f"_pgrain_y{slot.number}")
         for j in range(len(block.units)):
-            results.ints(base, f"{n}.u{j}", f"_pgrain_u{j}")
+            made.ints("", f"{n}.u{j}", f"_pgrain_u{j}")
         for i in range(len(block.atoms)):
-            results.ints(base, f"{n}.t{i}", f"_pgrain_t{i}")
+            made.ints("", f"{n}.t{i}", f"_pgrain_t{i}")
         for i in range(len(block.leaves)):
-            results.floats(base, f"{n}.f{i}", f"_pgrain_f{i}")
-        if block.enumerated:
-            results.ints(base, f"{n}.p", "_pgrain_p")
+            made.floats("", f"{n}.f{i}", f"_pgrain_f{i}")
+        if block.enumerated and not block.simple:
+            made.ints("", f"{n}.p", "_pgrain_p")
         if block.key is not None:
-            results.ints(base, f"{n}.k", KEY)
+            made.ints("", f"{n}.k", KEY)
         if block.grouping is not None:
-            self._measure_results(block.grouping, f"{n}.base", base, "base")
+            _measure_results(made, block.grouping, f"{n}.base", "", "base")
+        return [(tag, a, b) for tag, a, b, _ in made.parts.get("", [])]
 
     def _placed(self, block: SelectBlock, where: str) -> list[str]:
         """Columns of outputs, keys, measures and leaves that are evaluated `where`."""
@@ -242,33 +266,24 @@ class Capture:
                 f"AS _pgrain_mr{j}" for j, a in enumerate(grouping.aggregates)
                 if getattr(a, f"distinct_{where}") is not None]
 
-    def _measure_results(self, grouping, tag: str, source: str, where: str) -> None:
-        for j, aggregate in enumerate(grouping.aggregates):
-            if getattr(aggregate, f"value_{where}") is not None:
-                self.results.floats(source, f"{tag}.mv{j}", f"_pgrain_mv{j}")
-            elif getattr(aggregate, f"flag_{where}") is not None:
-                self.results.flags(source, f"{tag}.mf{j}", f"_pgrain_mf{j}")
-            if getattr(aggregate, f"distinct_{where}") is not None:
-                self.results.ints(source, f"{tag}.mr{j}", f"_pgrain_mr{j}")
-            if getattr(aggregate, f"distinct_{where}") is not None and aggregate.as_text:
-                self.results.texts(f"(SELECT DISTINCT _pgrain_mr{j}, (_pgrain_md{j})::"
-                                   f"pg_catalog.text FROM {source}) AS _pgrain_s", f"{tag}.mt{j}",
-                                   [f"_pgrain_mr{j}", f"_pgrain_md{j}"])
-
-    def _entries(self, block: SelectBlock) -> None:
-        """``e.p`` pattern, ``e.a<i>`` class of each slot of every assignment that passes."""
-        n, labels = block.number, block.enumerated
-        keyed = block.key is not None and block.grouping is not None and block.grouping.by_entry
-        carried = ["_pgrain_p", *(d.name for d in block.details),
-                   *(f"_pgrain_null{slot.number}" for slot in labels), *([KEY] if keyed else [])]
+    def _patterns(self, block: SelectBlock, carried: list[str]) -> None:
+        """What entries can tell apart: NULLs, and details. Nothing `carried`: any NULLs at all."""
+        pattern, labels = f"_pgrain_p{block.number}", block.enumerated
+        if block.simple:
+            nulls = [f"(_pgrain_p OPERATOR(pg_catalog.&) {1 << i}) OPERATOR(pg_catalog.<>) 0 AS "
+                     f"_pgrain_null{slot.number}" for i, slot in enumerate(labels)]
+            source = f"(SELECT DISTINCT {', '.join(carried)} FROM {block.base})" if carried else \
+                f"pg_catalog.generate_series(0, {(1 << len(labels)) - 1})"
+            columns = ", ".join(["_pgrain_s.*", *nulls])
+            self.ctes.append(f"{pattern} AS MATERIALIZED (SELECT {columns} FROM {source} AS "
+                             f"_pgrain_s{'' if carried else ' (_pgrain_p)'})")
+            return
         made = []
         for name in carried:
             detail = next((d for d in block.details if d.name == name), None)
             made.append(f"{representative(name, detail.oid)} AS {name}"
                         if detail and representative(name, detail.oid) != name else name)
-        plain = all(" AS " not in part for part in made)
-        pattern = f"_pgrain_p{n}"
-        if plain:
+        if all(" AS " not in part for part in made):
             self.ctes.append(f"{pattern} AS MATERIALIZED (SELECT DISTINCT ON (_pgrain_p) "
                              f"{', '.join(carried)} FROM {block.base} ORDER BY _pgrain_p)")
         else:
@@ -276,6 +291,12 @@ class Capture:
                              f"{block.base} AS _pgrain_s JOIN (SELECT pg_catalog.min(_pgrain_b) AS "
                              f"_pgrain_b FROM {block.base} GROUP BY _pgrain_p) AS _pgrain_m "
                              "USING (_pgrain_b))")
+
+    def _entries(self, block: SelectBlock, carried: list[str]) -> None:
+        """``e.p`` pattern, ``e.a<i>`` class of each slot of every assignment that passes."""
+        n, labels, pattern = block.number, block.enumerated, f"_pgrain_p{block.number}"
+        keyed = KEY in carried
+        self._patterns(block, carried)
         columns = ["_pgrain_q._pgrain_p", *([f"_pgrain_q.{KEY}"] if keyed else [])]
         columns += [f"_pgrain_c{slot.number}._pgrain_i AS _pgrain_a{slot.number}"
                     for slot in labels]
@@ -294,7 +315,7 @@ class Capture:
         where += [f"({condition}\n)" for condition in block.mixed]
         ranks = self._ranks(block.grouping, "entry")
         self.ctes.append(
-            f"{block.entry} AS MATERIALIZED (\nSELECT {_NUMBER} AS _pgrain_e, "
+            f"{block.entry} AS MATERIALIZED (\nSELECT {NUMBER} AS _pgrain_e, "
             + "".join(f"{rank}, " for rank in ranks) + "_pgrain_s.* FROM (\nSELECT "
             f"{', '.join(columns)}\n{from_}\nWHERE " + "\n AND ".join(where)
             + "\n) AS _pgrain_s\n)")
@@ -303,7 +324,8 @@ class Capture:
         for slot in labels:
             results.ints(entry, f"{n}.e.a{slot.number}", f"_pgrain_a{slot.number}")
         if block.grouping is not None:
-            self._measure_results(block.grouping, f"{n}.entry", entry, "entry")
+            _measure_results(results, block.grouping, f"{n}.entry", entry, "entry")
+            _measure_texts(results, block.grouping, f"{n}.entry", entry, "entry")
         results.add(pattern, f"{n}.assignments",
                     f"pg_catalog.int8send(pg_catalog.count(*) OPERATOR(pg_catalog.*) {size})")
 
@@ -317,7 +339,7 @@ class Capture:
                 columns.append(f"_pgrain_{spec.where[0]}._pgrain_o{c}")
         if block.enumerated:
             self.ctes.append(
-                f"{block.row} AS MATERIALIZED (\nSELECT {_NUMBER} AS {ID}, "
+                f"{block.row} AS MATERIALIZED (\nSELECT {NUMBER} AS {ID}, "
                 + ", ".join([*key, "_pgrain_b._pgrain_b", "_pgrain_e._pgrain_e", *columns])
                 + f"\nFROM {block.base} AS _pgrain_b JOIN {block.entry} AS _pgrain_e "
                 "ON _pgrain_e._pgrain_p OPERATOR(pg_catalog.=) _pgrain_b._pgrain_p\n)")
@@ -336,82 +358,6 @@ class Capture:
         labels = [f"_pgrain_o{c}" for c, spec in enumerate(block.outputs) if spec.where == "entry"]
         if labels:
             self.results.texts(block.entry, "final.labels", labels)
-
-    # --- its grouping ----------------------------------------------------------------------
-
-    def _group(self, block: SelectBlock) -> None:
-        """``g.m`` members (base rows or assignments) of each group, ``g.n`` how many,
-        ``g.total`` which groups GROUPING SETS have without rows
-        too, ``l<i>`` leaves, ``h`` assignments of atoms that HAVING lets
-        pass."""
-        n, grouping = block.number, block.grouping
-        source = block.entry if grouping.by_entry else block.base
-        member = "_pgrain_e" if grouping.by_entry else "_pgrain_b"
-        where = "entry" if grouping.by_entry else "base"
-        made = [f"pg_catalog.string_agg(pg_catalog.int4send(_pgrain_s.{member}), {_EMPTY}) "
-                "AS _pgrain_m", f"pg_catalog.count(_pgrain_s.{member})::pg_catalog.int4 "
-                "AS _pgrain_n", f"(pg_catalog.array_agg(_pgrain_s.{member}))[1] AS _pgrain_first"]
-        made += [f"({spec.sql}\n) AS _pgrain_o{c}" for c, spec in enumerate(block.outputs)
-                 if spec.where in ("constant", "key")]
-        made += [f"({sql}\n) AS _pgrain_l{i}" for i, (at, sql) in enumerate(grouping.leaves)
-                 if at in ("constant", "key")]
-        made += [f"({sql}\n) AS _pgrain_w{i}"
-                 for i, (at, sql) in enumerate(grouping.having_leaves)
-                 if at in ("constant", "key")]
-        keyed = block.key is not None
-        from_ = f"{source} AS _pgrain_s"
-        by = [part for part in ("_pgrain_s." + KEY if keyed else "", grouping.by or "") if part]
-        if keyed and grouping.by is None:
-            from_ = (f"{block.key.cte} AS _pgrain_key LEFT JOIN {source} AS _pgrain_s ON "
-                     f"_pgrain_s.{KEY} OPERATOR(pg_catalog.=) _pgrain_key.{KEY}")
-            by = [f"_pgrain_key.{KEY}"]
-            made.append(f"_pgrain_key.{KEY}")
-        elif keyed:
-            made.append(f"_pgrain_s.{KEY}")
-        carried = [f"_pgrain_f._pgrain_o{c}" for c, spec in enumerate(block.outputs)
-                   if spec.where == where]
-        carried += [f"_pgrain_f._pgrain_l{i}" for i, (at, _) in enumerate(grouping.leaves)
-                    if at == where]
-        carried += [f"_pgrain_f._pgrain_w{i}" for i, (at, _) in enumerate(grouping.having_leaves)
-                    if at == where]
-        if grouping.sets:
-            keys = ", ".join(f"_pgrain_g{i}" for i in range(len(grouping.keys)))
-            made.append(f"GROUPING({keys}) OPERATOR(pg_catalog.=) {2 ** len(grouping.keys) - 1} "
-                        "AS _pgrain_total" if keys else "true AS _pgrain_total")
-        cte = f"_pgrain_g{n}"
-        grouped = f"SELECT {', '.join(made)}\nFROM {from_}" + (
-            f"\nGROUP BY {', '.join(by)}" if by else "")
-        self.ctes.append(
-            f"{cte} AS MATERIALIZED (\nSELECT {_NUMBER} AS {ID}, _pgrain_a.*"
-            + "".join(f", {column}" for column in carried) + f"\nFROM (\n{grouped}\n) AS _pgrain_a"
-            + (f"\nLEFT JOIN {source} AS _pgrain_f ON _pgrain_f.{member} OPERATOR(pg_catalog.=) "
-               "_pgrain_a._pgrain_first" if carried else "") + "\n)")
-        results = self.results
-        results.add(cte, f"{n}.g.m", f"pg_catalog.string_agg(_pgrain_m, {_EMPTY})")
-        results.ints(cte, f"{n}.g.n", "_pgrain_n")
-        if grouping.sets:
-            results.flags(cte, f"{n}.g.total", "_pgrain_total")
-        for i in range(len(grouping.leaves)):
-            results.floats(cte, f"{n}.l{i}", f"_pgrain_l{i}")
-        for c, (text, atoms) in enumerate(grouping.cases):
-            names = [f"_pgrain_h{i}" for i in atoms]
-            codes = "".join(f", {_code(name)} AS {name}" for name in names)
-            tables = "".join(f", {_BOOLEANS} AS {name} (_pgrain_v)" for name in names)
-            shown = (f"(SELECT {ID}, ({text}\n)::pg_catalog.text AS _pgrain_o{codes} FROM {cte} AS "
-                     f"_pgrain_x{tables}) AS _pgrain_s")
-            results.ints(shown, f"{n}.c{c}.g", ID)
-            results.texts(shown, f"{n}.c{c}.text", ["_pgrain_o"])
-            for i, name in zip(atoms, names, strict=True):
-                results.ints(shown, f"{n}.c{c}.t{i}", name)
-        if grouping.having is not None:
-            names = [f"_pgrain_h{i}" for i in range(len(grouping.atoms))]
-            tables = "".join(f", {_BOOLEANS} AS {name} (_pgrain_v)" for name in names)
-            codes = ", ".join(f"{_code(name)} AS {name}" for name in names)
-            passing = (f"(SELECT {ID}{', ' if codes else ''}{codes} FROM {cte} AS _pgrain_x{tables}"
-                       f"\nWHERE ({grouping.having}\n)) AS _pgrain_s")
-            results.ints(passing, f"{n}.h.g", ID)
-            for i, name in enumerate(names):
-                results.ints(passing, f"{n}.h.t{i}", name)
 
     # --- the others ------------------------------------------------------------------------
 
@@ -500,7 +446,7 @@ class Capture:
         plain = [f"_pgrain_o{c}" for c, column in enumerate(block.columns) if not column.random]
         cte = f"_pgrain_m{n}"
         if block.operator == "union" and block.all:
-            self.ctes.append(f"{cte} AS MATERIALIZED (\nSELECT {_NUMBER} AS {ID}, _pgrain_s.*\n"
+            self.ctes.append(f"{cte} AS MATERIALIZED (\nSELECT {NUMBER} AS {ID}, _pgrain_s.*\n"
                              f"FROM {together}\n)")
             results.ints(cte, f"{n}.m.side", "_pgrain_side")
             results.ints(cte, f"{n}.m.src", "_pgrain_src")
@@ -511,16 +457,16 @@ class Capture:
         made = list(key + plain)
         for side in range(len(block.sides)):
             mine = f"FILTER (WHERE _pgrain_side OPERATOR(pg_catalog.=) {side})"
-            made.append(f"coalesce(pg_catalog.string_agg(pg_catalog.int4send(_pgrain_src), {_EMPTY}"
-                        f") {mine}, {_EMPTY}) AS _pgrain_m{side}")
+            made.append(f"coalesce(pg_catalog.string_agg(pg_catalog.int4send(_pgrain_src), {EMPTY}"
+                        f") {mine}, {EMPTY}) AS _pgrain_m{side}")
             made.append(f"(pg_catalog.count(*) {mine})::pg_catalog.int4 AS _pgrain_n{side}")
         by = ", ".join(key + plain)
-        self.ctes.append(f"_pgrain_n{n} AS MATERIALIZED (\nSELECT {_NUMBER} AS _pgrain_group, "
+        self.ctes.append(f"_pgrain_n{n} AS MATERIALIZED (\nSELECT {NUMBER} AS _pgrain_group, "
                          f"_pgrain_s.* FROM (\nSELECT {', '.join(made)} FROM {together}"
                          + (f"\nGROUP BY {by}" if by else "") + "\n) AS _pgrain_s\n)")
         for side in range(len(block.sides)):
             results.add(f"_pgrain_n{n}", f"{n}.m.m{side}",
-                        f"pg_catalog.string_agg(_pgrain_m{side}, {_EMPTY})")
+                        f"pg_catalog.string_agg(_pgrain_m{side}, {EMPTY})")
             results.ints(f"_pgrain_n{n}", f"{n}.m.n{side}", f"_pgrain_n{side}")
         copies = ""
         if block.all:
@@ -529,7 +475,7 @@ class Capture:
             copies = f", LATERAL pg_catalog.generate_series(1, {most}) AS _pgrain_c (_pgrain_copy)"
         columns = ", ".join(["_pgrain_group", "_pgrain_copy" if block.all else
                              "1 AS _pgrain_copy", *key, *plain])
-        self.ctes.append(f"{cte} AS MATERIALIZED (\nSELECT {_NUMBER} AS {ID}, _pgrain_s.* FROM "
+        self.ctes.append(f"{cte} AS MATERIALIZED (\nSELECT {NUMBER} AS {ID}, _pgrain_s.* FROM "
                          f"(SELECT {columns} FROM _pgrain_n{n}{copies}) AS _pgrain_s\n)")
         results.ints(cte, f"{n}.m.group", "_pgrain_group")
         results.ints(cte, f"{n}.m.copy", "_pgrain_copy")
@@ -548,8 +494,21 @@ class Capture:
         self.results.ints(source, f"{n}.o.part", "_pgrain_part")
 
 
+def _measure_results(results: Results, grouping, tag: str, source: str, where: str) -> None:
+    """Presence and value of each row for each aggregate."""
+    for j, aggregate in enumerate(grouping.aggregates):
+        if getattr(aggregate, f"value_{where}") is not None:
+            results.floats(source, f"{tag}.mv{j}", f"_pgrain_mv{j}")
+        elif getattr(aggregate, f"flag_{where}") is not None:
+            results.flags(source, f"{tag}.mf{j}", f"_pgrain_mf{j}")
+        if getattr(aggregate, f"distinct_{where}") is not None:
+            results.ints(source, f"{tag}.mr{j}", f"_pgrain_mr{j}")
 
 
-def _code(name: str) -> str:
-    """0 false, 1 true, 2 NULL: the place of a boolean's state among its three literals."""
-    return (f"CASE WHEN {name}._pgrain_v THEN 1 WHEN NOT {name}._pgrain_v THEN 0 ELSE 2 END")
+def _measure_texts(results: Results, grouping, tag: str, source: str, where: str) -> None:
+    """Texts of the ranks of values."""
+    for j, aggregate in enumerate(grouping.aggregates):
+        if getattr(aggregate, f"distinct_{where}") is not None and aggregate.as_text:
+            results.texts(f"(SELECT DISTINCT _pgrain_mr{j}, (_pgrain_md{j})::"
+                               f"pg_catalog.text FROM {source}) AS _pgrain_s", f"{tag}.mt{j}",
+                               [f"_pgrain_mr{j}", f"_pgrain_md{j}"])
