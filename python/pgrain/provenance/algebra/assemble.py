@@ -17,6 +17,7 @@ from pgrain.provenance.algebra.blocks import (
     ScalarBlock,
     SelectBlock,
     Slot,
+    gapped,
 )
 from pgrain.provenance.algebra.groups_wired import Groups
 from pgrain.provenance.algebra.packed import Packed
@@ -45,6 +46,7 @@ class Rows:
     origin: dict[int, tuple] = field(default_factory=dict)
     shown: dict[int, tuple] = field(default_factory=dict)
     base: np.ndarray | None = None      # (n,) rows of one base row exclude each other
+    key: np.ndarray | None = None       # (n,) of a SELECT: the key whose row each is
 
     def __len__(self) -> int:
         return len(self.literals)
@@ -153,6 +155,18 @@ class Base:
 
     _assignments = None
 
+    def all_pairs(self):
+        """(base row, assignment, literals) of every pair, impossible ones too: see `gapped`."""
+        passing = self.assembly.packed.ints(f"{self.block.number}.e.p")
+        settings.FACTOR_PAIRS.limit(self.n * len(passing) / 8, hint="Filter the rows first.")
+        row = np.repeat(np.arange(self.n), len(passing))
+        entry = np.tile(np.arange(len(passing)), self.n)
+        literals = self.joined(row, entry)
+        impossible = self.pattern()[row] != passing[entry]
+        literals[impossible] = CERTAIN
+        literals[impossible, 0] = NEVER
+        return row, entry, literals
+
     def pattern(self) -> np.ndarray:
         """(n,) what tells rows apart under an assignment."""
         if not self.block.simple:
@@ -202,6 +216,7 @@ class Assembly:
     def __init__(self, program: Program, rows):
         self.program, self.packed = program, Packed(rows)
         self._read_variables()
+        self.gapped = gapped(program.blocks)
         self.rows: dict[int, Rows] = {}
         self.bases: dict[int, Base] = {}
         for block in program.blocks:
@@ -244,13 +259,16 @@ class Assembly:
         base = self.bases[block.number] = Base(self, block)
         if block.grouping is not None:
             return Groups(base, self._count(block.key)).rows()
-        if block.enumerated:
+        if block.number in self.gapped:
+            row, entry, literals = base.all_pairs()
+        elif block.enumerated:
             row = self.packed.ints(f"{block.number}.r.b")
             entry = self.packed.ints(f"{block.number}.r.e")
             literals = base.joined(row, entry)
         else:
             row, literals = np.arange(base.n), base.literals
-        rows = Rows(literals, base=row if block.enumerated else None)
+        rows = Rows(literals, base=row if block.enumerated else None,
+                    key=None if base.key is None else base.key[row])
         for number, made in enumerate(block.cells):
             rows.cells[number] = base.places(made)[row]
             if made.tree[0] == "x" and made.leaves[made.tree[1]][0] == "cell":
@@ -274,6 +292,12 @@ class Assembly:
         packed, n = self.packed, block.number
         inner = self.rows[block.relation.block].literals
         keys, literals, unknown = [], [], []
+        if block.of_rows(self.program.blocks[block.relation.block]):
+            possible = inner[:, 0] != NEVER
+            key = self.rows[block.relation.block].key
+            keys.append(np.zeros(possible.sum(), np.int64) if block.key is None else key[possible])
+            literals.append(inner[possible])
+            unknown.append(np.zeros(possible.sum(), bool))
         for letter, null in (("q", False), ("w", True)):
             if f"{n}.{letter}.id" not in packed:
                 continue

@@ -264,7 +264,12 @@ class PredicateBlock:
     key: Key | None
     true: str
     unknown: str | None
+    every: bool = False          # true for every row there is: EXISTS
     kind: str = "predicate"
+
+    def of_rows(self, inner) -> bool:
+        """Whether the base rows of `inner`, the relation's block, say which rows are whose."""
+        return self.every and inner.kind == "select" and inner.grouping is None
 
 
 @dataclass
@@ -311,6 +316,19 @@ class LimitBlock:
     offset: int
     partition: str = ""
     kind: str = "limit"
+
+
+def gapped(blocks: list) -> set[int]:
+    """SELECTs whose possible row of base row b under assignment e has the number b * E + e.
+
+    Some of these numbers are no row's, so nobody may count on their order: LIMIT, a scalar
+    subquery and ARRAY do.
+    """
+    counted = {block.relation.block for block in blocks
+               if block.kind in ("limit", "scalar", "array")}
+    return {block.number for block in blocks
+            if block.kind == "select" and block.grouping is None and block.enumerated
+            and block.simple and block.number not in counted}
 
 
 def row_text(columns: list[str]) -> str:

@@ -17,6 +17,7 @@ from pgrain.provenance.algebra.blocks import (
     ScalarBlock,
     SelectBlock,
     Slot,
+    gapped,
 )
 from pgrain.provenance.algebra.program import Program
 from pgrain.provenance.algebra.select import select_sql
@@ -101,6 +102,7 @@ class Capture:
         self.program, self.models, self.stamped = program, models, stamped
         self.ctes: list[str] = []
         self.results = Results()
+        self.gapped = gapped(program.blocks)
 
     def render(self, final: Relation, by_row: bool) -> str:
         """The whole statement. `final`: the relation whose rows are the query's output."""
@@ -330,25 +332,34 @@ class Capture:
                     f"pg_catalog.int8send(pg_catalog.count(*) OPERATOR(pg_catalog.*) {size})")
 
     def _rows(self, block: SelectBlock) -> None:
-        """``r.b`` base row and ``r.e`` assignment of each possible row, in the order of its ID."""
+        """Possible rows: a base row under an assignment. Where every pair has a number, with gaps
+        where it is none, the numbers say what they are; else ``r.b`` base row and ``r.e``
+        assignment of each, in the order of its ID."""
         n = block.number
         key = [f"_pgrain_b.{KEY}"] if block.key is not None else []
         columns = []
         for c, spec in enumerate(block.outputs):
             if spec.where in ("base", "entry"):
                 columns.append(f"_pgrain_{spec.where[0]}._pgrain_o{c}")
-        if block.enumerated:
-            self.ctes.append(
-                f"{block.row} AS MATERIALIZED (\nSELECT {NUMBER} AS {ID}, "
-                + ", ".join([*key, "_pgrain_b._pgrain_b", "_pgrain_e._pgrain_e", *columns])
-                + f"\nFROM {block.base} AS _pgrain_b JOIN {block.entry} AS _pgrain_e "
-                "ON _pgrain_e._pgrain_p OPERATOR(pg_catalog.=) _pgrain_b._pgrain_p\n)")
-            self.results.ints(block.row, f"{n}.r.b", "_pgrain_b")
-            self.results.ints(block.row, f"{n}.r.e", "_pgrain_e")
-        else:
+        if not block.enumerated:
             self.ctes.append(f"{block.row} AS (SELECT _pgrain_b._pgrain_b AS {ID}"
                              + "".join(f", {column}" for column in key + columns)
                              + f" FROM {block.base} AS _pgrain_b)")
+            return
+        joined = (f"FROM {block.base} AS _pgrain_b JOIN {block.entry} AS _pgrain_e "
+                  "ON _pgrain_e._pgrain_p OPERATOR(pg_catalog.=) _pgrain_b._pgrain_p")
+        if n in self.gapped:
+            number = ("(_pgrain_b._pgrain_b OPERATOR(pg_catalog.*) (SELECT pg_catalog.count(*) "
+                      f"FROM {block.entry}) OPERATOR(pg_catalog.+) _pgrain_e._pgrain_e)"
+                      "::pg_catalog.int4")
+            made = ", ".join([f"{number} AS {ID}", *key, *columns])
+            self.ctes.append(f"{block.row} AS (\nSELECT {made}\n{joined}\n)")
+            return
+        made = ", ".join([f"{NUMBER} AS {ID}", *key, "_pgrain_b._pgrain_b", "_pgrain_e._pgrain_e",
+                          *columns])
+        self.ctes.append(f"{block.row} AS MATERIALIZED (\nSELECT {made}\n{joined}\n)")
+        self.results.ints(block.row, f"{n}.r.b", "_pgrain_b")
+        self.results.ints(block.row, f"{n}.r.e", "_pgrain_e")
 
     def _row_texts(self, block: SelectBlock) -> None:
         """Output rows of a query without grouping: one for each base row."""
@@ -362,12 +373,21 @@ class Capture:
     # --- the others ------------------------------------------------------------------------
 
     def _predicate(self, block: PredicateBlock) -> None:
-        """``q.k``, ``q.id``: key and row for which it is true; ``w.…``: for which it is NULL."""
+        """``q.k``, ``q.id``: key and row for which it is true (EXISTS of a SELECT's rows: all);
+        ``w.…``: for which it is NULL."""
         n, keyed = block.number, block.key is not None
         parts = []
+        inner = self.program.blocks[block.relation.block]
         for letter, sql, value, code in (("q", block.true, "true", 1),
                                          ("w", block.unknown, "NULL::pg_catalog.bool", 2)):
             if sql is None:
+                continue
+            if block.of_rows(inner):
+                parts.append(f"SELECT {KEY}, true AS _pgrain_v, {KEY} OPERATOR(pg_catalog.*) 3 "
+                             f"OPERATOR(pg_catalog.+) 1 AS {ID} FROM (SELECT DISTINCT {KEY} FROM "
+                             f"{block.relation.cte}) AS _pgrain_s" if keyed else
+                             f"SELECT true AS _pgrain_v, 1 AS {ID} WHERE EXISTS "
+                             f"(SELECT FROM {block.relation.cte})")
                 continue
             cte = f"_pgrain_{letter}t{n}"
             self.ctes.append(f"{cte} AS MATERIALIZED (\nSELECT * FROM (\n{sql}\n) AS _pgrain_s\n"

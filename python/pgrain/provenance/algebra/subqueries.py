@@ -43,7 +43,8 @@ def join_answer(builder, piece: nodes.Subquery):
         key = builder.make_key(needed) if needed else None
         relation = lower_query(program, query, key)
         true = f"SELECT {KEY + ', ' if key else ''}{ID} FROM {relation.cte}"
-        return _join_boolean(builder, PredicateBlock(program.number(), relation, key, true, None))
+        return _join_boolean(builder, PredicateBlock(program.number(), relation, key, true, None,
+                                                     every=True))
     if piece.form == "scalar":
         return _scalar(builder, piece, needed)
     if piece.form == "array":
