@@ -331,6 +331,14 @@ def gapped(blocks: list) -> set[int]:
             and block.simple and block.number not in counted}
 
 
+def lean(blocks: list) -> set[int]:
+    """SELECTs whose rows only EXISTS asks for: nobody needs to name one of them."""
+    made = gapped(blocks)
+    return {block.relation.block for block in blocks if block.kind == "predicate"
+            and block.relation.block in made
+            and block.of_rows(next(b for b in blocks if b.number == block.relation.block))}
+
+
 def row_text(columns: list[str]) -> str:
     """SQL for a text that tells rows of these columns apart."""
     return f'(ROW({", ".join(columns)})::pg_catalog.text COLLATE "C")'

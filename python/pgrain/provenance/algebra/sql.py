@@ -18,6 +18,7 @@ from pgrain.provenance.algebra.blocks import (
     SelectBlock,
     Slot,
     gapped,
+    lean,
 )
 from pgrain.provenance.algebra.program import Program
 from pgrain.provenance.algebra.select import select_sql
@@ -102,7 +103,7 @@ class Capture:
         self.program, self.models, self.stamped = program, models, stamped
         self.ctes: list[str] = []
         self.results = Results()
-        self.gapped = gapped(program.blocks)
+        self.gapped, self.lean = gapped(program.blocks), lean(program.blocks)
 
     def render(self, final: Relation, by_row: bool) -> str:
         """The whole statement. `final`: the relation whose rows are the query's output."""
@@ -179,8 +180,16 @@ class Capture:
                 self._entries(block, [])
             return group_directly(self, block, columns)
         inner = select_sql(block, columns, FACTOR_PAIRS.default + 1)
-        numbered = [f"{NUMBER} AS _pgrain_b"]
         labels = block.enumerated
+        if n in self.lean:
+            self.ctes.append(f"{block.base} AS MATERIALIZED (\n{inner}\n)")
+            for tag, a, b in self.base_parts(block):
+                results.add(block.base, tag, a, b)
+            self._entries(block, [])
+            key = KEY if block.key is not None else ""
+            self.ctes.append(f"{block.row} AS (SELECT {key} FROM {block.base})")
+            return results.count(block.base, f"{n}.rows")
+        numbered = [f"{NUMBER} AS _pgrain_b"]
         if labels and not block.simple:
             nulls = [f"(_pgrain_x{slot.number} IS NULL)" for slot in labels]
             terms = [t for d in block.details for t in group_terms(d.name, d.oid)] + nulls
