@@ -6,16 +6,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import contextlib
+from dataclasses import dataclass, field, replace
 
 from pgrain.errors import UnsupportedOperator
 from pgrain.plan.explain import check_calls, check_relations, read_explain
 from pgrain.plan.query import build, check_single_model, model_names
 from pgrain.plan.select import read_select
-from pgrain.provenance.algebra.capture import compile_network
+from pgrain.provenance.algebra.capture import bare, compile_network, read_expanded
 from pgrain.provenance.annotate import Annotated, Annotator
 from pgrain.provenance.capture_sql import capture_sql, digests, side_from, with_clause
 from pgrain.provenance.circuit import Circuit
+from pgrain.provenance.flatten import flatten
 from pgrain.provenance.lineage import Lineage, read_lineage
 from pgrain.provenance.output import OutputColumn, match_sql
 from pgrain.provenance.probes import (
@@ -178,22 +180,46 @@ def compile(query: str, explain, models: dict[str, ModelFacts],
             return made
         raise UnsupportedOperator("the presence of groups over two predictions")
     except UnsupportedOperator:
-        # Not one SELECT of the factorising kind; what the other cannot do either, it names.
+        # Not one SELECT of the factorising kind, but perhaps one in disguise. What is none, the
+        # other can do, or names.
+        with contextlib.suppress(UnsupportedOperator):
+            statement, _, wanted = read_expanded(query, facts, probes)
+            if wanted is not None:
+                return wanted
+            if flat := flatten(statement):
+                return _compile_flat(query, flat, facts, models, probes)
         return compile_network(query, facts, models, probes,
                                lambda output: _describe(output, probes))
 
 
-def _compile_join(query: str, facts, models: dict[str, ModelFacts],
+def _compile_flat(query: str, flat: str, facts, models: dict[str, ModelFacts],
                   probes: dict[str, ProbeResult]) -> Probes | Capture:
-    """One SELECT of joins, with count, sum and avg over at most two different predictions."""
+    """As `_compile_join` of `flat`, which means the same as `query`; probes under names of its
+    own."""
+    prefix = "flat:"
+    made = _compile_join(flat, facts, models,
+                         {name.removeprefix(prefix): result for name, result in probes.items()
+                          if name.startswith(prefix)}, query)
+    if isinstance(made, Probes):
+        return Probes({prefix + name: text for name, text in made.sql.items()}, made.models)
+    return made
+
+
+def _compile_join(query: str, facts, models: dict[str, ModelFacts],
+                  probes: dict[str, ProbeResult], original: str | None = None) -> Probes | Capture:
+    """One SELECT of joins, with count, sum and avg over at most two different predictions.
+
+    `original`: the caller's text that `query` stands for, with names of columns that it decides.
+    """
     select = read_select(query)
+    asked = select if original is None else replace(select, query=bare(original), prefix="")
     names = model_names(select)
     wanted = Probes(models=[name for name in names if name not in models])
     if "catalog" not in probes:
         build(select, set())          # refuse what the text alone shows
         wanted.sql["catalog"] = catalog_sql(select, facts.functions)
     if "output" not in probes:
-        wanted.sql["output"] = output_sql(select)
+        wanted.sql["output"] = output_sql(asked)
     if wanted.sql or wanted.models:
         return wanted
     catalog = Catalog.read(probes["catalog"])
@@ -231,7 +257,7 @@ def _compile_join(query: str, facts, models: dict[str, ModelFacts],
     numbered = ", ".join(f"_pgrain_{i}" for i in range(len(described)))
     result = ("SELECT " + ", ".join(f"_pgrain_{i}::pg_catalog.text"
                                     for i in range(len(described)))
-              + f" FROM (\n{select.query}\n) AS _pgrain_result ({numbered})")
+              + f" FROM (\n{asked.query}\n) AS _pgrain_result ({numbered})")
     classes = models[annotated.slots[0].model].classes
     stamps = stamped_slots(annotated)
     stamped_sql = stamps and capture_sql(annotated, classes,

@@ -111,7 +111,7 @@ def compile_network(query: str, facts: PlanFacts, models: dict, probes: dict[str
 
     describe(names, oids) gives the types' names: [(name, oid, type name, numeric)] or Probes.
     """
-    statement, catalog, wanted = _read(query, facts, probes)
+    statement, catalog, wanted = read_expanded(query, facts, probes)
     if wanted is not None:
         return wanted
     analysis = analyse(statement)
@@ -164,7 +164,7 @@ def compile_network(query: str, facts: PlanFacts, models: dict, probes: dict[str
     numbered = ", ".join(f"_pgrain_{i}" for i in range(len(described)))
     result = ("SELECT " + ", ".join(f"_pgrain_{i}::pg_catalog.text"
                                     for i in range(len(described)))
-              + f" FROM (\n{_bare(query)}\n) AS _pgrain_result ({numbered})")
+              + f" FROM (\n{bare(query)}\n) AS _pgrain_result ({numbered})")
     program.notes += hidden_notes(catalog)
     stamps = [slot.stamped for slot in program.slots]
     stamps = [] if None in stamps or program.plain else stamps
@@ -187,7 +187,8 @@ def _output(described, column, spec) -> OutputColumn:
     return OutputColumn(name, oid, type_name, dependent, numeric, role)
 
 
-def _bare(query: str) -> str:
+def bare(query: str) -> str:
+    """The query without what may stand around it: brackets, a semicolon."""
     return read_statement(query).query.text
 
 
@@ -202,7 +203,7 @@ def _types(core: Core, mark: str, probes: dict) -> dict:
             for name, result in probes.items() if name.startswith(prefix)}
 
 
-def _read(query: str, facts: PlanFacts, probes: dict):
+def read_expanded(query: str, facts: PlanFacts, probes: dict):
     """(statement, catalog, None), views with model calls expanded; or (…, what to ask)."""
     text = query
     for _ in range(32):
