@@ -194,6 +194,11 @@ class Annotator:
             if groups[0] and groups[1] and not groups[0] & groups[1]:
                 self.spread(groups)
                 self.side_of = [1 if unit in groups[1] else 0 for unit in range(len(self.units))]
+        elif self.query.aggregated and len(self.slots) == 1 and self.slots[0][1]:
+            # What nothing but the prediction ties to it stands on the other side.
+            groups = [self.with_laterals(self.slots[0][1]), set()]
+            self.spread(groups, tied_only=True)
+            self.side_of = [0 if unit in groups[0] else 1 for unit in range(len(self.units))]
         self.slots = [Slot(number, self.side_of[min(units, default=0)], call.model, call.argument,
                            column)
                       for number, (call, units, column) in enumerate(self.slots)]
@@ -203,8 +208,9 @@ class Annotator:
         last = max((u for u in units if self.units[u].lateral), default=-1)
         return units | set(range(last)) if last > 0 else units
 
-    def spread(self, groups: list[set[int]]) -> None:
-        """Give each other unit to the side that a condition ties it to; the rest to the first."""
+    def spread(self, groups: list[set[int]], tied_only: bool = False) -> None:
+        """Give each other unit to the side that a condition ties it to; the rest to the first,
+        unless `tied_only`."""
         ties = [self.touched(c) for c in self.query.conditions if not c.calls]
         ties += [set(range(number + 1)) for number, unit in enumerate(self.units)
                  if unit.lateral and number]
@@ -223,7 +229,8 @@ class Annotator:
                 groups[0] |= set(range(len(self.units)))
                 groups[1].clear()
                 return
-        groups[0] |= set(range(len(self.units))) - groups[1]
+        if not tied_only:
+            groups[0] |= set(range(len(self.units))) - groups[1]
 
     # --- expressions -----------------------------------------------------------------------
 

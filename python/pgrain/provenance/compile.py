@@ -20,6 +20,7 @@ from pgrain.provenance.circuit import Circuit
 from pgrain.provenance.flatten import flatten
 from pgrain.provenance.lineage import Lineage, read_lineage
 from pgrain.provenance.output import OutputColumn, match_sql
+from pgrain.provenance.over_join import OverJoin, split
 from pgrain.provenance.probes import (
     Catalog,
     ProbeResult,
@@ -135,7 +136,7 @@ class Capture:
     def knows_rows(self) -> bool:
         """Whether the circuit knows the probability that a row is there (`Circuit.log_absent`)."""
         annotated = self.annotated
-        return (annotated.by_row or len(annotated.slots) == 1
+        return (annotated.by_row or len(annotated.slots) == len(annotated.sides) == 1
                 or not annotated.query.select.grouped)
 
     def render(self, circuit: Circuit) -> list[str]:
@@ -183,26 +184,61 @@ def compile(query: str, explain, models: dict[str, ModelFacts],
         # Not one SELECT of the factorising kind, but perhaps one in disguise. What is none, the
         # other can do, or names.
         with contextlib.suppress(UnsupportedOperator):
-            statement, _, wanted = read_expanded(query, facts, probes)
-            if wanted is not None:
-                return wanted
-            if flat := flatten(statement):
-                return _compile_flat(query, flat, facts, models, probes)
+            made = _compile_disguised(query, facts, models, probes)
+            if made is not None and (isinstance(made, Probes) or made.knows_rows or not rows):
+                return made
         return compile_network(query, facts, models, probes,
                                lambda output: _describe(output, probes))
 
 
-def _compile_flat(query: str, flat: str, facts, models: dict[str, ModelFacts],
-                  probes: dict[str, ProbeResult]) -> Probes | Capture:
-    """As `_compile_join` of `flat`, which means the same as `query`; probes under names of its
-    own."""
-    prefix = "flat:"
-    made = _compile_join(flat, facts, models,
+def _compile_disguised(query: str, facts, models: dict[str, ModelFacts],
+                       probes: dict[str, ProbeResult]) -> Probes | Capture | OverJoin | None:
+    """A join on predictions whose calls are in subqueries, or with arithmetic over aggregates."""
+    statement, _, wanted = read_expanded(query, facts, probes)
+    if wanted is not None:
+        return wanted
+    flat = flatten(statement)
+    over = split(flat or statement.text)
+    if over is None:
+        return flat and _compile_named("flat:", flat, facts, models, probes, query)
+    inner = _compile_named("over:", over.text, facts, models, probes)
+    if isinstance(inner, Probes):
+        return inner
+    if len(inner.annotated.sides) < 2:
+        return None
+    if "output" not in probes:
+        return Probes({"output": output_sql(replace(read_select(over.text), query=bare(query)))})
+    described = _describe(probes["output"], probes)
+    if isinstance(described, Probes):
+        return described
+    numbers = over.numbers([column.type_oid for column in inner.output_columns])
+    columns = []
+    for (name, oid, type_name, numeric), column in zip(described, inner.output_columns,
+                                                       strict=False):
+        if len(columns) in numbers:
+            if not numeric:
+                return None
+            columns.append(OutputColumn(name, oid, type_name, True, True, "aggregate"))
+        else:
+            columns.append(replace(column, name=name))
+    return OverJoin(inner, columns, _result_sql(bare(query), len(columns)), numbers)
+
+
+def _compile_named(prefix: str, text: str, facts, models: dict[str, ModelFacts],
+                   probes: dict[str, ProbeResult], original: str | None = None):
+    """As `_compile_join`, with probes under names of its own."""
+    made = _compile_join(text, facts, models,
                          {name.removeprefix(prefix): result for name, result in probes.items()
-                          if name.startswith(prefix)}, query)
+                          if name.startswith(prefix)}, original)
     if isinstance(made, Probes):
-        return Probes({prefix + name: text for name, text in made.sql.items()}, made.models)
+        return Probes({prefix + name: sql for name, sql in made.sql.items()}, made.models)
     return made
+
+
+def _result_sql(text: str, n_columns: int) -> str:
+    numbered = ", ".join(f"_pgrain_{i}" for i in range(n_columns))
+    return ("SELECT " + ", ".join(f"_pgrain_{i}::pg_catalog.text" for i in range(n_columns))
+            + f" FROM (\n{text}\n) AS _pgrain_result ({numbered})")
 
 
 def _compile_join(query: str, facts, models: dict[str, ModelFacts],
@@ -254,16 +290,13 @@ def _compile_join(query: str, facts, models: dict[str, ModelFacts],
                 f'the aggregate "{name}" of type {type_name} has no provenance yet',
                 hint="Make its argument a number, as with extract(epoch FROM ...).")
         described.append(OutputColumn(name, oid, type_name, cell.dependent, numeric, cell.role))
-    numbered = ", ".join(f"_pgrain_{i}" for i in range(len(described)))
-    result = ("SELECT " + ", ".join(f"_pgrain_{i}::pg_catalog.text"
-                                    for i in range(len(described)))
-              + f" FROM (\n{asked.query}\n) AS _pgrain_result ({numbered})")
     classes = models[annotated.slots[0].model].classes
     stamps = stamped_slots(annotated)
     stamped_sql = stamps and capture_sql(annotated, classes,
                                          {stamp.slot: stamp_sql(stamp) for stamp in stamps})
     return Capture(annotated, models, described,
-                   capture_sql(annotated, classes, digests(annotated, models)), result,
+                   capture_sql(annotated, classes, digests(annotated, models)),
+                   _result_sql(asked.query, len(described)),
                    stamps or [], stamped_sql, fingerprint_sql(select, facts.functions),
                    hidden_notes(catalog))
 

@@ -84,7 +84,7 @@ class _Flattening:
 
     def joins_on_labels(self, leaves: list[nodes.FromItem], flat: dict[str, _Flat]) -> bool:
         labels = {name for one in flat.values() for name in one.labels}
-        wheres = [self.body.where, *_conditions(self.body.from_)]
+        wheres = [self.body.where, *join_conditions(self.body.from_)]
         for part in (part for where in wheres if where is not None for part in conjuncts(where)):
             columns = [piece for piece in part.walk() if isinstance(piece, nodes.ColumnRef)]
             if any(c.name in labels for c in columns) and len(leaves) > 1 and (
@@ -216,11 +216,12 @@ def _leaves(items: list[nodes.FromItem]) -> Iterator[nodes.FromItem]:
             yield from _leaves([item.left, item.right])
 
 
-def _conditions(items: list[nodes.FromItem]) -> Iterator[nodes.Expr | None]:
+def join_conditions(items: list[nodes.FromItem]) -> Iterator[nodes.Expr | None]:
+    """What stands after ON."""
     for item in items:
         if isinstance(item, nodes.Join):
             yield item.on
-            yield from _conditions([item.left, item.right])
+            yield from join_conditions([item.left, item.right])
 
 
 def _bare_call(expression: nodes.Expr) -> str | None:

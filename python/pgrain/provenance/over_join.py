@@ -1,0 +1,251 @@
+"""Arithmetic over the aggregates of a factorised join.
+
+``SELECT 100.0 * count(*) FILTER (…) / count(*) FROM l JOIN r ON predict(l) = predict(r)``: the
+aggregates are those of the factorised join (`circuit`), selected beside the query's own columns;
+the arithmetic over them is `gates.arithmetic`. As there, a ratio is one of expectations; a sum is
+taken to be known where it has anything to add.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from pgrain.errors import UnsupportedOperator
+from pgrain.plan import nodes
+from pgrain.plan.reader import read_statement
+from pgrain.plan.spine import read_tree
+from pgrain.provenance.algebra.blocks import Number
+from pgrain.provenance.algebra.numbers import INTEGER_OIDS, Numbers
+from pgrain.provenance.algebra.program import conjuncts, cut
+from pgrain.provenance.annotate import quote
+from pgrain.provenance.circuit import Circuit
+from pgrain.provenance.flatten import join_conditions
+from pgrain.provenance.gates.arithmetic import Arithmetic
+from pgrain.provenance.gates.network import Gradient, State
+from pgrain.provenance.output import Output, OutputColumn, match_sql
+
+
+@dataclass
+class Split:
+    """A query of arithmetic over aggregates as one of aggregates.
+
+    text: the query with the numbers that arithmetic needs (`hidden`, by their text) as columns
+    after its own; expressions: the arithmetic, by output column.
+    """
+
+    text: str
+    expressions: dict[int, nodes.Expr]
+    hidden: list[str]
+    n_columns: int
+
+    def numbers(self, types: list[int]) -> dict[int, Number]:
+        """The arithmetic of each output column; `types`: oids of all columns of `text`."""
+        reader = _Reader(list(self.hidden), types[self.n_columns:])
+        return {column: reader.number(e, read_tree(e, reader.is_random))
+                for column, e in self.expressions.items()}
+
+
+def split(text: str) -> Split | None:
+    """`text` as aggregates, if arithmetic over them is what it selects; 0A000 if it is more."""
+    statement = read_statement(text)
+    body = statement.query.body
+    if not isinstance(body, nodes.Select) or body.having is not None or body.distinct \
+            or body.distinct_on or body.window or statement.query.limit is not None \
+            or statement.query.offset is not None or any(item.star for item in body.items) \
+            or not _joins_on_calls(body):
+        return None
+    reader, expressions, replaced = _Reader([], None), {}, []
+    for column, item in enumerate(body.items):
+        expression = item.expression
+        aggregates = [p for p in expression.walk() if isinstance(p, nodes.AggregateCall)]
+        if not aggregates or _alone(expression, aggregates[0]):
+            continue
+        expressions[column] = expression
+        reader.number(expression, read_tree(expression, reader.is_random))
+        alias = f" AS {quote(item.alias)}" if item.alias else ""
+        replaced.append((item.start, item.end, f"pg_catalog.count(*){alias}"))
+    if not expressions:
+        return None
+    end = body.items[-1].end
+    more = "".join(f",\n({one}\n) AS {quote(f'pgrain number {n}')}"
+                   for n, one in enumerate(reader.hidden))
+    replaced.append((end, end, more))
+    made, at = [], 0
+    for start, stop, new in sorted(replaced, key=lambda r: r[:2]):
+        made += [statement.text[at:start], new]
+        at = stop
+    return Split("".join(made) + statement.text[at:], expressions, reader.hidden, len(body.items))
+
+
+def _joins_on_calls(body: nodes.Select) -> bool:
+    """Whether a condition has a model call and columns of several relations."""
+    for part in (p for where in (body.where, *join_conditions(body.from_)) if where is not None
+                 for p in conjuncts(where)):
+        columns = [p for p in part.walk() if isinstance(p, nodes.ColumnRef)]
+        if any(isinstance(p, nodes.ModelCall) for p in part.walk()) and (
+                len({c.qualifier for c in columns}) > 1
+                or sum(c.qualifier is None for c in columns) > 1):
+            return True
+    return False
+
+
+def _alone(expression: nodes.Expr, piece: nodes.Piece) -> bool:
+    inside = expression.text
+    while inside.startswith("(") and inside.endswith(")"):
+        inside = inside[1:-1].strip()
+    return piece.end - piece.start == len(inside)
+
+
+class _Reader(Numbers):
+    """Reads arithmetic whose numbers are aggregates, and hides what these need."""
+
+    select = None
+
+    def __init__(self, hidden: list[str], types: list[int] | None):
+        self.hidden, self.types = hidden, types
+        self.program = self
+
+    def is_random(self, piece: nodes.Piece) -> bool:
+        return isinstance(piece, nodes.AggregateCall)
+
+    def leaf(self, text: str) -> int:
+        if text not in self.hidden:
+            self.hidden.append(text)
+        return self.hidden.index(text)
+
+    def leaf_of(self, expression: nodes.Expr, boolean: bool = False) -> int:
+        return self.leaf(expression.text)
+
+    def number(self, expression: nodes.Expr, node) -> Number:
+        self.expression = expression
+        return super().number(expression, node)
+
+    def piece_number(self, piece: nodes.Piece) -> tuple:
+        return "aggregate", self.leaf(self._text(piece)), piece.function
+
+    def _text(self, piece: nodes.Piece) -> str:
+        return cut(self.expression, piece.start, piece.end).text
+
+    def type_of(self, select, text: str) -> int:
+        """Type of a deterministic text; 0 as long as nobody knows."""
+        return self.types[self.hidden.index(text)] if self.types and text in self.hidden else 0
+
+    def integer_piece(self, piece: nodes.Piece) -> bool:
+        return self.type_of(None, self._text(piece)) in INTEGER_OIDS
+
+    def _case(self, expression, node, leaves):
+        raise self.refuse_at(expression, node, "CASE over aggregates")
+
+    def refuse_at(self, expression, node, construct: str, hint: str | None = None):
+        return UnsupportedOperator(construct, hint=hint)
+
+
+@dataclass
+class OverJoin:
+    """The capture of arithmetic over the aggregates of `inner`, whose columns begin with ours."""
+
+    inner: object
+    output_columns: list[OutputColumn]
+    result_sql: str
+    arithmetic: dict[int, Number]
+    n_columns: int = field(init=False)
+
+    def __post_init__(self):
+        self.n_columns = len(self.output_columns)
+
+    def __getattr__(self, name: str):
+        return getattr(self.inner, name)
+
+    def circuit(self, lineage) -> OverJoinCircuit:
+        """The circuit over what `read` returned."""
+        return OverJoinCircuit(self, lineage)
+
+    def match_sql(self, where: str) -> str:
+        """SQL for the output rows that meet a complaint's WHERE; ``$1`` is `Output.match_json`."""
+        return match_sql(self.output_columns, where)
+
+    def render(self, circuit) -> list[str]:
+        """Lines of the annotated plan."""
+        lines = ["Project"]
+        for column in self.arithmetic:
+            described = self.output_columns[column]
+            lines.append(f'  column "{described.name}" {described.type_name}: arithmetic over '
+                         "expectations (approximate unless linear)")
+        return lines + ["  -> " + line if n == 0 else "     " + line
+                        for n, line in enumerate(self.inner.render(circuit.inner))]
+
+
+class OverJoinCircuit:
+    """As `Circuit`, with arithmetic over its aggregates; interface and meaning are the same."""
+
+    def __init__(self, capture: OverJoin, lineage):
+        self.inner = Circuit(capture.inner, lineage)
+        self.columns, self.arithmetic = capture.output_columns, capture.arithmetic
+        self.first = capture.n_columns       # of the hidden columns
+        self.key_columns = [c for c in self.inner.key_columns if c < self.first]
+        self.n = len(lineage.texts)
+        hidden = range(self.first, len(self.inner.columns))
+        self.constants = {}
+        for column in hidden:
+            if column in self.inner.key_columns:
+                place = self.inner.key_columns.index(column)
+                self.constants[column] = np.array(
+                    [np.nan if row[place] is None else float(row[place])
+                     for row in lineage.texts], float)
+        # Numbers of the hidden aggregates first, column after column, then those made of them.
+        self.places = {column: n * self.n for n, column in
+                       enumerate(c for c in hidden if c not in self.constants)}
+        self.layers = {}
+        for n, (column, number) in enumerate(self.arithmetic.items()):
+            leaves = [self._leaf(self.first + leaf[1]) for leaf in number.leaves]
+            self.layers[column] = Arithmetic((len(self.places) + n) * self.n, self.n, number.tree,
+                                             leaves)
+
+    def __getattr__(self, name: str):
+        return getattr(self.inner, name)
+
+    def _leaf(self, column: int) -> np.ndarray:
+        if column in self.constants:
+            return self.constants[column]
+        return self.places[column] + np.arange(self.n)
+
+    def value(self, predicted: dict, P: dict | None = None) -> Output:
+        return self._over(self.inner.value(predicted, P), True)[0]
+
+    def relaxed(self, P: dict) -> Output:
+        return self._over(self.inner.relaxed(P), False)[0]
+
+    def _over(self, made: Output, hard: bool) -> tuple[Output, State]:
+        size = (len(self.places) + len(self.layers)) * self.n
+        state = State(np.ones(1), np.zeros(size), np.zeros(size), hard, np.zeros(1, np.int64))
+        for column, place in self.places.items():
+            numbers = made.numbers[:, column]
+            state.X[place:place + self.n] = np.nan_to_num(numbers)
+            state.K[place:place + self.n] = ~np.isnan(numbers)
+        numbers, scales = made.numbers[:, :self.first].copy(), made.scales[:, :self.first].copy()
+        for column, layer in self.layers.items():
+            layer.forward(state)
+            here = slice(layer.out, layer.out + self.n)
+            numbers[:, column] = np.where(state.K[here] > 0, state.X[here], np.nan)
+            scales[:, column] = np.nan_to_num(np.abs(numbers[:, column]))
+        keys = [row[:len(self.key_columns)] for row in made.keys]
+        return Output(self.columns, self.key_columns, keys, made.present, made.weight, numbers,
+                      made.labels, scales, hard, made.relative), state
+
+    def gradient(self, P: dict, weights: dict) -> dict:
+        """As `Circuit.gradient`: cells of arithmetic by the chain rule."""
+        passed = {key: weight for key, weight in weights.items()
+                  if len(key) != 2 or key[1] not in self.layers}
+        _, state = self._over(self.inner.relaxed(P), False)
+        grad = Gradient(np.zeros(1), np.zeros(len(state.X)), np.zeros(len(state.X)))
+        for key, weight in weights.items():
+            if len(key) == 2 and key[1] in self.layers:
+                grad.X[self.layers[key[1]].out + key[0]] += weight
+        for layer in self.layers.values():
+            layer.backward(state, grad)
+        for column, place in self.places.items():
+            for row in np.flatnonzero(grad.X[place:place + self.n]).tolist():
+                passed[row, column] = passed.get((row, column), 0.0) + grad.X[place + row]
+        return self.inner.gradient(P, passed)
