@@ -29,6 +29,15 @@ class Question:
         """The same query on stored columns, of which predictions are the model's version."""
         return self._filled("l.returnflag", "{0}.mktsegment")
 
+    @property
+    def without(self) -> str:
+        """The same query without its model calls: a label that costs nothing where they stand.
+
+        Every row with a value passes, as it may in the provenance: what the capture must read.
+        """
+        return self._filled("(CASE WHEN l.x IS NOT NULL THEN 'R' END)",
+                            "(CASE WHEN {0}.x IS NOT NULL THEN 'BUILDING' END)")
+
     def _filled(self, item: str, customer: str) -> str:
         return self.text.format(item=item, c=customer.format("c"), d=customer.format("d"))
 
