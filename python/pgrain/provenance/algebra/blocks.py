@@ -17,6 +17,10 @@ ID = "_pgrain_id"        # number of a possible row in its relation
 KEY = "_pgrain_k"        # number of the outer values for which an inner query's row stands
 
 
+# bool, int8, int2, int4, oid, date
+_STAND_IN = {16: "false", 20: "0", 21: "0", 23: "0", 26: "0", 1082: "'epoch'::pg_catalog.date"}
+
+
 @dataclass
 class Column:
     """A column that expressions may name.
@@ -57,8 +61,8 @@ class Relation:
 
 @dataclass
 class Key:
-    """Outer columns that an inner query needs: CTE with KEY, ``_pgrain_t`` (their text)
-    and ``_pgrain_c0``, …"""
+    """Outer columns that an inner query needs: CTE with KEY, ``_pgrain_c0``, … and, unless they
+    are `plain`, ``_pgrain_t`` (their text)."""
 
     cte: str
     columns: list[tuple[str, str, int]]      # (alias, name, type oid)
@@ -66,9 +70,30 @@ class Key:
     after: int = 0                           # how many blocks it may read
 
     @property
+    def plain(self) -> bool:
+        """Whether what is equal is the same, and has a value that stands in for NULL."""
+        return all(oid in _STAND_IN for _, _, oid in self.columns)
+
+    @property
     def row(self) -> str:
         """Text of the outer columns, by which a base row finds its key."""
         return row_text([f"{quoted(alias)}.{quoted(name)}" for alias, name, _ in self.columns])
+
+    def same(self, source: str) -> list[str]:
+        """Conditions that a row of the CTE has the outer columns' values, NULL among them.
+
+        They can be hashed, which IS NOT DISTINCT FROM cannot.
+        """
+        equal = "OPERATOR(pg_catalog.=)"
+        if not self.plain:
+            return [f"{source}._pgrain_t {equal} {self.row}"]
+        conditions = []
+        for number, (alias, name, oid) in enumerate(self.columns):
+            mine, theirs = f"{source}._pgrain_c{number}", f"{quoted(alias)}.{quoted(name)}"
+            conditions += [f"coalesce({mine}, {_STAND_IN[oid]}) {equal} "
+                           f"coalesce({theirs}, {_STAND_IN[oid]})",
+                           f"({mine} IS NULL) {equal} ({theirs} IS NULL)"]
+        return conditions
 
     def lateral(self, source: str) -> list[str]:
         """FROM items that make the outer aliases again from a row of the key's CTE."""

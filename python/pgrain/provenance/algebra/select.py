@@ -169,8 +169,8 @@ class SelectBuilder(Numbers):
     def join_key(self, alias: str, key: Key) -> None:
         """Tie the rows under `alias` to the values of our columns that they stand for."""
         name = f"{key.cte}_of_{len(self.block.from_)}"
-        self.block.from_.append(f"(SELECT {KEY}, _pgrain_t FROM {key.cte}) AS {name}")
-        self.block.where.append(f"{name}._pgrain_t OPERATOR(pg_catalog.=) {key.row}")
+        self.block.from_.append(f"(SELECT * FROM {key.cte}) AS {name}")
+        self.block.where += key.same(name)
         self.block.where.append(f"{quoted(alias)}.{KEY} OPERATOR(pg_catalog.=) {name}.{KEY}")
 
     def make_key(self, columns: list[tuple[str, str, int]]) -> Key:
@@ -180,13 +180,18 @@ class SelectBuilder(Numbers):
         made = [f"{quoted(alias)}.{quoted(name)} AS _pgrain_c{n}"
                 for n, (alias, name, _) in enumerate(columns)]
         key = Key(cte, columns, "")
-        inner = select_sql(self.block, [f"{key.row} AS _pgrain_t", *made])
         # Its own KEY, if this SELECT has one, is left out.
         names = ", ".join(f"_pgrain_c{n}" for n in range(len(columns)))
+        if key.plain:
+            inner = select_sql(self.block, made)
+            distinct = f"SELECT DISTINCT {names} FROM (\n{inner}\n) AS _pgrain_s"
+        else:
+            inner = select_sql(self.block, [f"{key.row} AS _pgrain_t", *made])
+            names = f"_pgrain_t, {names}"
+            distinct = (f"SELECT DISTINCT ON (_pgrain_t) {names} FROM (\n{inner}\n) AS _pgrain_s "
+                        "ORDER BY _pgrain_t")
         key.sql = (f"{cte} AS MATERIALIZED (\nSELECT (pg_catalog.row_number() OVER () - 1)"
-                   f"::pg_catalog.int4 AS {KEY}, _pgrain_t, {names} FROM (\nSELECT DISTINCT ON "
-                   f"(_pgrain_t) _pgrain_t, {names} FROM (\n{inner}\n) AS _pgrain_s "
-                   "ORDER BY _pgrain_t) AS _pgrain_s\n)")
+                   f"::pg_catalog.int4 AS {KEY}, {names} FROM (\n{distinct}\n) AS _pgrain_s\n)")
         key.after = len(self.program.blocks)
         self.program.keys.append(key)
         return key
