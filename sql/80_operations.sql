@@ -49,6 +49,7 @@ BEGIN
         EXECUTE format('GRANT SELECT, INSERT ON pgrain.repair_round TO %I', role);
         EXECUTE format('GRANT SELECT, INSERT, UPDATE (state, cancel_requested, message)
             ON pgrain.job TO %I', role);
+        EXECUTE format('GRANT INSERT ON pgrain.weights TO %I', role);
     END IF;
 END $$;
 COMMENT ON FUNCTION pgrain.grant_usage IS 'let a role predict and complain; admin: manage models too';

@@ -6,6 +6,6 @@ GRANT USAGE ON SCHEMA pgrain TO pgrain_worker;
 GRANT SELECT ON ALL TABLES IN SCHEMA pgrain TO pgrain_worker;
 GRANT INSERT, UPDATE, DELETE ON pgrain.model_version, pgrain.version_chunk, pgrain.spectrum,
     pgrain.spectrum_chunk, pgrain.prediction_chunk, pgrain.job, pgrain.worker,
-    pgrain.intervention_ready TO pgrain_worker;
+    pgrain.intervention_ready, pgrain.weights TO pgrain_worker;
 GRANT UPDATE (fitted) ON pgrain.intervention TO pgrain_worker;
 GRANT UPDATE (active_version) ON pgrain.model TO pgrain_worker;

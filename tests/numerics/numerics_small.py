@@ -1,24 +1,54 @@
 """Small models and an independent float64 reference, shared by the numerics tests."""
 
+import flax.linen as nn
+import jax.numpy as jnp
 import numpy as np
 
 from pgrain.models import registry
+from pgrain.models.text import UNKNOWN
 
 ARCHITECTURES = {
     "logistic_regression": ((5,), {}),
     "mlp": ((5,), {"hidden": [4], "activation": "tanh"}),
     "cnn": ((6, 5, 2), {"channels": [3, 3], "hidden": [4], "activation": "tanh"}),
+    "wide_resnet_10": ((4, 5, 1), {"stem": 2, "widths": [3], "activation": "tanh"}),
+    "lstm": ((6,), {"embedding": 3, "units": 3}),
+    "numerics_small:Residual": ((5,), {"arguments": {"width": 4}}),
 }
+# The same blocks more often; compiled for one test alone.
+DEEPER = {
+    "wide_resnet_18": ((3, 3, 2), {"stem": 2, "widths": [2]}),
+    "wide_resnet_26": ((4, 4, 1), {"stem": 2, "widths": [2], "stem_stride": 2}),
+}
+WORDS = 9
+
+
+class Residual(nn.Module):
+    """A user's module: layers with a skip, dropout that must be off, layer normalisation."""
+
+    n_classes: int
+    width: int = 8
+
+    @nn.compact
+    def __call__(self, x, train: bool = True):
+        y = nn.LayerNorm()(nn.Dense(self.width)(x))
+        y = nn.Dropout(0.5, deterministic=not train)(nn.tanh(y))
+        return nn.Dense(self.n_classes)(jnp.concatenate([x, y], axis=-1))
 
 
 def small_model(architecture: str, n: int = 24, n_classes: int = 3, seed: int = 0):
     """A model of some dozens of parameters away from any optimum, and rows for it."""
-    shape, options = ARCHITECTURES[architecture]
-    model = registry.build(architecture, n_classes, shape, options)
+    shape, options = {**ARCHITECTURES, **DEEPER}[architecture]
+    tokens = architecture == "lstm"
+    model = registry.build(architecture, n_classes, shape, options,
+                           n_tokens=WORDS if tokens else 0)
     rng = np.random.default_rng(seed)
     theta = (np.asarray(model.init(seed))
              + 0.3 * rng.standard_normal(model.n_parameters)).astype(np.float32)
     X = rng.standard_normal((n, *shape)).astype(np.float32)
+    if tokens:      # texts of every length, the empty one too
+        X = rng.integers(UNKNOWN, WORDS, (n, *shape)).astype(np.int32)
+        X *= np.arange(shape[0]) < rng.integers(0, shape[0] + 1, n)[:, None]
     return model, theta, X, rng.integers(0, n_classes, n)
 
 

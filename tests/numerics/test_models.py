@@ -15,7 +15,8 @@ architectures = pytest.mark.parametrize("architecture", ARCHITECTURES)
 
 
 @pytest.mark.parametrize("architecture, parameters", [
-    ("logistic_regression", 7_850), ("mlp", 203_530), ("cnn", 33_546)])
+    ("logistic_regression", 7_850), ("mlp", 203_530), ("cnn", 33_546),
+    ("wide_resnet_10", 389_722), ("wide_resnet_18", 779_066), ("wide_resnet_26", 1_544_970)])
 def test_sizes_for_pictures(architecture, parameters):
     model = registry.build(architecture, 10, (28, 28, 1), {})
     assert model.n_parameters == parameters == model.init(0).size
@@ -63,13 +64,14 @@ def test_weights_to_names_and_back(architecture):
 
 
 def test_what_cannot_be_built():
-    with pytest.raises(UnsupportedOperator, match='"lstm"') as raised:
-        registry.build("lstm", 2, (4,), {})
+    with pytest.raises(UnsupportedOperator, match='"lsd"') as raised:
+        registry.build("lsd", 2, (4,), {})
     assert "mlp" in raised.value.hint
     for architecture, classes, shape, options in [
             ("mlp", 1, (4,), {}), ("mlp", 3, (4,), {"hidden": [0]}),
             ("mlp", 3, (4,), {"hidden": 256}), ("mlp", 3, (4,), {"activation": "sin"}),
-            ("cnn", 3, (4,), {})]:
+            ("cnn", 3, (4,), {}), ("wide_resnet_10", 3, (4,), {}), ("lstm", 3, (4,), {}),
+            ("wide_resnet_10", 3, (8, 8, 1), {"widths": []})]:
         with pytest.raises(InvalidArgument):
             registry.build(architecture, classes, shape, options)
 

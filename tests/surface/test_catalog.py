@@ -13,12 +13,13 @@ USER = {"predict", "predict_proba", "complain", "provenance", "explain", "doctor
         "plan_repair"}
 ADMIN = USER | {"create_model", "drop_model", "activate", "detach", "apply", "revert",
                 "create_intervention", "drop_intervention", "edits_sql", "rank",
-                "train", "precompute", "attach", "cancel", "repair", "_plan_repair", "_holds",
-                "_ensure_secret", "_drop_predictions"}
+                "train", "import_weights", "precompute", "attach", "cancel", "repair",
+                "_plan_repair", "_holds", "_ensure_secret", "_drop_predictions"}
 VIEWS = {"attached", "edits", "interventions", "jobs", "models", "progress", "versions", "workers"}
 TABLES = {"attachment", "installation", "intervention", "intervention_ready",
           "intervention_value", "job", "model", "model_version", "prediction_chunk",
-          "repair_round", "spectrum", "spectrum_chunk", "training_edit", "version_chunk", "worker"}
+          "repair_round", "spectrum", "spectrum_chunk", "training_edit", "version_chunk", "weights",
+          "worker"}
 
 SIGNATURES = """
 f activate(model text, version bigint) -> void
@@ -53,6 +54,7 @@ f provenance(query text, include_absent boolean DEFAULT false) -> TABLE(output_r
 f rank(model text, vector bytea, top_k integer DEFAULT 100, intervention text DEFAULT 'delete'::text, options jsonb DEFAULT '{}'::jsonb) -> TABLE(rank integer, model text, train_id bigint, train_key text, intervention text, score double precision, effect double precision)
 f revert(model text, train_keys text[] DEFAULT NULL::text[]) -> void
 p attach(IN model text, IN relation regclass, IN features name[] DEFAULT NULL::name[], IN wait boolean DEFAULT true) ->
+p import_weights(IN model text, IN weights bytea, IN options jsonb DEFAULT '{}'::jsonb, IN wait boolean DEFAULT true) ->
 p precompute(IN model text, IN options jsonb DEFAULT '{}'::jsonb, IN wait boolean DEFAULT true) ->
 p repair(IN name text, IN query text, IN complaint text, IN intervention text DEFAULT 'delete'::text, IN options jsonb DEFAULT '{}'::jsonb) ->
 p repair(IN name text, IN query text, IN complaint text[], IN intervention text DEFAULT 'delete'::text, IN options jsonb DEFAULT '{}'::jsonb) ->
@@ -132,7 +134,7 @@ def test_rights(fresh, as_role):
     for right in ("INSERT", "UPDATE", "DELETE"):
         assert relations("analyst", right) == set()
         assert relations("modeller", right) - {
-            "job", "intervention_value", "repair_round"} == writable
+            "job", "intervention_value", "repair_round", "weights"} == writable
     assert "intervention_value" not in (relations("modeller", "SELECT")
                                         | relations("modeller", "UPDATE")
                                         | relations("modeller", "DELETE"))
@@ -144,7 +146,7 @@ def test_rights(fresh, as_role):
 def test_no_secret_for_anybody(fresh, as_role):
     for role, grant in (("analyst2", "user"), ("modeller2", "admin")):
         connection = as_role(fresh, role, grant)
-        for table in ("installation", "worker", "version_chunk", "prediction_chunk"):
+        for table in ("installation", "worker", "version_chunk", "prediction_chunk", "weights"):
             with pytest.raises(psycopg.errors.InsufficientPrivilege):
                 connection.execute(f"SELECT * FROM pgrain.{table}")
 

@@ -3,7 +3,7 @@
 from pgrain.backend.complain import complain, explain, explain_statement, provenance
 from pgrain.backend.doctor import doctor
 from pgrain.backend.interventions import create_intervention, drop_intervention, edits_sql
-from pgrain.backend.jobs import attach, cancel, precompute, train
+from pgrain.backend.jobs import attach, cancel, import_weights, precompute, train
 from pgrain.backend.models import activate, apply, create_model, detach, drop_model, revert
 from pgrain.backend.plan_repair import plan_repair
 from pgrain.backend.predict import predict, predict_proba
@@ -15,5 +15,6 @@ from pgrain.backend.vectors import complaint_vector, rank
 __all__ = ["activate", "apply", "attach", "cancel", "complain", "complaint_vector",
            "complaints_hold", "create_intervention", "create_model", "detach", "doctor",
            "drop_intervention", "drop_model", "edits_sql", "explain", "explain_statement",
-           "load_model", "load_session", "plan_for_repair", "plan_repair", "precompute", "predict",
-           "predict_proba", "provenance", "rank", "repair", "revert", "train"]
+           "import_weights", "load_model", "load_session", "plan_for_repair", "plan_repair",
+           "precompute", "predict", "predict_proba", "provenance", "rank", "repair", "revert",
+           "train"]

@@ -43,6 +43,20 @@ def train(plpy, name: str, options: str, wait: bool) -> None:
 
 
 @entry_point
+def import_weights(plpy, name: str, weights: bytes, options: str, wait: bool) -> None:
+    """Queue (and wait for) a new version made of weights that were trained elsewhere.
+
+    It is a train job, so that a model never has two versions in the making."""
+    _require(name, weights, options, wait)
+    require_model(plpy, name)
+    if not weights:
+        raise InvalidArgument("the weights are empty",
+                              hint="Give the bytes of a safetensors or a Flax msgpack file.")
+    arguments = {"options": _object(options), "weights": True}
+    _run(plpy, "train", name, arguments, wait, weights=weights)
+
+
+@entry_point
 def precompute(plpy, name: str, options: str, wait: bool) -> None:
     """Queue (and wait for) spectrum and projections of the active version."""
     _require(name, options, wait)
@@ -108,17 +122,18 @@ def _trained(model: dict) -> None:
                        hint=f"Run CALL pgrain.train({quoted(model['model'])}).")
 
 
-def _run(plpy, kind: str, name: str, arguments: dict, wait: bool) -> None:
+def _run(plpy, kind: str, name: str, arguments: dict, wait: bool,
+         weights: bytes | None = None) -> None:
     if wait:
-        run_job(plpy, kind, name, arguments)
+        run_job(plpy, kind, name, arguments, weights)
         return
-    job = _submit(plpy, kind, name, arguments)
+    job = _submit(plpy, kind, name, arguments, weights)
     plpy.notice(f"queued as job {job}; see pgrain.progress")
 
 
-def run_job(plpy, kind: str, name: str, arguments: dict) -> None:
+def run_job(plpy, kind: str, name: str, arguments: dict, weights: bytes | None = None) -> None:
     """Queue a job and wait until it has succeeded; its error otherwise. Ends the transaction."""
-    job = _submit(plpy, kind, name, arguments)
+    job = _submit(plpy, kind, name, arguments, weights)
     commit_first(plpy, kind)
     session.forget_models(plpy)
     try:
@@ -141,7 +156,7 @@ def run_job(plpy, kind: str, name: str, arguments: dict) -> None:
         session.forget_models(plpy)
 
 
-def _submit(plpy, kind: str, name: str, arguments: dict) -> int:
+def _submit(plpy, kind: str, name: str, arguments: dict, weights: bytes | None = None) -> int:
     rows = query(plpy, """
         INSERT INTO pgrain.job (kind, model, arguments) VALUES ($1, $2, $3::jsonb)
         ON CONFLICT (model, kind, (coalesce(arguments ->> 'relation', '')))
@@ -151,6 +166,9 @@ def _submit(plpy, kind: str, name: str, arguments: dict) -> int:
     if not rows:
         raise ObjectInUse(f'a {kind} job of model "{name}" is already under way',
                           hint="See pgrain.progress; wait for it to end.")
+    if weights is not None:     # in the transaction of the job's row: no worker sees one alone
+        query(plpy, "INSERT INTO pgrain.weights (job, data) VALUES ($1, $2)",
+              ["bigint", "bytea"], [rows[0]["job"], weights])
     if not query(plpy, "SELECT pg_catalog.pg_is_in_recovery() AS r")[0]["r"]:
         plpy.execute("NOTIFY pgrain_job")
     return rows[0]["job"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 from pgrain.backend import session
 from pgrain.backend.spi import entry_point, query
@@ -15,8 +16,10 @@ from pgrain.errors import (
     UndefinedObject,
 )
 
-ARCHITECTURES = ("logistic_regression", "mlp", "cnn")
-PLANNED = ("wide_resnet_10", "wide_resnet_18", "wide_resnet_26", "lstm")
+ARCHITECTURES = ("logistic_regression", "mlp", "cnn", "wide_resnet_10", "wide_resnet_18",
+                 "wide_resnet_26", "lstm")
+# A Flax module of the user's own; the worker imports it, and says where it cannot.
+MODULE_PATH = re.compile(r"[A-Za-z]\w*(\.[A-Za-z]\w*)*:[A-Za-z]\w*\Z")
 _TEXT_TYPES = ("text", "character varying", "character")
 WORKER_ROLE = "pgrain_worker"
 
@@ -219,13 +222,11 @@ def quoted(text: str) -> str:
 
 
 def _check_architecture(architecture: str) -> None:
-    if architecture in ARCHITECTURES:
+    if architecture in ARCHITECTURES or MODULE_PATH.match(architecture):
         return
-    if architecture in PLANNED:
-        raise InvalidArgument(f'architecture "{architecture}" is not available yet',
-                              hint=f"Available: {', '.join(ARCHITECTURES)}.", sqlstate="0A000")
     raise InvalidArgument(f'no such architecture: "{architecture}"',
-                          hint=f"Available: {', '.join(ARCHITECTURES)}.")
+                          hint=f"Available: {', '.join(ARCHITECTURES)}, or a Flax module "
+                               "of your own as package.module:Class.")
 
 
 def _check_column(relation: str, column: str, columns: dict[str, str]) -> None:
@@ -236,18 +237,23 @@ def _check_column(relation: str, column: str, columns: dict[str, str]) -> None:
 
 def _kind(features: list[str], columns: dict[str, str], architecture: str) -> str:
     types = [columns[column] for column in features]
+    if architecture == "lstm" and (len(types) != 1 or types[0] not in _TEXT_TYPES):
+        raise InvalidArgument(
+            'architecture "lstm" reads one column of type text',
+            detail="The features are " + ", ".join(f"{column} {columns[column]}"
+                                                   for column in features) + ".")
     if len(types) == 1:
         if types[0] == "bytea":
             return "bytea"
         if types[0] == "double precision[]":
             return "float8"
-        if architecture == "lstm" and types[0] in _TEXT_TYPES:
+        if (architecture == "lstm" or ":" in architecture) and types[0] in _TEXT_TYPES:
             return "text"
     for column, type_name in zip(features, types, strict=True):
         if type_name == "bytea" or type_name.endswith("[]"):
             raise InvalidArgument(
                 f'feature "{column}" is {type_name}',
-                detail="Features are one bytea, one float8[], or scalar columns.")
+                detail="Features are one bytea, one float8[], one text, or scalar columns.")
     return "columns"
 
 

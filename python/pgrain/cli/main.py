@@ -80,14 +80,16 @@ def _option(name: str, value: str | None) -> list[str]:
                    "authority)")
 @click.option("--allow-user", "users", multiple=True,
               help="OS user that may connect (repeatable); default: the one that runs the server")
+@click.option("--modules", help="packages that user modules may come from, with commas between "
+              "them; default: whatever the worker can import")
 @click.option("--metrics", metavar="[HOST:]PORT", help="serve numbers for Prometheus there")
 @click.option("--log-format", type=click.Choice(["text", "json"]), default="text",
               show_default=True)
 @click.option("--log-level", type=click.Choice(["debug", "info", "warning"]), default="info",
               show_default=True, help="debug: a line a request")
 def worker(dsn: str, path: str | None, remote: str | None, ca: str | None, certificate: str | None,
-           key: str | None, peers: tuple[str, ...], users: tuple[str, ...], metrics: str | None,
-           log_format: str, log_level: str) -> None:
+           key: str | None, peers: tuple[str, ...], users: tuple[str, ...], modules: str | None,
+           metrics: str | None, log_format: str, log_level: str) -> None:
     """Run the worker beside a database, in the foreground."""
     if path and remote:
         raise click.UsageError("--socket and --listen exclude each other")
@@ -103,8 +105,28 @@ def worker(dsn: str, path: str | None, remote: str | None, ca: str | None, certi
         raise click.ClickException(f"the worker needs more libraries ({error.name} is missing): "
                                    "pip install 'pgrain[worker]'") from None
     address = f"tls://{remote}" if remote else path and os.path.abspath(path)
+    packages = None if modules is None else tuple(name for name in modules.split(",") if name)
     raise SystemExit(run(Options(dsn, address, users, tls if remote else {}, peers, metrics,
-                                 log_format, log_level)))
+                                 log_format, log_level, packages)))
+
+
+@main.command("import-weights")
+@click.option("--dsn", required=True, help="libpq connection string of the database")
+@click.option("--options", default="{}", help="JSON, such as {\"classes\": [\"no\", \"yes\"]}")
+@click.argument("model")
+@click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+def import_weights(dsn: str, options: str, model: str, file: Path) -> None:
+    """Make a version of MODEL from the weights in FILE (safetensors or Flax msgpack)."""
+    import psycopg
+    try:
+        with psycopg.connect(dsn, autocommit=True) as connection:
+            connection.add_notice_handler(lambda notice: click.echo(notice.message_primary))
+            connection.execute("CALL pgrain.import_weights(%s, %s, %s::jsonb)",
+                               [model, file.read_bytes(), options])
+    except psycopg.Error as error:
+        lines = [error.diag.message_primary or str(error), error.diag.message_detail,
+                 error.diag.message_hint]
+        raise click.ClickException("\n".join(line for line in lines if line)) from error
 
 
 @main.group()

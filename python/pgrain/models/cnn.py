@@ -13,6 +13,7 @@ from pgrain.models.convolution import PatchConvolution
 from pgrain.models.mlp import ACTIVATIONS
 from pgrain.models.options import Option
 
+INPUT = "image"
 OPTIONS = {option.name: option for option in (
     Option("channels", "integers", "output channels of each convolution", 1, 1024),
     Option("kernel", "integer", "side of the square kernels", 1, 11),

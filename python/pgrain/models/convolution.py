@@ -40,7 +40,7 @@ def patches(x: jax.Array, size: int, stride: int) -> jax.Array:
 
 
 class PatchConvolution(nn.Module):
-    """A two-dimensional convolution as patches times a matrix; "SAME" padding, with a bias.
+    """A two-dimensional convolution as patches times a matrix; "SAME" padding.
 
     The kernel has shape (size*size*C, features): Flax's `nn.Conv` kernel (size, size, C, features)
     reshaped, so weights trained elsewhere fit by a reshape.
@@ -49,11 +49,13 @@ class PatchConvolution(nn.Module):
     features: int
     size: int = 3
     stride: int = 1
+    use_bias: bool = True
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         p = patches(x, self.size, self.stride)
         kernel = self.param("kernel", nn.initializers.he_normal(), (p.shape[-1], self.features))
-        bias = self.param("bias", nn.initializers.zeros, (self.features,))
-        flat = p.reshape(-1, p.shape[-1]) @ kernel + bias
+        flat = p.reshape(-1, p.shape[-1]) @ kernel
+        if self.use_bias:
+            flat = flat + self.param("bias", nn.initializers.zeros, (self.features,))
         return flat.reshape(*p.shape[:-1], self.features)

@@ -1,8 +1,8 @@
 """Feature values as PostgreSQL gives them -> arrays for a model.
 
-Three kinds: "bytea" (one tensor a row), "float8" (one float8[] a row), "columns" (many scalar
-columns a row). What the encoder learned from the training rows (means, categories) is stored with
-the model version as JSON, and applied unchanged to every other row.
+Four kinds: "bytea" (one tensor a row), "float8" (one float8[] a row), "text" (`text.py`), "columns"
+(many scalar columns a row). What the encoder learned from the training rows (means, categories,
+words) is stored with the model version as JSON, and applied unchanged to every other row.
 """
 
 from __future__ import annotations
@@ -13,17 +13,18 @@ from decimal import Decimal
 
 import numpy as np
 
-from pgrain.errors import InvalidArgument, LimitExceeded, UnsupportedOperator
+from pgrain.errors import InvalidArgument, LimitExceeded
+from pgrain.models import text
 from pgrain.models.options import Option, check, pick
 
-OPTIONS = {option.name: option for option in (
+OPTIONS = {**text.OPTIONS, **{option.name: option for option in (
     Option("shape", "integers", "shape of one tensor, row-major, such as [28, 28, 1]", 1, 1 << 24),
     Option("standardize", "boolean", "scale elements of float8[] values to mean 0, deviation 1"),
     Option("categorical", "names", "columns that hold categories although they look like numbers"),
-)}
+)}}
 MAX_CATEGORIES = 1000
 _NOISE = 1e-10
-_KINDS = ("bytea", "float8", "columns")
+_KINDS = ("bytea", "float8", "text", "columns")
 
 
 class Encoder:
@@ -40,45 +41,114 @@ class Encoder:
     def fit(cls, kind: str, values: Sequence, features: Sequence[str], options: dict) -> Encoder:
         """Learn from training values, one a row.
 
-        kind: "bytea" (bytes), "float8" (lists of numbers) or "columns" (dicts column -> number,
-        digits, text, bool or None). features: the columns' names in order. Raises 22023 for what
-        cannot be read, 0A000 for kind "text".
+        kind: "bytea" (bytes), "float8" (lists of numbers), "text" (str) or "columns" (dicts column
+        -> number, digits, text, bool or None). features: the columns' names in order. Raises 22023
+        for what cannot be read.
         """
-        if kind == "text":
-            raise UnsupportedOperator("features of type text are not supported yet",
-                                      hint="Use bytea, float8[] or scalar columns.")
         if kind not in _KINDS:
             raise InvalidArgument(f'no feature kind "{kind}"',
                                   hint="Kinds are: " + ", ".join(_KINDS) + ".")
         if len(values) == 0:
             raise InvalidArgument("there are no training rows")
         options = check(pick(options, OPTIONS), OPTIONS, what="the encoder")
-        fit = {"bytea": _fit_bytes, "float8": _fit_arrays, "columns": _fit_columns}[kind]
+        fit = {"bytea": _fit_bytes, "float8": _fit_arrays, "text": _fit_text,
+               "columns": _fit_columns}[kind]
         return cls(kind, fit(values, list(features), options))
 
     def encode(self, values: Sequence) -> np.ndarray:
-        """(N, *input_shape()): uint8 for bytea of one byte an element, else float32; row-major.
+        """(N, *input_shape()): uint8 for bytea of one byte an element, int32 for text, else
+        float32; row-major.
 
         Raises 22023 where a value is not of the learned form: `expected 784 bytes (28 x 28 x 1),
         not 100`.
         """
-        encode = {"bytea": _encode_bytes, "float8": _encode_arrays, "columns": _encode_columns}
+        encode = {"bytea": _encode_bytes, "float8": _encode_arrays, "text": text.encode,
+                  "columns": _encode_columns}
         return encode[self.kind](values, self._state)
 
     def input_shape(self) -> tuple[int, ...]:
         """The shape of one encoded row."""
         if self.kind == "columns":
             return (sum(_width(column) for column in self._state["columns"]),)
+        if self.kind == "text":
+            return (self._state["length"],)
         return tuple(self._state["shape"])
+
+    def n_tokens(self) -> int:
+        """How many numbers a word can have; 0 for features that are no text."""
+        return text.n_tokens(self._state) if self.kind == "text" else 0
 
     def to_json(self) -> dict:
         """Plain JSON values; `from_json` brings back an encoder that encodes bit for bit alike."""
-        return {"kind": self.kind, **self._state}
+        return {"kind": self.kind, **{name: value for name, value in self._state.items()
+                                      if not name.startswith("_")}}
+
+    @classmethod
+    def given(cls, kind: str, state: dict, features: Sequence[str]) -> Encoder:
+        """The encoder that a person describes, for weights trained elsewhere; 22023 if the
+        description is of another kind, lacks something or contradicts itself."""
+        if state.get("kind", kind) != kind:
+            raise InvalidArgument(f'the encoding is of kind "{state["kind"]}", the model\'s '
+                                  f'features are of kind "{kind}"')
+        state = {name: value for name, value in state.items() if name != "kind"}
+        try:
+            _GIVEN[kind](state, list(features))
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise InvalidArgument(f"the encoding cannot be used: {type(error).__name__} {error}",
+                                  hint="pgrain.model_version.encoder of a trained version "
+                                       "shows the form.") from error
+        return cls(kind, state)
 
     @classmethod
     def from_json(cls, d: dict) -> Encoder:
         """The encoder that `to_json` described."""
         return cls(d["kind"], {name: value for name, value in d.items() if name != "kind"})
+
+
+def _check_tensor(state: dict, features: list[str]) -> None:
+    state["shape"] = check({"shape": state["shape"]}, OPTIONS, what="the encoding")["shape"]
+    if state.setdefault("dtype", "uint8") not in ("uint8", "float32"):
+        raise ValueError(f'dtype "{state["dtype"]}"')
+
+
+def _check_array(state: dict, features: list[str]) -> None:
+    state["shape"] = check({"shape": state["shape"]}, OPTIONS, what="the encoding")["shape"]
+    if ("mean" in state) != ("scale" in state):
+        raise KeyError("mean and scale belong together")
+    for name in ("mean", "scale"):
+        if name in state and len(state[name]) != math.prod(state["shape"]):
+            raise ValueError(f"{name} has {len(state[name])} numbers")
+    if not all(number > 0 for number in state.get("scale", [])):
+        raise ValueError("scale holds a number that is not positive")
+
+
+def _check_words(state: dict, features: list[str]) -> None:
+    words = check({"words": state["words"]}, {"words": Option("words", "names", "the vocabulary")},
+                  what="the encoding")["words"]
+    if len(set(words)) != len(words):
+        raise ValueError("words holds a word twice")
+    check({"length": state["length"]}, OPTIONS, what="the encoding")
+
+
+def _check_columns(state: dict, features: list[str]) -> None:
+    names = [column["name"] for column in state["columns"]]
+    if sorted(names) != sorted(features):
+        raise ValueError(f"columns {names}, features {features}")
+    for column in state["columns"]:
+        column.setdefault("nulls", False)
+        if column["type"] == "number":
+            if not (math.isfinite(column["mean"]) and column["scale"] > 0):
+                raise ValueError(f'mean and scale of "{column["name"]}"')
+        elif column["type"] != "category" or not isinstance(column["categories"], list):
+            raise ValueError(f'type of "{column["name"]}"')
+
+
+_GIVEN = {"bytea": _check_tensor, "float8": _check_array, "text": _check_words,
+          "columns": _check_columns}
+
+
+def _fit_text(values: Sequence, features: list[str], options: dict) -> dict:
+    return text.fit(values, pick(options, text.OPTIONS))
 
 
 # --- bytea: one tensor, uint8 or little-endian float32 -------------------------------------------

@@ -17,7 +17,8 @@ from pgrain.errors import InvalidArgument
 class Option:
     """One option: its kind, its bounds (inclusive; of each element for lists), its meaning.
 
-    kind: "integer", "number", "boolean", "integers" (a list), "names" (a list), "choice".
+    kind: "integer", "number", "boolean", "integers" (a list), "names" (a list), "choice",
+    "object" (JSON, whose parts somebody else checks).
     """
 
     name: str
@@ -41,6 +42,10 @@ class Option:
             if not (isinstance(value, list | tuple) and all(isinstance(v, str) for v in value)):
                 raise self._wrong("a list of names", value)
             return list(value)
+        if self.kind == "object":
+            if not isinstance(value, dict):
+                raise self._wrong("an object", value)
+            return value
         if self.kind == "integers":
             if not isinstance(value, list | tuple):
                 raise self._wrong("a list of integers", value)

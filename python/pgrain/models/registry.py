@@ -7,7 +7,6 @@ import json
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from types import ModuleType
 
 import flax.linen as nn
 import jax
@@ -17,13 +16,19 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from jax.flatten_util import ravel_pytree
 
 from pgrain.errors import InvalidArgument, UnsupportedOperator
-from pgrain.models import cnn, logistic_regression, mlp
+from pgrain.models import cnn, custom, logistic_regression, lstm, mlp
 from pgrain.models.options import check, pick
+from pgrain.models.wide_resnet import Family as WideResNet
 
-ARCHITECTURES: dict[str, ModuleType] = {
+# A family has OPTIONS, DEFAULTS, INPUT ("any", "image" or "tokens") and `module(...)`.
+ARCHITECTURES = {
     "logistic_regression": logistic_regression,
     "mlp": mlp,
     "cnn": cnn,
+    "wide_resnet_10": WideResNet(10),
+    "wide_resnet_18": WideResNet(18),
+    "wide_resnet_26": WideResNet(26),
+    "lstm": lstm,
 }
 
 
@@ -45,20 +50,30 @@ class Model:
     row_floats: int
     module: nn.Module = field(repr=False)
     unravel: Callable = field(repr=False)
+    input: str = "any"
+    keywords: dict = field(default_factory=dict)
 
     def init(self, seed: int) -> jax.Array:
         """Fresh parameters: (d,) float32, flat in the order of `ravel_pytree`."""
-        x = jnp.zeros((1, *self.input_shape), jnp.float32)
-        tree = jax.jit(self.module.init)(jax.random.PRNGKey(seed), x)["params"]
-        return ravel_pytree(tree)[0]
+        x = jnp.zeros((1, *self.input_shape), _dtype(self.input))
+        init = functools.partial(self.module.init, **self.keywords)
+        return ravel_pytree(jax.jit(init)(jax.random.PRNGKey(seed), x)["params"])[0]
 
     def logits(self, theta: jax.Array, X: jax.Array) -> jax.Array:
-        """(N, R) float32. X: (N, *input_shape), uint8 (scaled to [0, 1] here) or float32."""
+        """(N, R) float32. X: (N, *input_shape), uint8 (scaled to [0, 1] here), float32, or int32
+        (numbers of words)."""
         X = jnp.asarray(X)
-        X = X.astype(jnp.float32) / 255 if X.dtype == jnp.uint8 else X.astype(jnp.float32)
-        if self.architecture == "cnn" and X.ndim == 3:
+        if self.input != "tokens":
+            X = X.astype(jnp.float32) / 255 if X.dtype == jnp.uint8 else X.astype(jnp.float32)
+        if self.input == "image" and X.ndim == 3:
             X = X[..., None]
-        return self.module.apply({"params": self.unravel(theta)}, X)
+        return self.module.apply({"params": self.unravel(theta)}, X, **self.keywords)
+
+    def shapes(self) -> dict:
+        """What is stored with a version: shapes of one input and of each parameter by name."""
+        tree = self.to_pytree(np.zeros(self.n_parameters, np.float32))
+        return {"input": list(self.input_shape), "classes": self.n_classes,
+                "parameters": {name: list(value.shape) for name, value in sorted(tree.items())}}
 
     def to_pytree(self, theta) -> dict[str, np.ndarray]:
         """theta as {"layer.kernel": array, ...}, the form that safetensors stores."""
@@ -80,12 +95,13 @@ class Model:
         return ravel_pytree(nested)[0]
 
 
-def build(architecture: str, n_classes: int, input_shape: tuple[int, ...], options: dict) -> Model:
+def build(architecture: str, n_classes: int, input_shape: tuple[int, ...], options: dict, *,
+          n_tokens: int = 0) -> Model:
     """The model of an architecture.
 
     options: may hold encoder and training options too (they are ignored here; `check_options`
-    refuses names that nobody knows). 22023 for a bad value or fewer than two classes, 0A000 for
-    an architecture that does not exist.
+    refuses names that nobody knows). n_tokens: for text, how many numbers a word can have. 22023
+    for a bad value or fewer than two classes, 0A000 for an architecture that does not exist.
     """
     family = _family(architecture)
     if n_classes < 2:
@@ -94,36 +110,55 @@ def build(architecture: str, n_classes: int, input_shape: tuple[int, ...], optio
     own = {**family.DEFAULTS, **pick(options, family.OPTIONS)}
     own = check(own, family.OPTIONS, what=f'architecture "{architecture}"')
     return _build(architecture, int(n_classes), tuple(int(n) for n in input_shape),
-                  json.dumps(own, sort_keys=True))
+                  json.dumps(own, sort_keys=True), int(n_tokens))
+
+
+def build_for(architecture: str, n_classes: int, encoder, options: dict) -> Model:
+    """`build` for what an `encoding.Encoder` gives."""
+    return build(architecture, n_classes, encoder.input_shape(), options,
+                 n_tokens=encoder.n_tokens())
 
 
 @functools.lru_cache(maxsize=64)
-def _build(architecture: str, n_classes: int, input_shape: tuple[int, ...], options: str) -> Model:
-    own = json.loads(options)
-    module = _family(architecture).module(n_classes, input_shape, own)
-    if architecture == "cnn" and len(input_shape) == 2:
+def _build(architecture: str, n_classes: int, input_shape: tuple[int, ...], options: str,
+           n_tokens: int) -> Model:
+    family, own = _family(architecture), json.loads(options)
+    if n_tokens and family is not lstm and ":" not in architecture:
+        raise InvalidArgument(f'architecture "{architecture}" does not read text',
+                              hint='Use "lstm", or a module of your own.')
+    module = family.module(n_classes, input_shape, {**own, "n_tokens": n_tokens})
+    kind = "tokens" if n_tokens else getattr(family, "INPUT", "any")
+    if kind == "image" and len(input_shape) == 2:
         input_shape = (*input_shape, 1)
-    x = jnp.zeros((1, *input_shape), jnp.float32)
-    shapes = jax.eval_shape(module.init, jax.random.PRNGKey(0), x)["params"]
+    x = jnp.zeros((1, *input_shape), _dtype(kind))
+    keywords = custom.keywords(module)
+    shapes = custom.parameters(module, x, keywords, n_classes)
     tree = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
     theta, unravel = ravel_pytree(tree)
-    forward = jax.make_jaxpr(lambda x: module.apply({"params": tree}, x))(x)
+    forward = jax.make_jaxpr(lambda x: module.apply({"params": tree}, x, **keywords))(x)
     return Model(architecture, n_classes, theta.size, input_shape, own,
-                 _floats(forward.jaxpr) + math.prod(input_shape), module, unravel)
+                 _floats(forward.jaxpr) + math.prod(input_shape), module, unravel, kind, keywords)
+
+
+def _dtype(kind: str):
+    return jnp.int32 if kind == "tokens" else jnp.float32
 
 
 def _floats(jaxpr) -> int:
     total = 0
     for equation in jaxpr.eqns:
+        times = equation.params.get("length", 1) if equation.primitive.name == "scan" else 1
         total += sum(math.prod(v.aval.shape) for v in equation.outvars if hasattr(v.aval, "shape"))
         for value in equation.params.values():
             inner = getattr(value, "jaxpr", None)
             if inner is not None and hasattr(inner, "eqns"):
-                total += _floats(inner)
+                total += times * _floats(inner)
     return total
 
 
-def _family(architecture: str) -> ModuleType:
+def _family(architecture: str):
+    if ":" in architecture:
+        return custom.family(architecture)
     if architecture not in ARCHITECTURES:
         raise UnsupportedOperator(f'architecture "{architecture}" does not exist',
                                   hint="Architectures are: " + ", ".join(ARCHITECTURES) + ".")

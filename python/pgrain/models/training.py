@@ -48,7 +48,20 @@ DEFAULTS = {
             "optimizer": "adam"},
     "cnn": {"alpha": 1.0, "epochs": 3, "batch_size": 256, "learning_rate": 1e-3,
             "optimizer": "adam"},
+    "wide_resnet": {"alpha": 1.0, "epochs": 10, "batch_size": 128, "learning_rate": 2e-3,
+                    "optimizer": "adam"},
+    "lstm": {"alpha": 1.0, "epochs": 5, "batch_size": 64, "learning_rate": 2e-3,
+             "optimizer": "adam"},
+    "custom": {"alpha": 1.0, "epochs": 10, "batch_size": 256, "learning_rate": 1e-3,
+               "optimizer": "adam"},
 }
+
+
+def defaults_of(architecture: str) -> dict:
+    """The training options that an architecture has by default."""
+    if ":" in architecture:
+        return DEFAULTS["custom"]
+    return DEFAULTS["wide_resnet" if architecture.startswith("wide_resnet") else architecture]
 
 
 @dataclass(frozen=True)
@@ -63,7 +76,7 @@ class Trained:
 
 def settings_of(model: Model, options: dict) -> dict:
     """The training options in force: defaults of the architecture, overridden, checked (22023)."""
-    own = {**DEFAULTS[model.architecture], **pick(options, OPTIONS)}
+    own = {**defaults_of(model.architecture), **pick(options, OPTIONS)}
     return check(own, OPTIONS, what="training")
 
 
@@ -100,6 +113,17 @@ def train(model: Model, X: np.ndarray, y: np.ndarray, *, options: dict | None = 
                "rows": len(y), "alpha": settings["alpha"], "seed": seed,
                "seconds": round(time.perf_counter() - start, 3)}
     return Trained(theta, settings["alpha"], metrics)
+
+
+def take(model: Model, theta: np.ndarray, X: np.ndarray, y: np.ndarray, options: dict) -> Trained:
+    """Weights as they are, with the metrics of `train`; `gradient_norm` says how far they are from
+    the minimum that influence assumes."""
+    settings = settings_of(model, options)
+    start = time.perf_counter()
+    metrics = evaluate(model, theta, X, y, settings["alpha"])
+    return Trained(theta, settings["alpha"], {
+        **metrics, "status": "imported", "epochs": 0, "rows": len(y), "alpha": settings["alpha"],
+        "seconds": round(time.perf_counter() - start, 3)})
 
 
 def _fit_convex(model, X, y, weights, settings, seed, progress, theta0):

@@ -41,6 +41,7 @@ class VersionRow:
     alpha: float
     architecture: str
     kind: str
+    shapes: dict | None
     active_spectrum: int | None
 
 
@@ -85,8 +86,8 @@ def read_model(connection: psycopg.Connection, model: str) -> ModelRow:
 def read_version(connection: psycopg.Connection, version: int) -> VersionRow:
     """A trained version; 42704 if there is none."""
     row = connection.execute("""
-        SELECT v.version, v.model, v.classes, v.encoder, v.options, v.alpha, m.architecture,
-               m.kind, s.spectrum AS active_spectrum   -- a dump leaves spectra out
+        SELECT v.version, v.model, v.classes, v.encoder, v.options, v.alpha, v.shapes,
+               m.architecture, m.kind, s.spectrum AS active_spectrum   -- a dump leaves spectra out
         FROM pgrain.model_version v JOIN pgrain.model m USING (model)
         LEFT JOIN pgrain.spectrum s ON s.spectrum = v.active_spectrum
         WHERE v.version = %s AND v.ready
@@ -119,14 +120,14 @@ def begin_version(connection: psycopg.Connection, model: str, job: int) -> int:
 
 def write_version(connection: psycopg.Connection, version: int, *, classes: list[str],
                   encoder: dict, options: dict, alpha: float, metrics: dict,
-                  theta: np.ndarray, rows: LearnedRows) -> None:
+                  theta: np.ndarray, rows: LearnedRows, shapes: dict) -> None:
     """Store a version; ready with the end of the transaction that this is called in."""
     connection.execute("""
         UPDATE pgrain.model_version SET ready = true, classes = %s, encoder = %s, options = %s,
-               alpha = %s,
+               alpha = %s, shapes = %s,
                metrics = %s, n_rows = %s, n_parameters = %s WHERE version = %s
-        """, [classes, json.dumps(encoder), json.dumps(options), alpha, json.dumps(metrics),
-              len(rows.keys), len(theta), version])
+        """, [classes, json.dumps(encoder), json.dumps(options), alpha, json.dumps(shapes),
+              json.dumps(metrics), len(rows.keys), len(theta), version])
     parts = [("parameters", {"theta": part}) for part in _split(np.asarray(theta, np.float32))]
     parts.append(("rows", {**pack_texts(rows.keys), "labels": rows.labels.astype(np.int32),
                            "digests": rows.digests, "edited": rows.edited.astype(np.uint8),
@@ -139,6 +140,21 @@ def write_version(connection: psycopg.Connection, version: int, *, classes: list
             "INSERT INTO pgrain.version_chunk (version, kind, seq, checksum, data) "
             "VALUES (%s, %s, %s, %s, %b)", [version, kind, numbers.get(kind, 0), checksum, data])
         numbers[kind] = numbers.get(kind, 0) + 1
+
+
+def read_weights(connection: psycopg.Connection, job: int) -> bytes:
+    """The bytes that an import brought."""
+    row = connection.execute("SELECT data FROM pgrain.weights WHERE job = %s", [job],
+                             binary=True).fetchone()
+    if row is None:
+        raise NotReady(f"job {job} has no weights any more", hint="Import them again.")
+    return bytes(row["data"])
+
+
+def drop_weights(connection: psycopg.Connection, job: int) -> None:
+    """Delete what this job brought, and what jobs that have ended left."""
+    connection.execute("DELETE FROM pgrain.weights w USING pgrain.job j WHERE j.job = w.job "
+                       "AND (j.job = %s OR j.state NOT IN ('queued', 'running'))", [job])
 
 
 def activate(connection: psycopg.Connection, model: str, version: int) -> None:

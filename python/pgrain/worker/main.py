@@ -37,7 +37,8 @@ class Options:
     dsn: libpq connection string of the database. address: a Unix socket's path or tls://host:port
     (None: `place.default_socket`). allow_users: OS users besides this one that may connect (none:
     the one that runs the server). tls, tls_peers: see `server.Server`. metrics: HOST:PORT.
-    log_format: text or json; log_level: debug, info or warning.
+    log_format: text or json; log_level: debug, info or warning. packages: those that user modules
+    may come from (None: all that can be imported).
     """
 
     dsn: str
@@ -48,17 +49,20 @@ class Options:
     metrics: str | None = None
     log_format: str = "text"
     log_level: str = "info"
+    packages: tuple[str, ...] | None = None
 
 
 def run(options: Options) -> int:
     """Serve one database until SIGTERM or SIGINT; returns the exit status."""
     # These import the mathematics, whose import settles JAX's configuration.
+    from pgrain.models import custom
     from pgrain.worker.handlers import Handlers
     from pgrain.worker.jobs import Runner
     from pgrain.worker.resident import Residents
     from pgrain.worker.server import Server
 
     configure_logs(options.log_format, options.log_level)
+    custom.allow(options.packages)
     stopping = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stopping.set())

@@ -19,7 +19,7 @@ from pgrain.errors import DataCorrupted, InvalidArgument
 from pgrain.influence.projections import project, training_projection
 from pgrain.models.encoding import Encoder
 from pgrain.models.predicting import predict_proba
-from pgrain.models.registry import Model, build
+from pgrain.models.registry import Model, build_for
 from pgrain.models.softmax import softmax
 from pgrain.store import interventions, predictions, spectra, versions
 from pgrain.store.relations import plain_columns
@@ -200,7 +200,12 @@ def load_version(connection: psycopg.Connection, number: int) -> Resident:
     """A version from its tables alone."""
     row = versions.read_version(connection, number)
     encoder = Encoder.from_json(row.encoder)
-    model = build(row.architecture, len(row.classes), encoder.input_shape(), row.options)
+    model = build_for(row.architecture, len(row.classes), encoder, row.options)
+    if row.shapes is not None and row.shapes != model.shapes():
+        raise DataCorrupted(
+            f"version {number} does not fit its architecture any more",
+            detail=f"{row.architecture} has other parameters than when the version was made.",
+            hint=f"Bring the class back as it was, or run CALL pgrain.train('{row.model}').")
     theta = versions.read_theta(connection, number)
     if len(theta) != model.n_parameters:
         raise DataCorrupted(f"version {number} has {len(theta)} stored parameters, "

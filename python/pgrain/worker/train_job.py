@@ -1,25 +1,20 @@
 """The train job: read rows, apply edits, fit, store a version, activate it.
 
-With `warm_start`, classes, encoding and first weights are those of the active version where they
-still fit, so that the new version differs from it by what the edits did, and by nothing else.
+A job that brings weights (`pgrain.import_weights`) takes them as they are in place of fitting.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass
 
 import numpy as np
 
 from pgrain.errors import InvalidArgument, NotNull, NotUnique
 from pgrain.intervention.edits import apply_edits, label_of
-from pgrain.models import encoding
-from pgrain.models.encoding import Encoder
-from pgrain.models.options import pick
-from pgrain.models.registry import Model, build, check_options
-from pgrain.models.training import train
+from pgrain.models.registry import check_options
+from pgrain.models.training import take, train
 from pgrain.store import relations, versions
-from pgrain.worker import attach_job
+from pgrain.worker import attach_job, beginnings
 from pgrain.worker.repairing import Repairing
 
 
@@ -33,7 +28,10 @@ def run(job) -> str:
         return f"version {done} of {job.model}, trained before its worker was interrupted"
     model = versions.read_model(connection, job.model)
     secret = versions.read_secret(connection)
-    options = {**model.options, **job.arguments.get("options", {})}
+    given = dict(job.arguments.get("options", {}))
+    imported = bool(job.arguments.get("weights"))
+    own = beginnings.import_options(given) if imported else {}
+    options = {**model.options, **given}
     check_options(model.architecture, options)
     rows = read_training_rows(job, model, secret)
     repairing = Repairing(connection, model, secret)
@@ -43,12 +41,16 @@ def run(job) -> str:
     if not rows:
         raise InvalidArgument(f'training table of model "{job.model}" has no usable rows')
     job.report("encode", 0, 1)
-    start = prepare(job, model, rows, options)
+    start = (beginnings.imported(job, model, rows, options, own) if imported else
+             beginnings.prepare(job, model, rows, options))
     number = {label: index for index, label in enumerate(start.classes)}
     labels = np.array([number[row.label] for row in rows], np.int32)
-    trained = train(start.network, start.X, labels, options=options,
-                    seed=int(options.get("seed", 0)), progress=job.stage("train"),
-                    theta0=start.theta)
+    if imported:
+        trained = take(start.network, start.theta, start.X, labels, options)
+    else:
+        trained = train(start.network, start.X, labels, options=options,
+                        seed=int(options.get("seed", 0)), progress=job.stage("train"),
+                        theta0=start.theta)
     learned = versions.LearnedRows(
         [row.key for row in rows], labels,
         np.frombuffer(b"".join(row.digest for row in rows), np.uint8).reshape(-1, 16),
@@ -60,71 +62,19 @@ def run(job) -> str:
         versions.write_version(connection, version, classes=start.classes,
                                encoder=start.encoder.to_json(), options=options,
                                alpha=trained.alpha, theta=trained.theta, rows=learned,
+                               shapes=start.network.shapes(),
                                metrics={**trained.metrics, "start": start.note})
     # Active last: whoever predicts with it finds the attached values already stored.
     attach_job.predict_attached(job, version)
     versions.activate(connection, job.model, version)
+    versions.drop_weights(connection, job.number)
     n_repaired = np.count_nonzero(learned.repairs)
     edited = f", {n_deleted} deleted and {n_relabelled} relabelled" if edits else ""
     edited += f", {n_repaired} repaired" if n_repaired else ""
     return (f"version {version} of {job.model}: {len(rows)} rows{edited}, {len(start.classes)} "
             f"classes, {start.network.n_parameters} parameters, "
             f"accuracy {trained.metrics['accuracy']:.4f}, {trained.metrics['seconds']:.1f} s"
-            + (f"; {start.note}" if options.get("warm_start") else ""))
-
-
-@dataclass
-class Start:
-    """What training starts from. theta: (d,) or None for fresh weights; note: which, and why."""
-
-    classes: list[str]
-    encoder: Encoder
-    X: np.ndarray
-    network: Model
-    theta: np.ndarray | None
-    note: str
-
-
-def prepare(job, model: versions.ModelRow, rows: list[relations.Row], options: dict) -> Start:
-    """Classes, encoding, network and first weights: the active version's where `warm_start` asks
-    for them and they fit, else learned from the rows."""
-    values = [row.value for row in rows]
-    classes = sorted({row.label for row in rows})
-    note = "fresh weights"
-    if options.get("warm_start"):
-        warm, note = warm_start(job, model, classes, values, options)
-        if warm is not None:
-            return warm
-    if len(classes) < 2:
-        raise InvalidArgument(f'model "{job.model}" would have one class only: "{classes[0]}"')
-    encoder = Encoder.fit(model.kind, values, model.features, options)
-    network = build(model.architecture, len(classes), encoder.input_shape(), options)
-    return Start(classes, encoder, encoder.encode(values), network, None, note)
-
-
-def warm_start(job, model: versions.ModelRow, classes: list[str], values: list,
-               options: dict) -> tuple[Start | None, str]:
-    """The start from the active version, or None and why there is none.
-
-    Its encoding stays although the rows may have other means by now: its weights mean nothing
-    under another. Its classes stay although edits may have taken all rows of one.
-    """
-    if model.active_version is None:
-        return None, "fresh weights: no version is active"
-    row = versions.read_version(job.connection, model.active_version)
-    before = f"version {row.version}"
-    if unknown := sorted(set(classes) - set(row.classes)):
-        return None, f'fresh weights: {before} does not know class "{unknown[0]}"'
-    if pick(options, encoding.OPTIONS) != pick(row.options, encoding.OPTIONS):
-        return None, f"fresh weights: {before} encodes features by other options"
-    encoder = Encoder.from_json(row.encoder)
-    network = build(model.architecture, len(row.classes), encoder.input_shape(), options)
-    theta = versions.read_theta(job.connection, row.version)
-    if network is not build(row.architecture, len(row.classes), encoder.input_shape(),
-                            row.options):
-        return None, f"fresh weights: {before} is a network of another shape"
-    return (Start(row.classes, encoder, encoder.encode(values), network, theta,
-                  f"started from {before}"), "")
+            + (f"; {start.note}" if imported or options.get("warm_start") else ""))
 
 
 def read_training_rows(job, model: versions.ModelRow, secret: bytes) -> list[relations.Row]:
