@@ -78,8 +78,8 @@ def test_a_repair_is_ranked_for_the_rows_that_it_changes(income):
         "SELECT count(*) FROM past WHERE job <> 'cook'")
     shown = income.rows("SELECT name, kind, precomputed, changed_rows, stale_rows "
                         "FROM pgrain.interventions ORDER BY name")
-    assert shown == [("cook", "constant", True, 133, 0), ("plain hours", "sql", True, 10, 0),
-                     ("older", "sql", True, 200, 0), ("usual hours", "impute", True, 10, 0)]
+    assert shown == [("cook", "constant", True, 133, 0), ("older", "sql", True, 200, 0),
+                     ("plain hours", "sql", True, 10, 0), ("usual hours", "impute", True, 10, 0)]
 
 
 @pytest.mark.parametrize("name", ["older", "cook", "plain hours", "usual hours"])
