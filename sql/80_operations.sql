@@ -26,7 +26,8 @@ BEGIN
     LOOP
         IF routine.proname IN ('predict', 'predict_proba', 'complain', 'provenance', 'explain', 'doctor',
                                '_load_session', '_load_model', '_explain',
-                               '_stamp_key', 'complaint_vector', 'plan_repair') THEN
+                               '_stamp_key', 'complaint_vector', 'plan_repair', 'describe',
+                               'brightness', 'contrast', 'cluster', 'resembles') THEN
             EXECUTE format('GRANT EXECUTE ON FUNCTION %s TO %I', routine.signature, role);
         ELSIF admin AND routine.proname IN ('create_model', 'drop_model', 'activate', 'detach',
                                             'apply', 'revert', 'rank', 'create_intervention',

@@ -1,5 +1,5 @@
-"""Figure 15 of the paper in small: noise on the pictures of one class, the complaint that its count is
-too low. Deleting the noisy rows cannot help, and their ranking says so; the median filter can."""
+"""Figure 15 of the paper in small: noise on the pictures of one class, whose count is then too low.
+Deleting the noisy rows cannot help, and their ranking says so; the median filter can."""
 
 from __future__ import annotations
 

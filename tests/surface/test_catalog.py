@@ -10,7 +10,7 @@ import pytest
 
 USER = {"predict", "predict_proba", "complain", "provenance", "explain", "doctor", "_load_session",
         "_load_model", "_explain", "_stamp_key", "complaint_vector",
-        "plan_repair"}
+        "plan_repair", "describe", "brightness", "contrast", "cluster", "resembles"}
 ADMIN = USER | {"create_model", "drop_model", "activate", "detach", "apply", "revert",
                 "create_intervention", "drop_intervention", "edits_sql", "rank",
                 "train", "import_weights", "precompute", "attach", "cancel", "repair",
@@ -31,6 +31,11 @@ f complaint_vector(query text, complaint text) -> bytea
 f complaint_vector(query text, complaint text[]) -> bytea
 f create_model(model text, training_table regclass, key name, features name[], label name, architecture text, options jsonb DEFAULT '{}'::jsonb) -> void
 f create_intervention(model text, name text, features text[] DEFAULT NULL::text[], library text DEFAULT NULL::text, options jsonb DEFAULT '{}'::jsonb) -> void
+f brightness(image bytea) -> double precision
+f cluster(model text, train_key text) -> integer
+f contrast(image bytea) -> double precision
+f describe(model text, train_keys text[], options jsonb DEFAULT '{}'::jsonb) -> TABLE(predicate text, covered bigint, "precision" double precision, recall double precision)
+f resembles(model text, train_key text) -> text
 f detach(model text, relation regclass) -> void
 f doctor() -> TABLE(what text, ok boolean, detail text, hint text)
 f drop_model(model text) -> void

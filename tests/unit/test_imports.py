@@ -16,7 +16,7 @@ ALLOWED = {
     "plan": BASE | {"wire"}, "provenance": BASE | {"wire", "plan"},
     "complaint": BASE | {"wire", "plan", "provenance"},
     "models": BASE, "influence": BASE | {"models"},
-    "intervention": BASE | {"models", "influence"},
+    "intervention": BASE | {"models", "influence"}, "describe": BASE,
     "watch": BASE | {"wire", "plan", "provenance", "complaint", "store"},
     "store": BASE | {"wire"},
 }

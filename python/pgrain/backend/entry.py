@@ -1,6 +1,7 @@
 """The entry points of the SQL functions; the stubs in sql/ call nothing else."""
 
 from pgrain.backend.complain import complain, explain, explain_statement, provenance
+from pgrain.backend.describe import cluster, describe, resembles
 from pgrain.backend.doctor import doctor
 from pgrain.backend.interventions import create_intervention, drop_intervention, edits_sql
 from pgrain.backend.jobs import attach, cancel, import_weights, precompute, train
@@ -12,9 +13,9 @@ from pgrain.backend.session import load as load_session
 from pgrain.backend.session import load_model
 from pgrain.backend.vectors import complaint_vector, rank
 
-__all__ = ["activate", "apply", "attach", "cancel", "complain", "complaint_vector",
-           "complaints_hold", "create_intervention", "create_model", "detach", "doctor",
-           "drop_intervention", "drop_model", "edits_sql", "explain", "explain_statement",
-           "import_weights", "load_model", "load_session", "plan_for_repair", "plan_repair",
-           "precompute", "predict", "predict_proba", "provenance", "rank", "repair", "revert",
-           "train"]
+__all__ = ["activate", "apply", "attach", "cancel", "cluster", "complain", "complaint_vector",
+           "complaints_hold", "create_intervention", "create_model", "describe", "detach",
+           "doctor", "drop_intervention", "drop_model", "edits_sql", "explain",
+           "explain_statement", "import_weights", "load_model", "load_session", "plan_for_repair",
+           "plan_repair", "precompute", "predict", "predict_proba", "provenance", "rank",
+           "repair", "resembles", "revert", "train"]

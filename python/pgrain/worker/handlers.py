@@ -9,6 +9,7 @@ import numpy as np
 from pgrain.errors import ProtocolViolation
 from pgrain.wire.identity import unpack_value
 from pgrain.worker.complaints import Complaints
+from pgrain.worker.describe_methods import DescribeMethods
 from pgrain.worker.plan_methods import PlanMethods
 from pgrain.worker.repair_methods import RepairMethods
 from pgrain.worker.resident import Residents
@@ -22,6 +23,7 @@ class Handlers:
         self._about = {"version": version, "device": device, "pid": os.getpid()}
         complaints, repairs = Complaints(residents), RepairMethods(residents)
         plans = PlanMethods(residents)
+        describing = DescribeMethods(residents)
         self._methods = {
             "ping": self._ping, "predict": self._predict,
             "plan": complaints.plan, "evaluate": complaints.evaluate,
@@ -29,6 +31,7 @@ class Handlers:
             "rank": complaints.rank, "cells": complaints.cells,
             "render": complaints.render, "vector": complaints.vector,
             "rank_vector": complaints.rank_vector,
+            "describe": describing.describe, "landmarks": describing.landmarks,
             "check_repair": repairs.check, "repair_values": repairs.values,
             "plan_repair": plans.plan_repair, "holds": plans.holds,
         }

@@ -11,6 +11,7 @@ import numpy as np
 from pgrain.errors import NotReady
 from pgrain.influence.hvp import hessian_operator
 from pgrain.influence.lanczos import lanczos
+from pgrain.influence.landmarks import clusters, resembles
 from pgrain.influence.projections import project
 from pgrain.influence.sample import sample_rows
 from pgrain.influence.selection import choose_k
@@ -51,6 +52,7 @@ def run(job) -> str:
         spectrum = compute_spectrum(job, resident, X, y, options)
     vectors = spectra.read_vectors(connection, spectrum)
     project_training(job, resident, spectrum, vectors, X, y, numbers)
+    store_landmarks(job, resident, spectrum, X, y, numbers)
     repaired = project_repairs(job, resident, repairing, spectrum, vectors,
                                [row for row, _ in rows], numbers)
     seqs = project_attached(job, resident, spectrum, vectors)
@@ -145,6 +147,19 @@ def project_training(job, resident: Resident, spectrum: int, vectors, X, y, numb
         spectra.write(job.connection, spectrum, "training", seq,
                       {"rows": numbers[part], "J": J,
                        "residual": residual(None, y[part], logits)})
+
+
+def store_landmarks(job, resident: Resident, spectrum: int, X, y, numbers) -> None:
+    """A cluster and the class it resembles for every projected row, for `pgrain.describe`."""
+    if not len(y) or spectra.present(job.connection, spectrum, "landmarks"):
+        return
+    job.report("compare rows", 0, 1)
+    J = np.concatenate([arrays["J"] for _, arrays in
+                        spectra.chunks(job.connection, spectrum, "training")])
+    likeness = (resembles(X, y, len(resident.row.classes)) if resident.row.kind != "text"
+                else np.full(len(y), -1, np.int16))
+    spectra.write(job.connection, spectrum, "landmarks", 0,
+                  {"rows": numbers, "cluster": clusters(J), "resembles": likeness})
 
 
 def project_attached(job, resident: Resident, spectrum: int, vectors) -> list[int]:

@@ -1,0 +1,1 @@
+"""What rows have in common: short predicates over a table's columns."""

@@ -1,0 +1,175 @@
+"""Rules that tell suspects from other rows: paths of shallow decision trees, pruned and validated.
+
+A tree (scikit-learn) is grown on half of the rows; every path from its root to any node is a
+candidate. A rule loses the conditions that it can do without, and counts only if the other half of
+the rows, which it has not seen, confirms it. So rows that have nothing in common get no rule.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.stats import binomtest
+from sklearn.tree import DecisionTreeClassifier
+
+from pgrain.describe.columns import Feature
+
+DEPTHS = (1, 2, 3, 4)
+LEAST_SUSPECTS = 10
+CONDITION_COST = 0.01
+SIGNIFICANCE = 0.001
+
+
+@dataclass
+class Rule:
+    """Conditions (feature, upper, threshold) that all hold, and the rows (N,) for which they do."""
+
+    conditions: list[tuple[int, bool, float]]
+    mask: np.ndarray
+
+
+def describe(features: Sequence[Feature], suspect: np.ndarray, weight: np.ndarray, *,
+             most: int = 3, precision: float = 0.5, recall: float = 0.1, seed: int = 0
+             ) -> tuple[list[str], str]:
+    """(predicates as SQL, best first; or none, and why).
+
+    suspect: (N,) bool; weight: (N,) how many rows of the table each stands for. A predicate covers
+    at least `recall` of the suspects, and at least `precision` of what it covers are suspects.
+    """
+    n = int(suspect.sum())
+    if n < LEAST_SUSPECTS:
+        return [], f"{n} rows are too few to have something in common (at least {LEAST_SUSPECTS})"
+    if suspect.all():
+        return [], "every row of the table is a suspect"
+    if not features:
+        return [], "the table has no column that could tell rows apart"
+    X = np.stack([feature.data for feature in features], axis=1)
+    fit = np.random.default_rng(seed).permutation(len(suspect)) % 2 == 0
+    rules = _candidates(X, suspect, weight, fit, features)
+    base = weight[suspect].sum() / weight.sum()
+    chosen, left, tried = [], suspect.copy(), 0
+    while len(chosen) < most:
+        rules.sort(key=lambda rule: -_value(rule, left, suspect, weight, fit))
+        found = None
+        for rule in rules[:50]:
+            share, covered = _rates(rule.mask, suspect, weight, fit)
+            new = (rule.mask & left & fit).sum() / max((suspect & fit).sum(), 1)
+            if share < precision or covered < recall or new < recall:
+                continue
+            tried += 1
+            if _confirmed(rule.mask & ~fit, suspect, weight, base, tried, precision, recall,
+                          (suspect & ~fit).sum()):
+                found = rule
+                break
+        if found is None:
+            break
+        chosen.append(found)
+        left &= ~found.mask
+    if not chosen:
+        best = max(rules, key=lambda rule: _f1(rule.mask, suspect, weight, fit), default=None)
+        told = ""
+        if best is not None:
+            share, covered = _rates(best.mask, suspect, weight, ~fit)
+            told = (f"; the best try, {write(best, features)}, has precision {share:.2f} and "
+                    f"recall {covered:.2f} on rows that it was not made from")
+        return [], "no short predicate covers these rows and little else" + told
+    return [write(rule, features) for rule in chosen], ""
+
+
+def write(rule: Rule, features: Sequence[Feature]) -> str:
+    """The rule as SQL, conditions in the order of the table's columns."""
+    parts = sorted(rule.conditions, key=lambda c: (features[c[0]].column, c[0], not c[1]))
+    return " AND ".join(features[number].write(upper, threshold)
+                        for number, upper, threshold in parts)
+
+
+def _candidates(X, suspect, weight, fit, features) -> list[Rule]:
+    found: dict[tuple, Rule] = {}
+    least = max(3, round(0.03 * (suspect & fit).sum()))
+    balance = np.where(suspect, weight[~suspect].sum() / max(weight[suspect].sum(), 1e-9), 1.0)
+    for depth in DEPTHS:
+        for each in (weight, weight * balance, weight * np.sqrt(balance)):
+            tree = DecisionTreeClassifier(max_depth=depth, min_samples_leaf=least, random_state=0,
+                                          criterion="entropy")
+            tree.fit(X[fit], suspect[fit], sample_weight=each[fit])
+            for conditions in _paths(tree.tree_):
+                rule = _pruned(conditions, X, suspect, weight, fit, features)
+                if rule is not None:
+                    found.setdefault(tuple(rule.conditions), rule)
+    return list(found.values())
+
+
+def _paths(tree) -> list[list[tuple[int, bool, float]]]:
+    paths, stack = [], [(0, [])]
+    while stack:
+        node, conditions = stack.pop()
+        if conditions:
+            paths.append(conditions)
+        if tree.children_left[node] >= 0:
+            number, threshold = int(tree.feature[node]), float(tree.threshold[node])
+            stack.append((tree.children_left[node], [*conditions, (number, False, threshold)]))
+            stack.append((tree.children_right[node], [*conditions, (number, True, threshold)]))
+    return paths
+
+
+def _pruned(conditions, X, suspect, weight, fit, features) -> Rule | None:
+    """The rule without the conditions that are worth less than their cost; of two bounds of one
+    side the tighter. None if nothing is left."""
+    tight: dict[tuple[int, bool], float] = {}
+    for number, upper, threshold in conditions:
+        known = tight.get((number, upper), threshold)
+        tight[number, upper] = max(known, threshold) if upper else min(known, threshold)
+    kept = sorted((number, upper, threshold) for (number, upper), threshold in tight.items())
+    masks = {c: (X[:, c[0]] > c[2]) == c[1] for c in kept}
+
+    def value(some):
+        mask = np.ones(len(suspect), bool)
+        for condition in some:
+            mask &= masks[condition]
+        return _f1(mask, suspect, weight, fit) - CONDITION_COST * len(some)
+
+    while len(kept) > 1:
+        without = max(([c for c in kept if c != gone] for gone in kept), key=value)
+        if value(without) < value(kept):
+            break
+        kept = without
+    mask = np.ones(len(suspect), bool)
+    for condition in kept:
+        mask &= masks[condition]
+    return Rule(kept, mask) if mask.any() and not mask.all() else None
+
+
+def _rates(mask, suspect, weight, within) -> tuple[float, float]:
+    """Precision and recall within some rows."""
+    inside, wanted = mask & within, suspect & within
+    hit = weight[inside & wanted].sum()
+    return (float(hit / max(weight[inside].sum(), 1e-9)),
+            float(hit / max(weight[wanted].sum(), 1e-9)))
+
+
+def _f1(mask, suspect, weight, within) -> float:
+    share, covered = _rates(mask, suspect, weight, within)
+    return 2 * share * covered / max(share + covered, 1e-9)
+
+
+def _value(rule: Rule, left, suspect, weight, fit) -> float:
+    """F1 where only suspects that no rule covers yet count for recall, less a cost a condition."""
+    share = _rates(rule.mask, suspect, weight, fit)[0]
+    covered = _rates(rule.mask, left, weight, fit)[1]
+    return 2 * share * covered / max(share + covered, 1e-9) - CONDITION_COST * len(rule.conditions)
+
+
+def _confirmed(mask, suspect, weight, base, tried, precision, recall, n_held) -> bool:
+    """Whether rows that the rule was not made from say the same: precision and recall within 30 %
+    of what is asked, and more suspects than chance would give (binomial, Bonferroni over the
+    rules that were tried)."""
+    hits, covered = int((mask & suspect).sum()), int(mask.sum())
+    if not covered:
+        return False
+    share = weight[mask & suspect].sum() / weight[mask].sum()
+    if share < 0.7 * precision or hits < 0.7 * recall * n_held:
+        return False
+    return binomtest(hits, covered, min(float(base), 1.0),
+                     alternative="greater").pvalue < SIGNIFICANCE / tried
