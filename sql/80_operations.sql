@@ -12,7 +12,8 @@ CREATE FUNCTION pgrain.grant_usage(role name, admin boolean DEFAULT false)
 RETURNS void LANGUAGE plpgsql VOLATILE STRICT AS $$
 DECLARE
     readers CONSTANT text := 'pgrain.models, pgrain.versions, pgrain.jobs, pgrain.progress,
-        pgrain.workers, pgrain.attached, pgrain.edits, pgrain.interventions';
+        pgrain.workers, pgrain.attached, pgrain.edits, pgrain.interventions,
+        pgrain.watches';
     routine record;
 BEGIN
     IF NOT EXISTS (SELECT FROM pg_catalog.pg_roles r WHERE r.rolname = grant_usage.role) THEN
@@ -27,11 +28,13 @@ BEGIN
         IF routine.proname IN ('predict', 'predict_proba', 'complain', 'provenance', 'explain', 'doctor',
                                '_load_session', '_load_model', '_explain',
                                '_stamp_key', 'complaint_vector', 'plan_repair', 'describe',
-                               'brightness', 'contrast', 'cluster', 'resembles') THEN
+                               'brightness', 'contrast', 'cluster', 'resembles',
+                               '_load_watch', '_load_watch_cells', '_watch_print') THEN
             EXECUTE format('GRANT EXECUTE ON FUNCTION %s TO %I', routine.signature, role);
         ELSIF admin AND routine.proname IN ('create_model', 'drop_model', 'activate', 'detach',
                                             'apply', 'revert', 'rank', 'create_intervention',
                                             'drop_intervention', 'edits_sql', 'cancel',
+                                            'unwatch', '_arm_watch',
                                             '_ensure_secret', '_drop_predictions',
                                             '_plan_repair', '_holds') THEN
             EXECUTE format('GRANT EXECUTE ON FUNCTION %s TO %I', routine.signature, role);
@@ -51,6 +54,7 @@ BEGIN
         EXECUTE format('GRANT SELECT, INSERT, UPDATE (state, cancel_requested, message)
             ON pgrain.job TO %I', role);
         EXECUTE format('GRANT INSERT ON pgrain.weights TO %I', role);
+        EXECUTE format('GRANT SELECT, INSERT, DELETE ON pgrain.watch TO %I', role);  -- their own
     END IF;
 END $$;
 COMMENT ON FUNCTION pgrain.grant_usage IS 'let a role predict and complain; admin: manage models too';

@@ -10,16 +10,19 @@ import pytest
 
 USER = {"predict", "predict_proba", "complain", "provenance", "explain", "doctor", "_load_session",
         "_load_model", "_explain", "_stamp_key", "complaint_vector",
-        "plan_repair", "describe", "brightness", "contrast", "cluster", "resembles"}
+        "plan_repair", "describe", "brightness", "contrast", "cluster", "resembles",
+        "_load_watch", "_load_watch_cells", "_watch_print"}
 ADMIN = USER | {"create_model", "drop_model", "activate", "detach", "apply", "revert",
                 "create_intervention", "drop_intervention", "edits_sql", "rank",
                 "train", "import_weights", "precompute", "attach", "cancel", "repair",
-                "_plan_repair", "_holds", "_ensure_secret", "_drop_predictions"}
-VIEWS = {"attached", "edits", "interventions", "jobs", "models", "progress", "versions", "workers"}
+                "_plan_repair", "_holds", "_ensure_secret", "_drop_predictions", "watch",
+                "unwatch", "_arm_watch"}
+VIEWS = {"attached", "edits", "interventions", "jobs", "models", "progress", "versions", "watches",
+         "workers"}
 TABLES = {"attachment", "installation", "intervention", "intervention_ready",
           "intervention_value", "job", "model", "model_version", "prediction_chunk",
-          "repair_round", "spectrum", "spectrum_chunk", "training_edit", "version_chunk", "weights",
-          "worker"}
+          "repair_round", "spectrum", "spectrum_chunk", "training_edit", "version_chunk", "watch",
+          "watch_cell", "watch_note", "watch_state", "weights", "worker"}
 
 SIGNATURES = """
 f activate(model text, version bigint) -> void
@@ -58,12 +61,14 @@ f predict_proba(model text, x text) -> double precision[]
 f provenance(query text, include_absent boolean DEFAULT false) -> TABLE(output_row integer, output jsonb, output_column text, value double precision, relaxed double precision, variables bigint)
 f rank(model text, vector bytea, top_k integer DEFAULT 100, intervention text DEFAULT 'delete'::text, options jsonb DEFAULT '{}'::jsonb) -> TABLE(rank integer, model text, train_id bigint, train_key text, intervention text, score double precision, effect double precision)
 f revert(model text, train_keys text[] DEFAULT NULL::text[]) -> void
+f unwatch(name text) -> void
 p attach(IN model text, IN relation regclass, IN features name[] DEFAULT NULL::name[], IN wait boolean DEFAULT true) ->
 p import_weights(IN model text, IN weights bytea, IN options jsonb DEFAULT '{}'::jsonb, IN wait boolean DEFAULT true) ->
 p precompute(IN model text, IN options jsonb DEFAULT '{}'::jsonb, IN wait boolean DEFAULT true) ->
 p repair(IN name text, IN query text, IN complaint text, IN intervention text DEFAULT 'delete'::text, IN options jsonb DEFAULT '{}'::jsonb) ->
 p repair(IN name text, IN query text, IN complaint text[], IN intervention text DEFAULT 'delete'::text, IN options jsonb DEFAULT '{}'::jsonb) ->
 p train(IN model text, IN options jsonb DEFAULT '{}'::jsonb, IN wait boolean DEFAULT true) ->
+p watch(IN name text, IN query text, IN alert text DEFAULT NULL::text) ->
 """   # noqa: E501
 
 
@@ -109,7 +114,8 @@ def test_markers(fresh):
             if fresh.value("SHOW server_version_num") < "160000":
                 assert configuration[2:] == ["transaction_read_only=on"], name
         elif definer or name == "_as_caller":
-            assert configuration == ["search_path=pg_catalog, pg_temp"], name
+            assert configuration[0] == "search_path=pg_catalog, pg_temp", name
+            assert configuration[1:] in ([], ["lock_timeout=3s"]), name
 
 
 def test_rights(fresh, as_role):
@@ -135,11 +141,12 @@ def test_rights(fresh, as_role):
     for right in ("SELECT", "INSERT", "UPDATE", "DELETE", "TRUNCATE"):
         assert relations("somebody", right) == set()
     assert relations("analyst", "SELECT") == VIEWS
-    assert relations("modeller", "SELECT") == VIEWS | writable | {"job", "repair_round"}
+    assert relations("modeller", "SELECT") == VIEWS | writable | {
+        "job", "repair_round", "watch"}
     for right in ("INSERT", "UPDATE", "DELETE"):
         assert relations("analyst", right) == set()
         assert relations("modeller", right) - {
-            "job", "intervention_value", "repair_round", "weights"} == writable
+            "job", "intervention_value", "repair_round", "watch", "weights"} == writable
     assert "intervention_value" not in (relations("modeller", "SELECT")
                                         | relations("modeller", "UPDATE")
                                         | relations("modeller", "DELETE"))

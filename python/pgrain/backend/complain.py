@@ -10,7 +10,7 @@ import json
 import re
 import struct
 
-from pgrain.backend import session
+from pgrain.backend import session, watch
 from pgrain.backend.spi import (
     entry_point,
     fetch_all,
@@ -53,6 +53,11 @@ def complain(plpy, text: str, complaints: list[str], top_k: int, intervention: s
     """Ranked training rows; see sql/60_complain.sql for the columns."""
     options = check_options(options)
     TOP_K.check(top_k)
+    found = watch.find(plpy, text)
+    if found is not None:
+        rows = watch.rank(plpy, found, _complaints(complaints), top_k, intervention, options)
+        if rows is not None:
+            return rows
     evaluated = evaluate_complaints(plpy, text, complaints, options)
     answer, _ = session.call(plpy, "rank", {
         **evaluated, "top_k": top_k, "intervention": intervention, "options": options})
@@ -68,12 +73,9 @@ def evaluate_complaints(plpy, text: str, complaints: list[str], options: dict,
 
     ranked: a ranking is to follow, so 55000 for a model without a spectrum.
     """
-    if not all(isinstance(complaint, str) for complaint in complaints):
-        raise InvalidArgument("each complaint is a text, not null",
-                              hint="Give one array of complaints.")
-    if not complaints:
-        raise InvalidArgument("no complaint is given", hint="For example 'flagged <= 50'.")
-    evaluation = _evaluate(plpy, text, complaints=complaints, options=options, ranked=ranked)
+    text = watch.query_of(plpy, text)
+    evaluation = _evaluate(plpy, text, complaints=_complaints(complaints), options=options,
+                           ranked=ranked)
     if evaluation["verify"]:
         _verify(plpy, evaluation)
     return {"evaluation": evaluation["evaluation"],
@@ -81,11 +83,25 @@ def evaluate_complaints(plpy, text: str, complaints: list[str], options: dict,
                         for number, where in enumerate(evaluation["where"])]}
 
 
+def _complaints(complaints: list[str]) -> list[str]:
+    if not all(isinstance(complaint, str) for complaint in complaints):
+        raise InvalidArgument("each complaint is a text, not null",
+                              hint="Give one array of complaints.")
+    if not complaints:
+        raise InvalidArgument("no complaint is given", hint="For example 'flagged <= 50'.")
+    return complaints
+
+
 @entry_point
 @writes_nothing
 def provenance(plpy, text: str, include_absent: bool) -> list[tuple]:
     """Each model-dependent cell; see sql/60_complain.sql for the columns."""
-    evaluation = _evaluate(plpy, text, complaints=[], options={})
+    found = watch.find(plpy, text)
+    if found is not None:
+        rows = watch.cells(plpy, found, include_absent)
+        if rows is not None:
+            return rows
+    evaluation = _evaluate(plpy, watch.query_of(plpy, text), complaints=[], options={})
     if evaluation["verify"]:
         _verify(plpy, evaluation)
     answer, _ = session.call(plpy, "cells", {"evaluation": evaluation["evaluation"],
@@ -97,6 +113,7 @@ def provenance(plpy, text: str, include_absent: bool) -> list[tuple]:
 @writes_nothing
 def explain(plpy, text: str) -> list[str]:
     """The annotated plan, a line a row, then PostgreSQL's own."""
+    text = watch.query_of(plpy, text)
     evaluation = _evaluate(plpy, text, complaints=[], options={})
     if evaluation["verify"]:
         _verify(plpy, evaluation)
@@ -120,6 +137,23 @@ def check_options(options: str, allowed=OPTIONS) -> dict:
 def _evaluate(plpy, text: str, complaints: list[str], options: dict,
               ranked: bool = False) -> dict:
     """Plan (or find the known plan), capture, and let the worker evaluate the circuit."""
+    about_rows = any(_ABOUT_ROWS.search(complaint) for complaint in complaints)
+    for _ in range(3):
+        plan, models, key = planned(plpy, text, about_rows)
+        try:
+            return _capture(plpy, plan, models, complaints, options, ranked)
+        except PgrainError as error:
+            if error.sqlstate == NEEDS_ROWS and not about_rows:
+                about_rows = True
+            elif error.sqlstate == UNKNOWN_PLAN:
+                del session.STATE.plans[key]
+            else:
+                raise
+    raise PgrainError("the worker forgets plans as they are made", hint="Try again.")
+
+
+def planned(plpy, text: str, about_rows: bool = False) -> tuple[dict, dict, tuple]:
+    """(plan, facts of its models, the key under which the session knows it) of a query."""
     session.ensure_loaded(plpy)
     QUERY_BYTES.limit(len(text.encode()))
     explained = query(plpy, "SELECT pgrain._explain($1, 'JSON') AS plan", ["text"],
@@ -131,27 +165,17 @@ def _evaluate(plpy, text: str, complaints: list[str], options: dict,
     if environment.pop("strings") != "on":
         raise InvalidArgument("standard_conforming_strings is off",
                               hint="SET standard_conforming_strings = on.")
-    state, rows = session.STATE, any(_ABOUT_ROWS.search(complaint) for complaint in complaints)
-    for _ in range(3):
-        key = (text, explained, environment["path"], environment["role"], rows)
-        plan = state.plans.get(key)
-        models = {name: session.model_facts(plpy, name) for name in (plan or {}).get("models", ())}
-        if (plan is None or plan["versions"] != {n: m.version for n, m in models.items()}
-                or plan["print"] != _fingerprint(plpy, plan)):
-            plan, models = _plan(plpy, text, explained, environment, rows)
-            state.plans[key] = plan
-            if len(state.plans) > _KNOWN_PLANS:
-                state.plans.popitem(last=False)
-        try:
-            return _capture(plpy, plan, models, complaints, options, ranked)
-        except PgrainError as error:
-            if error.sqlstate == NEEDS_ROWS and not rows:
-                rows = True
-            elif error.sqlstate == UNKNOWN_PLAN:
-                del state.plans[key]
-            else:
-                raise
-    raise PgrainError("the worker forgets plans as they are made", hint="Try again.")
+    key = (text, explained, environment["path"], environment["role"], about_rows)
+    state = session.STATE
+    plan = state.plans.get(key)
+    models = {name: session.model_facts(plpy, name) for name in (plan or {}).get("models", ())}
+    if (plan is None or plan["versions"] != {n: m.version for n, m in models.items()}
+            or plan["print"] != _fingerprint(plpy, plan)):
+        plan, models = _plan(plpy, text, explained, environment, about_rows)
+        state.plans[key] = plan
+        if len(state.plans) > _KNOWN_PLANS:
+            state.plans.popitem(last=False)
+    return plan, models, key
 
 
 def _plan(plpy, text: str, explained: str, environment: dict, about_rows: bool

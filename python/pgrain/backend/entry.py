@@ -12,10 +12,15 @@ from pgrain.backend.repair import complaints_hold, plan_for_repair, repair
 from pgrain.backend.session import load as load_session
 from pgrain.backend.session import load_model
 from pgrain.backend.vectors import complaint_vector, rank
+from pgrain.backend.watch import build as build_watch
+from pgrain.backend.watch import load as load_watch
+from pgrain.backend.watch import load_cells as load_watch_cells
+from pgrain.backend.watch import unwatch, watch
 
-__all__ = ["activate", "apply", "attach", "cancel", "cluster", "complain", "complaint_vector",
-           "complaints_hold", "create_intervention", "create_model", "describe", "detach",
-           "doctor", "drop_intervention", "drop_model", "edits_sql", "explain",
-           "explain_statement", "import_weights", "load_model", "load_session", "plan_for_repair",
-           "plan_repair", "precompute", "predict", "predict_proba", "provenance", "rank",
-           "repair", "resembles", "revert", "train"]
+__all__ = ["activate", "apply", "attach", "build_watch", "cancel", "cluster", "complain",
+           "complaint_vector", "complaints_hold", "create_intervention", "create_model",
+           "describe", "detach", "doctor", "drop_intervention", "drop_model", "edits_sql",
+           "explain", "explain_statement", "import_weights", "load_model", "load_session",
+           "load_watch", "load_watch_cells", "plan_for_repair", "plan_repair", "precompute",
+           "predict", "predict_proba", "provenance", "rank", "repair", "resembles", "revert",
+           "train", "unwatch", "watch"]

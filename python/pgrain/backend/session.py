@@ -77,6 +77,8 @@ class State:
         self.models: dict[str, Model] = {}
         self.client: Client | None = None
         self.plans: OrderedDict[tuple, dict] = OrderedDict()
+        self.watches: dict[str, object] = {}
+        self.loaded_watch = None              # by the last call of pgrain._load_watch
         self.extension: int | None = None
         # The transaction in which this session has changed a model: until it has ended, each call
         # asks anew, for a savepoint or the transaction itself may be rolled back.
@@ -135,6 +137,7 @@ def load_model(plpy, name: str, predictions: bool) -> None:
     if rows[0]["extension"] != STATE.extension:   # dropped and created again: versions restart
         STATE.models.clear()
         STATE.plans.clear()
+        STATE.watches.clear()
         load(plpy)
     model, known = Model(rows[0]), STATE.models.get(name)
     if known is not None and known.same_as(model):

@@ -32,6 +32,7 @@ class Slot:
     model: str
     argument: str
     column: tuple | None = None  # (alias, name) if the argument is nothing but a column
+    units: tuple = ()            # numbers of the units of FROM whose columns the argument names
 
 
 @dataclass
@@ -200,7 +201,7 @@ class Annotator:
             self.spread(groups, tied_only=True)
             self.side_of = [0 if unit in groups[0] else 1 for unit in range(len(self.units))]
         self.slots = [Slot(number, self.side_of[min(units, default=0)], call.model, call.argument,
-                           column)
+                           column, tuple(sorted(units)))
                       for number, (call, units, column) in enumerate(self.slots)]
 
     def with_laterals(self, units: set[int]) -> set[int]:

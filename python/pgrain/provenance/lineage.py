@@ -159,7 +159,7 @@ def _read_groups(annotated, n_classes, table, digests, of_slot) -> Lineage:
             pairs = (_int32(table["pair"][1]), _int32(table["pair"][2]))
     # PostgreSQL's hashing gives the groups in no order that a person would know again.
     texts = json.loads(meta or "[]")
-    order = sorted(range(len(texts)), key=lambda g: [_sortable(text) for text in texts[g]])
+    order = sorted(range(len(texts)), key=lambda g: [sortable(text) for text in texts[g]])
     rank = np.empty(len(texts), np.int64)
     rank[order] = np.arange(len(texts))
     return Lineage(n_classes, {annotated.slots[0].model: digests}, len(digests), sides, entries,
@@ -183,7 +183,7 @@ def _read_rows(annotated, n_classes, table, digests, of_slot) -> Lineage:
                    json.loads(meta or "[]"), json.loads(labels or "[]"), None, None)
 
 
-def _sortable(text: str | None) -> tuple:
+def sortable(text: str | None) -> tuple:
     """Numbers by value, then texts, NULL last, as a person would sort."""
     if text is None:
         return (2, 0.0, "")

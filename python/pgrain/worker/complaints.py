@@ -118,10 +118,7 @@ class Complaints:
         Answers {"missing": [models]} with the digests that are not stored, unless their values
         come along; then the session fetches them and asks again.
         """
-        with self._lock:
-            plan = self._plans.get(params["plan"])
-        if plan is None:
-            raise PgrainError("the worker does not know this plan any more", sqlstate=UNKNOWN_PLAN)
+        plan = self.known_plan(params["plan"])
         complaints = [parse(text) for text in params["complaints"]]
         if not plan.capture.knows_rows and any(c.column is None for c in complaints):
             raise PgrainError("the plan knows no rows", sqlstate=NEEDS_ROWS)
@@ -171,6 +168,14 @@ class Complaints:
             kept.popitem(last=False)
         return {"evaluation": number, "where": [c.where is not None for c in complaints],
                 "verify": verify == "always" or (verify == "new" and not plan.verified)}, []
+
+    def known_plan(self, key: str) -> Plan:
+        """A compiled query by its key; PG001 where it is not known any more."""
+        with self._lock:
+            plan = self._plans.get(key)
+        if plan is None:
+            raise PgrainError("the worker does not know this plan any more", sqlstate=UNKNOWN_PLAN)
+        return plan
 
     def learn(self, state: dict, params: dict, blobs: list) -> tuple:
         """Remember tuple stamps beside their digests: 32 bytes a tuple, one blob a key."""

@@ -13,6 +13,7 @@ from pgrain.worker.describe_methods import DescribeMethods
 from pgrain.worker.plan_methods import PlanMethods
 from pgrain.worker.repair_methods import RepairMethods
 from pgrain.worker.resident import Residents
+from pgrain.worker.watches import Watches
 
 
 class Handlers:
@@ -24,6 +25,7 @@ class Handlers:
         complaints, repairs = Complaints(residents), RepairMethods(residents)
         plans = PlanMethods(residents)
         describing = DescribeMethods(residents)
+        self.watches = Watches(residents, complaints)
         self._methods = {
             "ping": self._ping, "predict": self._predict,
             "plan": complaints.plan, "evaluate": complaints.evaluate,
@@ -32,6 +34,8 @@ class Handlers:
             "render": complaints.render, "vector": complaints.vector,
             "rank_vector": complaints.rank_vector,
             "describe": describing.describe, "landmarks": describing.landmarks,
+            "watch_plan": self.watches.plan, "watch_build": self.watches.build,
+            "watch_read": self.watches.read,
             "check_repair": repairs.check, "repair_values": repairs.values,
             "plan_repair": plans.plan_repair, "holds": plans.holds,
         }

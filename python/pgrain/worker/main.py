@@ -60,6 +60,7 @@ def run(options: Options) -> int:
     from pgrain.worker.jobs import Runner
     from pgrain.worker.resident import Residents
     from pgrain.worker.server import Server
+    from pgrain.worker.watch_folder import Folder
 
     configure_logs(options.log_format, options.log_level)
     custom.allow(options.packages)
@@ -81,10 +82,10 @@ def run(options: Options) -> int:
         if address is None:
             address, mode = place.default_socket(database, server_uid)
         allowed = options.allow_users or (() if server_uid is None else (server_uid,))
-        server = Server(address, Handlers(Residents(lambda: connect(dsn)), version=number,
-                                          device=device).handle,
-                        version=number, database=database, device=device, allow_users=allowed,
-                        tls=options.tls, tls_peers=options.tls_peers, mode=mode)
+        handlers = Handlers(Residents(lambda: connect(dsn)), version=number, device=device)
+        server = Server(address, handlers.handle, version=number, database=database,
+                        device=device, allow_users=allowed, tls=options.tls,
+                        tls_peers=options.tls_peers, mode=mode)
         if options.metrics is not None:
             endpoint = metrics.serve(options.metrics, version=number, database=database)
         server.listen()
@@ -93,15 +94,19 @@ def run(options: Options) -> int:
         return 1
     runner = Runner(lambda: connect(dsn), identity)
     threading.Thread(target=server.serve, name="accept", daemon=True).start()
+    folder = Folder(lambda: connect(dsn), handlers.watches)
     runner.start()
+    folder.start()
     try:
         status = heartbeat(dsn, identity, address, number, device, stopping, runner.interrupt)
     finally:
         runner.stopping.set()
+        folder.stopping.set()
         server.close()
         if endpoint is not None:
             endpoint.shutdown()
         runner.join(5)
+        folder.join(5)
     log.info("worker stopped")
     return status
 

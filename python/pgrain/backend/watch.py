@@ -1,0 +1,390 @@
+"""watch and unwatch, and how a session reads a watch: its state and the notes that it can see.
+
+What a query's creator wrote runs as its creator; the state is written by the worker alone. A reader
+gets out of a watch what the query itself would give them, or is refused.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+
+from pgrain.backend import complain, session
+from pgrain.backend.spi import (
+    entry_point,
+    fetch_all,
+    from_postgres,
+    prepared,
+    query,
+    writes_nothing,
+)
+from pgrain.errors import (
+    ActiveTransaction,
+    DuplicateObject,
+    InsufficientPrivilege,
+    InvalidArgument,
+    NotReady,
+    ObjectInUse,
+    PgrainError,
+    UndefinedObject,
+    UnsupportedOperator,
+)
+
+_QUERY = re.compile(r"\s*(select|with|table|values|explain|\(|--|/\*)", re.I)
+_SETTINGS = ("TimeZone", "DateStyle", "IntervalStyle", "extra_float_digits", "bytea_output",
+             "lc_numeric", "lc_monetary", "lc_time")
+_BUILD_LOCK = 0x70677262   # "pgrb": advisory locks of builds are (this, number of the watch)
+# STABLE functions of PostgreSQL's own whose result changes from one statement to the next.
+_MOVING = ("now", "transaction_timestamp", "statement_timestamp", "current_setting", "age",
+           "current_database", "current_schema", "current_schemas", "inet_client_addr",
+           "inet_client_port", "inet_server_addr", "inet_server_port", "row_security_active")
+
+
+class Standing:
+    """One watch as this session knows it.
+
+    generation: of the state whose output (`output`, JSON for a complaint's WHERE) is known here.
+    """
+
+    def __init__(self, row: dict):
+        self.__dict__.update(row)
+
+    @property
+    def stale(self) -> str | None:
+        """Why the state cannot be used, as a sentence's end; None where it can."""
+        if self.generation is None:
+            return "it has not been computed yet"
+        if self.print is None:
+            return "its triggers are missing or off"
+        if self.state_print != self.print:
+            return "its tables, triggers or functions have been altered"
+        if (self.version, self.spectrum) != (self.active_version, self.active_spectrum):
+            return f'model "{self.model}" has another version or spectrum by now'
+        if self.notes_print != self.state_notes:
+            return "its statements have changed"
+        return None
+
+
+@entry_point
+def watch(plpy, name: str, text: str, alert: str | None) -> None:
+    """Make a standing query: triggers first, then its state in a later snapshot."""
+    if name is None or text is None:
+        raise InvalidArgument("name and query may not be null")
+    if not name.strip() or _QUERY.match(name):
+        raise InvalidArgument(f'"{name}" cannot be the name of a watch',
+                              detail="complain would take it for a query.")
+    if query(plpy, "SELECT FROM pgrain.watch WHERE name = $1", ["text"], [name]):
+        raise DuplicateObject(f'watch "{name}" exists already',
+                              hint=f"End it with SELECT pgrain.unwatch({_quoted(name)}).")
+    number = _make(plpy, name, text, alert)
+    try:
+        plpy.commit()
+    except plpy.SPIError as error:
+        if getattr(error, "sqlstate", None) != "2D000":
+            raise
+        raise ActiveTransaction("CALL pgrain.watch cannot run inside a transaction block",
+                                detail="Its triggers must be there before its state is computed.",
+                                hint="Run it outside of one (psycopg: autocommit).") from None
+    failure = None
+    try:
+        query(plpy, f"SELECT pgrain._watch_{number:d}_build()")
+    except plpy.SPIError as error:
+        failure = from_postgres(error)
+    if failure is not None:
+        plpy.rollback()
+        query(plpy, "DELETE FROM pgrain.watch WHERE watch = $1", ["bigint"], [number])
+        plpy.commit()
+        raise failure
+
+
+def _make(plpy, name: str, text: str, alert: str | None) -> int:
+    plan, _, _ = complain.planned(plpy, text)
+    answer, _ = session.call(plpy, "watch_plan", {"plan": plan["plan"]})
+    tables = []
+    for table in answer["tables"]:
+        rows = query(plpy, """
+            SELECT c.oid::bigint AS oid, pg_catalog.format('%I.%I', n.nspname, c.relname) AS name
+            FROM pg_catalog.pg_class AS c JOIN pg_catalog.pg_namespace AS n
+                ON n.oid OPERATOR(pg_catalog.=) c.relnamespace
+            WHERE c.oid OPERATOR(pg_catalog.=) pg_catalog.to_regclass($1)::pg_catalog.oid
+            """, ["text"], [table["relation"]])
+        tables.append({**table, "oid": rows[0]["oid"], "name": rows[0]["name"]})
+    oids = [table["oid"] for table in tables]
+    if len(set(oids)) < len(oids):
+        raise UnsupportedOperator("a join of a table with itself cannot be watched",
+                                  hint="Complain about the query itself.")
+    fact = next(table for table in tables if table["fact"])
+    made, _ = session.call(plpy, "watch_plan", {
+        "plan": plan["plan"], "names": [table["name"] for table in tables], "alert": alert})
+    plain = _check_functions(plpy, made["functions"])
+    for rows, note in (("_pgrain_new", made["note_new"]), ("_pgrain_old", made["note_old"])):
+        # What a transition table cannot give (ctid, a schema before a column) shows here.
+        fetch_all(plpy, f"EXPLAIN (COSTS OFF) WITH {rows} AS (SELECT * FROM {fact['name']}) "
+                        f"SELECT * FROM (\n{note}\n) AS _pgrain_note")
+    settings = {name: query(plpy, "SELECT pg_catalog.current_setting($1) AS s", ["text"],
+                            [name])[0]["s"] for name in _SETTINGS}
+    settings["search_path"] = list(query(
+        plpy, "SELECT pg_catalog.current_schemas(false)::text[] AS s")[0]["s"])
+    number = query(plpy, """
+        INSERT INTO pgrain.watch (name, query, alert, settings, model, fact, tables, functions,
+                                  plain, note_new, note_old, shape)
+        VALUES ($1, $2, $3, $4::jsonb, $5, $6::oid::regclass, $7::oid[]::regclass[], $8::name[],
+                $9, $10, $11, $12::jsonb)
+        RETURNING watch
+        """, ["text", "text", "text", "text", "text", "bigint", "bigint[]", "text[]", "boolean",
+              "text", "text", "text"],
+        [name, text, alert, json.dumps(settings), made["shape"]["model"], fact["oid"], oids,
+         made["functions"], plain, made["note_new"], made["note_old"],
+         json.dumps(made["shape"])])[0]["watch"]
+    try:
+        query(plpy, "SELECT pgrain._arm_watch($1)", ["bigint"], [number])
+    except plpy.SPIError as error:
+        if getattr(error, "sqlstate", None) != "55P03":
+            raise
+        raise PgrainError("a table of the watch is in use", sqlstate="55P03",
+                          detail="Its triggers could not be made within 3 seconds.",
+                          hint="Try again when long transactions on it have ended.") from None
+    return number
+
+
+def _check_functions(plpy, names: list[str]) -> bool:
+    """Whether the query calls PostgreSQL's own functions only; 0A000 for what moves by itself."""
+    plain = True
+    for row in query(plpy, """
+            SELECT p.proname::text AS name, n.nspname::text AS schema, p.provolatile::text AS how
+            FROM pg_catalog.pg_proc AS p JOIN pg_catalog.pg_namespace AS n
+                ON n.oid OPERATOR(pg_catalog.=) p.pronamespace
+            WHERE p.proname OPERATOR(pg_catalog.=) ANY ($1::pg_catalog.name[])
+            """, ["text[]"], [names]):
+        if row["schema"] == "pgrain":
+            continue
+        own = row["schema"] == "pg_catalog"
+        plain = plain and own
+        if row["how"] != "i" and (not own or row["name"] in _MOVING
+                                  or row["name"].startswith("pg_")):
+            raise UnsupportedOperator(
+                f"the function {row['schema']}.{row['name']} cannot be watched",
+                detail="Its result may change while the rows stay the same.",
+                hint="Declare it IMMUTABLE if it is, or complain about the query itself.")
+    return plain
+
+
+@entry_point
+def unwatch(plpy, name: str) -> None:
+    """End a watch: its triggers, functions, notes and state go."""
+    found = query(plpy, """
+        SELECT owner::text AS owner, pg_catalog.pg_has_role(owner, 'USAGE') AS mine
+        FROM pgrain.watch WHERE name = $1""", ["text"], [name])
+    if not found:
+        raise _no_watch(name)
+    if not found[0]["mine"]:
+        raise InsufficientPrivilege(f'watch "{name}" belongs to role "{found[0]["owner"]}"')
+    query(plpy, "DELETE FROM pgrain.watch WHERE name = $1", ["text"], [name])
+    session.STATE.watches.pop(name, None)
+
+
+def load(plpy, name: str | None, number: int | None, role: str) -> None:
+    """Read a watch and what `role` may do about it. Runs as the extension's owner."""
+    rows = query(plpy, """
+        SELECT w.watch, w.name, w.query, w.owner::text AS owner, w.model, w.shape::text AS shape,
+               (SELECT pg_catalog.string_agg(pg_catalog.quote_ident(s), ', ' ORDER BY n)
+                FROM pg_catalog.jsonb_array_elements_text(w.settings -> 'search_path')
+                     WITH ORDINALITY AS e (s, n)) AS path,
+               pg_catalog.md5(w.note_new || w.note_old) AS notes_print,
+               s.generation, s.version, s.spectrum, s.pairs, s.notes_print AS state_notes,
+               s.print AS state_print, s.changes, s.before::text AS before,
+               pgrain._watch_print(w.watch) AS print, m.active_version,
+               (SELECT x.spectrum FROM pgrain.spectrum x
+                WHERE x.spectrum = v.active_spectrum) AS active_spectrum,
+               EXISTS (SELECT FROM pgrain.watch_note n WHERE n.watch = w.watch) AS noted,
+               (SELECT pg_catalog.bool_and(pg_catalog.has_table_privilege($3, t, 'SELECT'))
+                FROM pg_catalog.unnest(w.tables) AS t)
+               AND (w.plain OR pg_catalog.pg_has_role($3, w.owner, 'USAGE')) AS allowed
+        FROM pgrain.watch w LEFT JOIN pgrain.model m ON m.model = w.model
+        LEFT JOIN pgrain.model_version v ON v.version = m.active_version
+        LEFT JOIN pgrain.watch_state s ON s.watch = w.watch
+        WHERE w.name = $1 OR w.watch = $2
+        """, ["text", "bigint", "name"], [name, number, role])
+    session.STATE.loaded_watch = None
+    if not rows:
+        return
+    found = Standing(dict(rows[0]))
+    known = session.STATE.watches.get(found.name)
+    same = known is not None and (known.watch, known.generation) == (found.watch,
+                                                                     found.generation)
+    found.output = known.output if same else None
+    found.matches = known.matches if same else {}
+    found.cells = None
+    session.STATE.watches[found.name] = session.STATE.loaded_watch = found
+    found.notes = []
+    if found.noted:
+        found.notes = [dict(row) for row in query(plpy, """
+            SELECT n.note, n.sign, n.print, n.tags, n.metas, n.a, n.b, n.c, n.xid::text AS xid,
+                   n.snapshot::text AS snapshot,
+                   pg_catalog.pg_snapshot_xmin(n.snapshot) > $3::xid8 AND coalesce((
+                       SELECT pg_catalog.bool_and(
+                           pg_catalog.pg_visible_in_snapshot(x::xid8, n.snapshot))
+                       FROM pg_catalog.unnest($4) AS x), true) AS sees
+            FROM pgrain.watch_note n WHERE n.watch = $1 AND n.owner = $2 ORDER BY n.note
+            """, ["bigint", "text", "text", "text[]"],
+            [found.watch, found.owner, found.before or "0", found.changes or []])]
+
+
+def load_cells(plpy, name: str | None) -> None:
+    """Read a watch's cells into memory. Runs as the extension's owner."""
+    found = session.STATE.watches[name]
+    found.cells = [dict(row) for row in query(plpy, """
+        SELECT key, texts, data FROM pgrain.watch_cell WHERE watch = $1 ORDER BY key
+        """, ["bigint"], [found.watch])]
+
+
+def find(plpy, text: str) -> Standing | None:
+    """The watch of that name as of this statement; None where `text` is no name but a query."""
+    if _QUERY.match(text):
+        return None
+    session.ensure_loaded(plpy)
+    role = query(plpy, "SELECT current_user::text AS role")[0]["role"]
+    query(plpy, "SELECT pgrain._load_watch($1, NULL, $2)", ["text", "name"], [text, role])
+    found = session.STATE.loaded_watch
+    if found is None:
+        if not re.search(r"\s", text.strip()):
+            raise _no_watch(text)
+        return None
+    if not found.allowed:
+        raise InsufficientPrivilege(
+            f'permission denied for watch "{text}"',
+            detail=f'Role "{role}" may not read all that the watched query reads.',
+            hint="It needs SELECT on its tables; where the query calls functions of users, "
+                 f'membership in role "{found.owner}" as well.')
+    return found
+
+
+def read(plpy, found: Standing, params: dict):
+    """Ask the worker about a watch's state; None where it is stale, with a notice."""
+    reason = found.stale
+    for note in found.notes:
+        if reason is None and note["sign"] == 0:
+            reason = note["print"]
+        elif reason is None and (not note["sees"] or note["print"] != found.state_notes):
+            reason = "a change was made before another table's change was seen"
+    if reason is not None:
+        plpy.notice(f'pgrain: watch "{found.name}" is to be computed again ({reason}); '
+                    "this answer is computed from its query")
+        return None
+    params |= {"watch": found.watch, "generation": found.generation, "version": found.version,
+               "spectrum": found.spectrum, "pairs": found.pairs}
+    notes, blobs = [], []
+    for note in found.notes:
+        notes.append(packed_note(note, blobs))
+    if notes:
+        params |= {"notes": notes, "shape": json.loads(found.shape),
+                   "last_seq": session.model_facts(plpy, found.model).last_seq}
+    answer, _ = session.call(plpy, "watch_read", params, blobs)
+    if "need_state" in answer:
+        query(plpy, "SELECT pgrain._load_watch_cells($1)", ["text"], [found.name])
+        cells = found.cells
+        params |= {"state": [[cell["key"], cell["texts"]] for cell in cells],
+                   "shape": json.loads(found.shape)}
+        answer, _ = session.call(plpy, "watch_read", params,
+                                 [*(cell["data"] for cell in cells), *blobs])
+    return answer
+
+
+def packed_note(note: dict, blobs: list) -> dict:
+    """A note's head for the wire; its blobs are appended to `blobs`."""
+    head = []
+    for number, tag in enumerate(note["tags"]):
+        parts = [note[column][number] for column in "abc"]
+        head.append([tag, note["metas"][number], [part is not None for part in parts]])
+        blobs.extend(part for part in parts if part is not None)
+    return {"sign": note["sign"], "rows": head}
+
+
+def rank(plpy, found: Standing, complaints: list[str], top_k: int, intervention: str,
+         options: dict) -> list[tuple] | None:
+    """Ranked training rows of complaints about a watch; None where its query must be run."""
+    if options.get("method", "rain++") != "rain++" or options.get("verify") == "always":
+        return None
+    params = {"complaints": complaints, "top_k": top_k, "intervention": intervention,
+              "options": options, "matches": None}
+    statements = found.matches.get(tuple(complaints))
+    if statements is not None and found.output is not None and not found.notes:
+        params["matches"] = _matches(plpy, statements, found.output)
+        if [] in params["matches"]:
+            return None
+    answer = read(plpy, found, params)
+    if answer is None or "ad hoc" in answer:
+        return None
+    if "match" in answer:
+        if not found.notes:
+            found.matches[tuple(complaints)] = answer["match"]
+            found.output = answer["output"]
+        params["matches"] = _matches(plpy, answer["match"], answer["output"])
+        if answer["absent"] and [] in params["matches"]:
+            return None       # about rows that are possible but not in the result, perhaps
+        answer = read(plpy, found, {key: value for key, value in params.items()
+                                    if key != "state"})
+    for notice in answer["notices"]:
+        plpy.notice(notice)
+    return [tuple(row) for row in answer["rows"]]
+
+
+def _matches(plpy, statements: list, output: str) -> list:
+    return [None if sql is None else
+            [row["output_row"] for row in fetch_all(plpy, prepared(plpy, sql, "jsonb"), [output])]
+            for sql in statements]
+
+
+def cells(plpy, found: Standing, include_absent: bool) -> list[tuple] | None:
+    """Rows of pgrain.provenance for a watch; None where its query must be run."""
+    answer = read(plpy, found, {"cells": True, "include_absent": include_absent})
+    return None if answer is None else [tuple(row) for row in answer["rows"]]
+
+
+def query_of(plpy, text: str) -> str:
+    """The query of the watch of that name, its names meaning what they meant to its creator until
+    this call ends; or `text` itself, which is a query."""
+    found = find(plpy, text)
+    if found is None:
+        return text
+    query(plpy, "SELECT pg_catalog.set_config('search_path', $1, true)", ["text"],
+          [found.path or ""])
+    return found.query
+
+
+@entry_point
+@writes_nothing
+def build(plpy, number: int) -> None:
+    """Compute a watch's state from its query, in this statement's snapshot, as its creator."""
+    session.ensure_loaded(plpy)
+    role = query(plpy, "SELECT current_user::text AS role")[0]["role"]
+    query(plpy, "SELECT pgrain._load_watch(NULL, $1, $2)", ["bigint", "name"], [number, role])
+    found = session.STATE.loaded_watch
+    if found is None:
+        raise _no_watch(str(number))
+    if found.owner != role:
+        raise InsufficientPrivilege(f'watch "{found.name}" belongs to role "{found.owner}"')
+    if not found.allowed:
+        raise InsufficientPrivilege(f'role "{role}" may not read all that the watched query reads')
+    if found.print is None:
+        raise NotReady(f'triggers of watch "{found.name}" are missing or off',
+                       hint="The worker makes them again; see its log.")
+    if not query(plpy, "SELECT pg_catalog.pg_try_advisory_xact_lock($1, $2) AS mine",
+                 ["integer", "integer"], [_BUILD_LOCK, number & 0x7FFFFFFF])[0]["mine"]:
+        raise ObjectInUse(f'watch "{found.name}" is being computed already')
+    evaluation = complain._evaluate(plpy, found.query, complaints=[], options={"verify": "always"})
+    complain._verify(plpy, evaluation)
+    session.call(plpy, "watch_build", {
+        "evaluation": evaluation["evaluation"], "watch": number, "print": found.print,
+        "generation": found.generation, "notes": [note["note"] for note in found.notes],
+        "notes_print": found.notes_print, "shape": json.loads(found.shape),
+        "changes": [note["xid"] for note in found.notes if note["sign"] == 0]})
+
+
+def _no_watch(name: str) -> UndefinedObject:
+    return UndefinedObject(f'watch "{name}" does not exist',
+                           hint="See pgrain.watches, or make it with CALL pgrain.watch.")
+
+
+def _quoted(text: str) -> str:
+    return "'" + text.replace("'", "''") + "'"

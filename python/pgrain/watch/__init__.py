@@ -1,0 +1,1 @@
+"""Standing queries: what is kept of them, and what a change adds to it."""

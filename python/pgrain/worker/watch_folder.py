@@ -1,0 +1,111 @@
+"""The thread that keeps watches up: folds notes into states, has states computed again.
+
+It asks every `POLL_SECONDS`. A NOTIFY from the triggers would be quicker and make the commits of
+all writers wait for each other (PostgreSQL serialises commits that notify).
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+import traceback
+from collections.abc import Callable
+
+import psycopg
+import structlog
+from psycopg import sql
+
+from pgrain.errors import PgrainError
+from pgrain.worker.watches import Rebuild, Watches
+
+log = structlog.get_logger()
+POLL_SECONDS = 0.1
+LOOK_SECONDS = 2.0          # between two looks at what no note tells
+LONGEST_PAUSE = 60.0        # between two tries to compute a state that failed
+
+
+class Folder(threading.Thread):
+    """One thread for all watches of the database."""
+
+    def __init__(self, connect: Callable[[], psycopg.Connection], watches: Watches):
+        super().__init__(name="watches", daemon=True)
+        self._connect, self._watches = connect, watches
+        self.stopping = threading.Event()
+        self._failed: dict[int, tuple[float, float]] = {}   # watch -> (not before, pause)
+        self._looked = 0.0
+
+    def run(self) -> None:
+        """Until told to stop; a lost database is waited for."""
+        while not self.stopping.is_set():
+            try:
+                with self._connect() as connection:
+                    while not self.stopping.is_set():
+                        self.step(connection)
+                        self.stopping.wait(POLL_SECONDS)
+            except psycopg.Error as error:
+                log.warning("watches wait for the database", error=str(error).strip())
+                self.stopping.wait(1.0)
+            except Exception:
+                log.error("watches failed", traceback=traceback.format_exc())
+                self.stopping.wait(1.0)
+
+    def step(self, connection) -> None:
+        """One look at the notes and, every `LOOK_SECONDS`, at everything else."""
+        if connection.execute("SELECT to_regclass('pgrain.watch_note') IS NULL AS gone"
+                              ).fetchone()["gone"]:
+            return
+        reasons = {}
+        for row in connection.execute("SELECT DISTINCT watch FROM pgrain.watch_note").fetchall():
+            reasons[row["watch"]] = self._fold(connection, row["watch"])
+        if time.monotonic() - self._looked > LOOK_SECONDS:
+            self._looked = time.monotonic()
+            for row in connection.execute(_STALE).fetchall():
+                reasons[row["watch"]] = reasons.get(row["watch"]) or row["reason"]
+        for number, reason in reasons.items():
+            if reason is not None and self._failed.get(number, (0.0,))[0] <= time.monotonic():
+                self._rebuild(number, reason)
+
+    def _fold(self, connection, number: int) -> str | None:
+        if self._failed.get(number, (0.0,))[0] > time.monotonic():
+            return None
+        try:
+            return self._watches.fold(connection, number)
+        except Rebuild as error:
+            return str(error)
+        except PgrainError as error:
+            return error.message
+
+    def _rebuild(self, number: int, reason: str) -> None:
+        """As the watch's creator: the function belongs to them. What they wrote runs on a
+        connection of its own that ends with it."""
+        log.info("watch is computed again", watch=number, reason=reason)
+        try:
+            with self._connect() as connection:
+                # Triggers that are off, or missing on a new partition, come (back) first.
+                connection.execute("SELECT pgrain._arm_watch(%(watch)s) "
+                                   "WHERE pgrain._watch_print(%(watch)s) IS NULL",
+                                   {"watch": number})
+                connection.execute(sql.SQL("SELECT pgrain.{}()").format(
+                    sql.Identifier(f"_watch_{number}_build")))
+            self._failed.pop(number, None)
+        except psycopg.Error as error:
+            pause = min(2 * self._failed.get(number, (0.0, 0.5))[1], LONGEST_PAUSE)
+            self._failed[number] = (time.monotonic() + pause, pause)
+            log.warning("watch cannot be computed", watch=number, error=str(error).strip(),
+                        again_in=pause)
+
+
+_STALE = """
+SELECT w.watch, CASE WHEN s.watch IS NULL THEN 'there is no state yet'
+    WHEN s.print IS DISTINCT FROM pgrain._watch_print(w.watch)
+        THEN 'tables, triggers or functions were altered'
+    ELSE 'the model has another version or spectrum' END AS reason
+FROM pgrain.watch w JOIN pgrain.model m ON m.model = w.model
+JOIN pgrain.model_version v ON v.version = m.active_version
+LEFT JOIN pgrain.watch_state s ON s.watch = w.watch
+WHERE s.watch IS NULL AND w.made_at < now() - interval '10 seconds'
+   OR s.watch IS NOT NULL AND (s.print IS DISTINCT FROM pgrain._watch_print(w.watch)
+   OR s.version <> m.active_version
+   OR s.spectrum IS DISTINCT FROM (SELECT x.spectrum FROM pgrain.spectrum x
+                                   WHERE x.spectrum = v.active_spectrum))
+"""

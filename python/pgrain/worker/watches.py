@@ -1,0 +1,422 @@
+"""Watches on the worker's side: plan one, build its state, fold notes into it, read it.
+
+The state is written here alone, so that no caller can put vectors of their own in its place. A
+reader sends the notes that its snapshot sees; they are added to a copy. docs/dev/watches.md says
+why the answers are exact.
+"""
+
+from __future__ import annotations
+
+import json
+import struct
+import threading
+from collections import OrderedDict
+
+import numpy as np
+import structlog
+
+from pgrain.complaint.grammar import parse
+from pgrain.complaint.objective import Objective, all_rows, complained_column
+from pgrain.errors import InvalidArgument, NotReady, ObjectInUse, PgrainError
+from pgrain.provenance.lineage import read_lineage
+from pgrain.provenance.output import match_sql
+from pgrain.store.versions import read_secret
+from pgrain.watch.plan import NEW, OLD, check_alert, note_sql, reading, shape, tables
+from pgrain.watch.state import StandingCircuit, State, Tally, atom_count, pack, tally, unpack
+from pgrain.wire.identity import DIGEST_BYTES
+from pgrain.wire.identity import hasher as keyed_hasher
+from pgrain.worker.complaints import Complaints, not_precomputed, slopes
+from pgrain.worker.ranking import Ranker
+from pgrain.worker.resident import Resident, Residents
+
+log = structlog.get_logger()
+LOCK_CLASS = 0x70677277   # "pgrw": advisory locks of watches are (this, number of the watch)
+STATES = 64
+CHANGES = 256
+
+
+class Projected:
+    """What `Ranker` takes for variables, where the gradient is projected already."""
+
+    def __init__(self, resident: Resident, spectrum: int):
+        self.resident, self.spectrum = resident, spectrum
+
+    @staticmethod
+    def projection(c: np.ndarray) -> np.ndarray:
+        """c itself, (m,)."""
+        return c
+
+
+class Watches:
+    """The methods that concern watches; one instance serves all connections and the folder."""
+
+    def __init__(self, residents: Residents, complaints: Complaints):
+        self._residents, self._complaints = residents, complaints
+        self._ranker = Ranker(residents)
+        self._lock = threading.Lock()
+        self._states: OrderedDict[tuple, tuple[State, dict]] = OrderedDict()
+
+    # --- making one ----------------------------------------------------------------------------
+
+    def plan(self, state: dict, params: dict, blobs: list) -> tuple:
+        """The tables of a query that can be watched; given their names, what notes a change."""
+        plan = self._complaints.known_plan(params["plan"])
+        capture = plan.capture
+        found = tables(capture)
+        answer = {"tables": [{"relation": table.relation, "fact": table.fact} for table in found]}
+        if "names" in params:
+            made = shape(capture)
+            if params["alert"] is not None:
+                check_alert(params["alert"], made)
+            answer |= {"shape": made, "functions": _functions(capture),
+                       "note_new": note_sql(capture, params["names"], NEW),
+                       "note_old": note_sql(capture, params["names"], OLD)}
+        return answer, []
+
+    def build(self, state: dict, params: dict, blobs: list) -> tuple:
+        """Store the state that an evaluation of the whole query gives.
+
+        The notes that the evaluation's snapshot saw are in it and go; that nobody has folded any
+        other meanwhile is checked by the generation.
+        """
+        evaluation = state.get("evaluations", {}).get(params["evaluation"])
+        if evaluation is None:
+            raise PgrainError("the worker does not know this evaluation")
+        kept, capture = params["shape"], evaluation.plan.capture
+        if shape(capture) != kept:
+            self._residents.with_connection(
+                lambda connection: _renew(connection, params["watch"], capture))
+            raise NotReady("the model's classes or the query's columns have changed",
+                           detail="What notes a change has been made anew.", hint="Try again.")
+        variables = evaluation.variables[kept["model"]]
+        predicted, p, J = variables._snapshot()
+        rows = variables.rows
+        made = State()
+        made.add(tally(capture.annotated, kept, evaluation.circuit.lineage, predicted[rows],
+                       p[rows], None if J is None else J[rows]), 1)
+        pairs = 0 if J is None else J.shape[2]
+        self._residents.with_connection(
+            lambda connection: self._write(connection, params, made, variables, pairs))
+        return {"groups": len(made.cells)}, []
+
+    def _write(self, connection, params: dict, made: State, variables, pairs: int) -> None:
+        number, kept = params["watch"], params["shape"]
+        with connection.transaction():
+            connection.execute("SELECT pg_advisory_xact_lock(%s, %s)",
+                               [LOCK_CLASS, number & 0x7FFFFFFF])
+            row = connection.execute(
+                "SELECT w.alert, s.generation, s.changes, s.before::text AS before, s.alert_holds "
+                "FROM pgrain.watch w LEFT JOIN pgrain.watch_state s USING (watch) "
+                "WHERE w.watch = %s", [number]).fetchone()
+            if row is None or row["generation"] != params["generation"]:
+                raise ObjectInUse("the watch has changed meanwhile", hint="Try again.")
+            connection.execute("DELETE FROM pgrain.watch_note WHERE watch = %s AND note = ANY (%s)",
+                               [number, params["notes"]])
+            connection.execute("DELETE FROM pgrain.watch_cell WHERE watch = %s", [number])
+            with connection.cursor() as cursor:
+                cursor.executemany(
+                    "INSERT INTO pgrain.watch_cell (watch, key, texts, data) "
+                    "VALUES (%s, %s, %s, %b)",
+                    [[number, key, *pack(cell)] for key, cell in made.cells.items()])
+            changes = [*(row["changes"] or []), *params["changes"]]
+            changes = sorted(set(changes), key=int)
+            before = max([int(row["before"] or 0), *map(int, changes[:-CHANGES])])
+            generation = connection.execute("""
+                INSERT INTO pgrain.watch_state (watch, generation, version, spectrum, pairs,
+                    notes_print, print, changes, before, built_at)
+                VALUES (%s, (SELECT floor(extract(epoch FROM clock_timestamp()) * 1e6)::bigint),
+                        %s, %s, %s, %s, %s, %s, %s::text::xid8, clock_timestamp())
+                ON CONFLICT (watch) DO UPDATE SET
+                    generation = greatest(watch_state.generation + 1, excluded.generation),
+                    version = excluded.version, spectrum = excluded.spectrum,
+                    pairs = excluded.pairs, notes_print = excluded.notes_print,
+                    print = excluded.print, changes = excluded.changes,
+                    before = excluded.before, built_at = excluded.built_at
+                RETURNING generation""",
+                [number, variables.resident.row.version, variables.spectrum, pairs,
+                 params["notes_print"], params["print"], changes[-CHANGES:], str(before)]
+                ).fetchone()["generation"]
+            self._alert(connection, number, row["alert"], row["alert_holds"], made, kept, pairs)
+        self._remember(number, generation, made, kept)
+
+    # --- folding -------------------------------------------------------------------------------
+
+    def fold(self, connection, number: int) -> str | None:
+        """Fold up to `FOLDED` notes into the state; the reason where it is to be built anew."""
+        with connection.transaction():
+            if not connection.execute("SELECT pg_try_advisory_xact_lock(%s, %s) AS mine",
+                                      [LOCK_CLASS, number & 0x7FFFFFFF]).fetchone()["mine"]:
+                return None
+            row = connection.execute("""
+                SELECT w.alert, w.owner, w.shape, s.generation, s.version, s.spectrum, s.pairs,
+                       s.notes_print, s.changes, s.before::text AS before, s.alert_holds,
+                       (SELECT coalesce(max(c.seq), 0) FROM pgrain.prediction_chunk c
+                        WHERE c.version = s.version) AS last_seq
+                FROM pgrain.watch w JOIN pgrain.watch_state s USING (watch)
+                WHERE w.watch = %s""", [number]).fetchone()
+            if row is None:
+                return "there is no state yet"
+            notes = connection.execute("""
+                DELETE FROM pgrain.watch_note WHERE note IN (
+                    SELECT note FROM pgrain.watch_note WHERE watch = %(watch)s
+                        AND owner = %(owner)s ORDER BY note LIMIT 64)
+                RETURNING sign, print, tags, metas, a, b, c,
+                    pg_snapshot_xmin(snapshot) > %(before)s::text::xid8 AND coalesce((
+                        SELECT bool_and(pg_visible_in_snapshot(x::xid8, snapshot))
+                        FROM unnest(%(changes)s::text[]) AS x), true) AS sees""",
+                {"watch": number, "owner": row["owner"], "before": row["before"],
+                 "changes": row["changes"]}).fetchall()
+            if not notes:
+                return None
+            for note in notes:
+                if note["sign"] == 0 or not note["sees"] or note["print"] != row["notes_print"]:
+                    raise Rebuild(note["print"] if note["sign"] == 0 else
+                                   "a change was made before another table's change was seen")
+            kept = row["shape"]
+            state = self._state(connection, number, row["generation"], kept).copy()
+            resident = self._residents.version(row["version"])
+            touched: set[str] = set()
+            for note in notes:
+                head = list(zip(note["tags"], note["metas"], note["a"], note["b"], note["c"],
+                                strict=True))
+                touched |= state.add(self._tally(kept, head, resident, row["spectrum"],
+                                                 row["last_seq"]), note["sign"])
+            gone = [key for key in touched if key not in state.cells]
+            if gone:
+                connection.execute("DELETE FROM pgrain.watch_cell WHERE watch = %s "
+                                   "AND key = ANY (%s)", [number, gone])
+            with connection.cursor() as cursor:
+                cursor.executemany(
+                    "INSERT INTO pgrain.watch_cell (watch, key, texts, data) "
+                    "VALUES (%s, %s, %s, %b) ON CONFLICT (watch, key) DO UPDATE "
+                    "SET texts = excluded.texts, data = excluded.data",
+                    [[number, key, *pack(state.cells[key])]
+                     for key in sorted(touched) if key in state.cells])
+            connection.execute("UPDATE pgrain.watch_state SET generation = generation + 1, "
+                               "folded_at = clock_timestamp() WHERE watch = %s", [number])
+            self._alert(connection, number, row["alert"], row["alert_holds"], state, kept,
+                        row["pairs"])
+        self._remember(number, row["generation"] + 1, state, kept)
+        return None
+
+    def _alert(self, connection, number: int, alert: str | None, held: bool | None, state: State,
+               kept: dict, pairs: int) -> None:
+        """NOTIFY pgrain_watch when an alert starts or stops holding; in the same transaction."""
+        if alert is None:
+            return
+        wanted = parse(alert)
+        output = StandingCircuit(state, kept, pairs).output(hard=True)
+        column = next(i for i, c in enumerate(kept["columns"]) if c["name"] == wanted.column)
+        values = output.numbers[output.present, column]
+        compare = {"<": np.less, "<=": np.less_equal, "=": np.equal, ">=": np.greater_equal,
+                   ">": np.greater}[wanted.operator]
+        holds = bool(compare(values, wanted.target).any())     # NaN (NULL) compares as false
+        if holds == held or (held is None and not holds):
+            if held is None:
+                connection.execute("UPDATE pgrain.watch_state SET alert_holds = false "
+                                   "WHERE watch = %s", [number])
+            return
+        name = connection.execute(
+            "UPDATE pgrain.watch_state s SET alert_holds = %s FROM pgrain.watch w "
+            "WHERE w.watch = s.watch AND s.watch = %s RETURNING w.name",
+            [holds, number]).fetchone()["name"]
+        connection.execute("SELECT pg_notify('pgrain_watch', %s)", [json.dumps(
+            {"watch": name, "alert": alert, "holds": holds})])
+
+    def _state(self, connection, number: int, generation: int, kept: dict) -> State:
+        with self._lock:
+            known = self._states.get((number, generation))
+        if known is not None:
+            return known[0]
+        rows = connection.execute("SELECT key, texts, data FROM pgrain.watch_cell "
+                                  "WHERE watch = %s", [number]).fetchall()
+        return State({row["key"]: unpack(row["texts"], row["data"], atom_count(kept))
+                      for row in rows})
+
+    def _remember(self, number: int, generation: int, state: State, kept: dict) -> None:
+        with self._lock:
+            self._states[(number, generation)] = (state, kept)
+            self._states.move_to_end((number, generation))
+            while len(self._states) > STATES:
+                self._states.popitem(last=False)
+
+    def _tally(self, kept: dict, head: list[tuple], resident: Resident, spectrum: int | None,
+               last_seq: int) -> Tally:
+        """What a note adds; predictions that are not known are made in one batch."""
+        annotated, values, rows = reading(kept), {}, []
+        keyed = keyed_hasher(self._secret())
+        for tag, meta, a, b, c in head:
+            if tag.startswith("digest:"):
+                digests = []
+                for content in _contents(a):
+                    state = keyed.copy()
+                    state.update(content)
+                    digests.append(state.digest()[:DIGEST_BYTES])
+                    values[digests[-1]] = content
+                a = b"".join(digests)
+            rows.append((tag, meta, a, b, c))
+        lineage = read_lineage(annotated, len(kept["classes"]), rows)
+        digests = lineage.digests[kept["model"]]
+        table = self._residents.table(resident, spectrum, last_seq)
+        at = table.find(digests)
+        absent = np.flatnonzero(at < 0)
+        if len(absent):
+            vectors = (self._residents.spectrum(resident, spectrum).vectors
+                       if spectrum is not None else None)
+            raw = [resident.value(_value(values[digests[i].tobytes()], resident)) for i in absent]
+            predicted, logits, _, J = resident.logits_and_projections(raw, vectors)
+            table.add(digests[absent], predicted, logits, J)
+            at = table.find(digests)
+        predicted, p, J = table.snapshot()
+        return tally(annotated, kept, lineage, predicted[at], p[at], None if J is None else J[at])
+
+    def _secret(self) -> bytes:
+        if not hasattr(self, "_known_secret"):
+            self._known_secret = self._residents.with_connection(read_secret)
+        return self._known_secret
+
+    # --- reading -------------------------------------------------------------------------------
+
+    def read(self, state: dict, params: dict, blobs: list) -> tuple:
+        """Cells, or ranked training rows, of the state and the notes that the reader sees."""
+        key = (params["watch"], params["generation"])
+        rest = iter(blobs)
+        if "state" in params:
+            kept = params["shape"]
+            made = State({name: unpack(texts, next(rest), atom_count(kept))
+                          for name, texts in params["state"]})
+            self._remember(*key, made, kept)
+        with self._lock:
+            known = self._states.get(key)
+        if known is None:
+            return {"need_state": True}, []
+        made, kept = known
+        resident = self._residents.version(params["version"])
+        if params.get("notes"):
+            made = made.copy()
+            for note in params["notes"]:
+                head = [(tag, meta, *(next(rest) if there else None for there in present))
+                        for tag, meta, present in note["rows"]]
+                made.add(self._tally(kept, head, resident, params["spectrum"],
+                                     params["last_seq"]), note["sign"])
+        circuit = StandingCircuit(made, kept, params["pairs"])
+        value, relaxed = circuit.output(hard=True), circuit.output(hard=False)
+        if params.get("cells"):
+            return {"rows": _cells(circuit, value, relaxed, params["include_absent"])}, []
+        complaints = [parse(text) for text in params["complaints"]]
+        if any(complaint.column is None for complaint in complaints):
+            return {"ad hoc": "complaints about rows need the rows"}, []
+        for complaint in complaints:
+            complained_column(complaint, circuit)
+        if params["matches"] is None and any(c.where is not None for c in complaints):
+            return {"match": [None if c.where is None else match_sql(circuit.columns, c.where)
+                              for c in complaints], "output": value.match_json(),
+                    "absent": not bool(value.present.all())}, []
+        matches = params["matches"] or [None] * len(complaints)
+        return self._rank(circuit, value, relaxed, complaints, matches, resident, params), []
+
+    def _rank(self, circuit, value, relaxed, complaints, matches, resident, params) -> dict:
+        if params["spectrum"] is None:
+            raise not_precomputed(circuit.shape["model"])
+        matched = [all_rows(value) if rows is None else rows for rows in matches]
+        objective = Objective(complaints, circuit, value, relaxed, matched, {})
+        gradient, notices = slopes(objective)
+        if gradient is None:
+            return {"rows": [], "notices": notices}
+        rows = self._ranker.rank({circuit.shape["model"]: Projected(resident, params["spectrum"])},
+                                 gradient, objective.effect_gradient(), params["top_k"],
+                                 params["intervention"], params["options"], notices)
+        return {"rows": rows, "notices": notices}
+
+
+class Rebuild(Exception):
+    """The notes cannot be folded; what was deleted is rolled back."""
+
+
+def _renew(connection, number: int, capture) -> None:
+    """Make the statements that note changes anew; notes of the old ones are told by their print."""
+    with connection.transaction():
+        names = [row["name"] for row in connection.execute("""
+            SELECT format('%%I.%%I', n.nspname, c.relname) AS name
+            FROM pgrain.watch w, unnest(w.tables) WITH ORDINALITY AS t (oid, at)
+            JOIN pg_class c ON c.oid = t.oid JOIN pg_namespace n ON n.oid = c.relnamespace
+            WHERE w.watch = %s ORDER BY t.at""", [number]).fetchall()]
+        connection.execute("UPDATE pgrain.watch SET note_new = %s, note_old = %s, shape = %s "
+                           "WHERE watch = %s",
+                           [note_sql(capture, names, NEW), note_sql(capture, names, OLD),
+                            json.dumps(shape(capture)), number])
+        connection.execute("SELECT pgrain._make_watch_functions(%s)", [number])
+
+
+def _cells(circuit: StandingCircuit, value, relaxed, include_absent: bool) -> list[list]:
+    """Rows of pgrain.provenance. `variables` is null: a state of sums has forgotten which."""
+    rows = []
+    for row in value.json_rows(include_absent):
+        at, output = row["row"] - 1, json.dumps(row["output"])
+        for number, column in enumerate(circuit.columns):
+            if not column.model_dependent:
+                continue
+            cells = (value.numbers[at, number], relaxed.numbers[at, number])
+            rows.append([row["row"], output, column.name,
+                         *(None if np.isnan(cell) else float(cell) for cell in cells), None])
+    return rows
+
+
+def _contents(packed) -> list[bytes]:
+    """The canonical bytes that a note packed, each behind its length."""
+    found, at, data = [], 0, bytes(packed) if packed is not None else b""
+    while at < len(data):
+        length, = struct.unpack_from(">i", data, at)
+        found.append(data[at + 4:at + 4 + length])
+        at += 4 + length
+    return found
+
+
+def _value(content: bytes, resident: Resident):
+    """A feature value out of its canonical bytes (wire/identity.py)."""
+    kind = resident.row.kind
+    if kind == "bytea":
+        return content
+    if kind == "text":
+        return content.decode()
+    if kind == "float8":
+        return _array(content)
+    if kind == "columns":
+        pairs = zip(resident.features, _members(content.decode()), strict=True)
+        return "{" + ", ".join(f"{json.dumps(name)}: {text}" for name, text in pairs) + "}"
+    raise InvalidArgument(f'no such kind of input: "{kind}"')
+
+
+def _array(content: bytes) -> list[float]:
+    dimensions, _, _ = struct.unpack_from("!iii", content)
+    if dimensions == 0:
+        return []
+    if dimensions != 1:
+        raise InvalidArgument("expected an array of one dimension")
+    length, _ = struct.unpack_from("!ii", content, 12)
+    values, at = [], 20
+    for _ in range(length):
+        size, = struct.unpack_from("!i", content, at)
+        at += 4
+        values.append(float("nan") if size < 0 else struct.unpack_from("!d", content, at)[0])
+        at += max(size, 0)
+    return values
+
+
+def _members(text: str) -> list[str]:
+    """The members of a JSON array of scalars, each as it is written."""
+    decoder, found, at = json.JSONDecoder(), [], 1
+    while text[at] != "]":
+        _, end = decoder.raw_decode(text, at)
+        found.append(text[at:end])
+        at = end + 2 if text[end] == "," else end
+    return found
+
+
+def _functions(capture) -> list[str]:
+    """Names of the functions that the query calls."""
+    query = capture.annotated.query
+    names = set(query.select.functions)
+    for expression in query.expressions():
+        names |= set(expression.functions)
+    return sorted(names)

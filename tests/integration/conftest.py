@@ -1,0 +1,7 @@
+"""Lets the tests of this folder import the modules beside them."""
+
+import sys
+from pathlib import Path
+
+# pytest imports by path and adds no folder of its own.
+sys.path.insert(0, str(Path(__file__).parent))

@@ -1,0 +1,52 @@
+"""Watches: they equal the query computed from scratch, whatever happens to the table."""
+
+from __future__ import annotations
+
+import pytest
+from watch_checks import agree, folded
+
+QUERY = """SELECT hour, count(*) AS n, sum(weight) AS total, avg(weight) FILTER (WHERE weight > 1)
+AS mean FROM stock WHERE pgrain.predict('colour', x) <> claim GROUP BY hour"""
+
+
+@pytest.fixture(scope="module")
+def shop(small):
+    """`small` with a table that is watched."""
+    small.execute("""
+        CREATE TABLE stock (id serial PRIMARY KEY, x float8[], claim text, hour integer,
+                            weight float8)""")
+    small.execute("""
+        INSERT INTO stock (x, claim, hour, weight)
+        SELECT x, claim, hour, 1 + id % 7 FROM items""")
+    small.execute("CALL pgrain.watch('mismatches', %s)", [QUERY])
+    return small
+
+
+def test_a_watch_equals_its_query(shop):
+    agree(shop, 'mismatches', QUERY)
+    assert shop.value("SELECT current FROM pgrain.watches")
+
+
+def test_changes_are_seen_at_once_and_after_folding(shop):
+    shop.execute("INSERT INTO stock (x, claim, hour, weight) SELECT ARRAY[i / 3.0, -i / 5.0], "
+                 "'green', i % 5, i FROM generate_series(1, 30) AS i")
+    agree(shop, 'mismatches', QUERY)
+    shop.execute("UPDATE stock SET hour = hour + 1, claim = 'red' WHERE id % 3 = 0")
+    agree(shop, 'mismatches', QUERY)
+    shop.execute("DELETE FROM stock WHERE id % 4 = 0")
+    agree(shop, 'mismatches', QUERY)
+    folded(shop)
+    agree(shop, 'mismatches', QUERY)
+    assert shop.value("SELECT current FROM pgrain.watches")
+
+
+def test_ranking_equals_that_of_the_query(shop):
+    for complaint in ("n too high", "total <= 3 WHERE hour = 1", "mean too low WHERE hour < 3"):
+        standing = shop.rows("SELECT train_id, score, effect FROM pgrain.complain("
+                             "'mismatches', %s, 50)", [complaint])
+        scratch = shop.rows("SELECT train_id, score, effect FROM pgrain.complain(%s, %s, 50)",
+                            [QUERY, complaint])
+        assert len(standing) == 50
+        assert [row[0] for row in standing] == [row[0] for row in scratch]
+        for mine, theirs in zip(standing, scratch, strict=True):
+            assert mine[1:] == pytest.approx(theirs[1:], rel=1e-4, abs=1e-9)

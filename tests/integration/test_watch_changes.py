@@ -1,0 +1,198 @@
+"""Any interleaving of changes from several sessions, rollbacks, crashes: a watch equals its query.
+
+The dumber thing beside it is the query itself, computed from scratch in the same snapshot.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import random
+import time
+
+import psycopg
+import pytest
+from psycopg import errors
+from watch_checks import agree, folded
+
+JOINED = """SELECT h.name, pgrain.predict('colour', s.x) AS label, count(*) AS n,
+ count(*) FILTER (WHERE pgrain.predict('colour', s.x) = s.claim) AS same, sum(s.weight) AS total
+ FROM stock AS s JOIN hours AS h ON h.hour = s.hour WHERE s.weight > 1
+ GROUP BY h.name, pgrain.predict('colour', s.x)"""
+GROUPED = """SELECT hour, count(*) AS n, sum(weight) AS total, avg(weight) AS mean
+ FROM stock WHERE pgrain.predict('colour', x) <> claim GROUP BY hour"""
+ONE = "SELECT count(*) AS n FROM stock WHERE pgrain.predict('colour', x) = 'red'"
+WATCHES = {"joined": JOINED, "grouped": GROUPED, "one": ONE}
+
+
+@pytest.fixture(scope="module")
+def shop(small):
+    small.execute("CREATE TABLE stock (id serial PRIMARY KEY, x float8[], claim text, hour integer,"
+                  " weight numeric)")
+    small.execute("CREATE TABLE hours (hour integer PRIMARY KEY, name text)")
+    small.execute("INSERT INTO hours SELECT i, 'h' || i / 2 FROM generate_series(0, 7) AS i")
+    small.execute("INSERT INTO stock (x, claim, hour, weight) SELECT x, claim, hour, id % 7 "
+                  "FROM items")
+    for name, query in WATCHES.items():
+        small.execute("CALL pgrain.watch(%s, %s)", [name, query])
+    return small
+
+
+def all_agree(database):
+    for name, query in WATCHES.items():
+        agree(database, name, query, keys=("hour", "name", "label"))
+
+
+def change(rng: random.Random, connection) -> None:
+    """One statement that inserts, updates or deletes some rows."""
+    kind = rng.choice(["insert", "insert", "update", "delete", "copy", "upsert", "both"])
+    a, b = rng.randrange(60), rng.randrange(1, 9)
+    if kind == "insert":
+        connection.execute(
+            "INSERT INTO stock (x, claim, hour, weight) SELECT CASE WHEN i %% 9 > 0 THEN "
+            "ARRAY[(i + %s) / 7.0, -i / 5.0] END, (ARRAY['red','green','blue'])[1 + i %% 3], "
+            "nullif(i %% 8, 7), i / 3.0 FROM generate_series(%s::int, %s::int) AS i",
+            [a, a, a + b])
+    elif kind == "update":
+        connection.execute("UPDATE stock SET hour = (hour + 1) %% 8, weight = weight + 0.5, "
+                           "x = CASE WHEN id %% 2 = 0 THEN x ELSE ARRAY[x[2], x[1]] END "
+                           "WHERE id %% 60 BETWEEN %s AND %s", [a, a + b])
+    elif kind == "delete":
+        connection.execute("DELETE FROM stock WHERE id %% 60 BETWEEN %s AND %s", [a, a + b // 3])
+    elif kind == "copy":
+        with connection.cursor().copy("COPY stock (x, claim, hour, weight) FROM STDIN") as copy:
+            for i in range(b):
+                copy.write_row([[i / 3.0, a / 9.0], "red", i % 8, i])
+    elif kind == "upsert":
+        connection.execute("INSERT INTO stock (id, x, claim, hour, weight) "
+                           "SELECT i, '{1,2}', 'blue', 3, 2 FROM generate_series(%s::int, %s::int) "
+                           "AS i ON CONFLICT (id) DO UPDATE SET claim = 'blue'", [a, a + b])
+    else:
+        connection.execute("WITH gone AS (DELETE FROM stock WHERE id %% 60 = %s RETURNING *) "
+                           "INSERT INTO stock (x, claim, hour, weight) "
+                           "SELECT x, claim, hour, weight + 1 FROM gone", [a])
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_interleaved_changes(shop, seed):
+    """Four sessions with open transactions, savepoints, rollbacks and commits in any order; the
+    worker is killed and started while they go on."""
+    rng = random.Random(seed)
+    sessions = [psycopg.connect(shop.dsn()) for _ in range(4)]
+    for session in sessions:
+        session.execute("SET lock_timeout = '100ms'")
+        session.commit()
+    for step in range(48):
+        session = rng.choice(sessions)
+        try:
+            action = rng.random()
+            if action < 0.6:
+                change(rng, session)
+            elif action < 0.7:
+                with contextlib.suppress(ZeroDivisionError), session.transaction():
+                    change(rng, session)
+                    raise ZeroDivisionError    # rolled back to a savepoint
+            elif action < 0.75:
+                session.execute("UPDATE hours SET name = name || '*' WHERE hour = %s",
+                                [rng.randrange(8)])
+            elif action < 0.9:
+                session.commit()
+            else:
+                session.rollback()
+        except (errors.LockNotAvailable, errors.DeadlockDetected, errors.UniqueViolation,
+                errors.InFailedSqlTransaction):
+            session.rollback()
+        if step == 20:
+            shop.worker.kill()
+            shop.worker.start()
+        if step % 6 == 5:
+            all_agree(shop)
+    for session in sessions:
+        session.commit() if rng.random() < 0.7 else session.rollback()
+        session.close()
+    all_agree(shop)
+    folded(shop)
+    until_current(shop)
+    all_agree(shop)
+
+
+def until_current(database, seconds=20):
+    deadline = time.monotonic() + seconds
+    while not database.value("SELECT bool_and(current) FROM pgrain.watches"):
+        assert time.monotonic() < deadline, database.rows("SELECT * FROM pgrain.watches")
+        time.sleep(0.1)
+
+
+def test_a_reader_in_an_old_snapshot(shop):
+    """A snapshot from before changes and their folding shows the watch as it was."""
+    until_current(shop)
+    with psycopg.connect(shop.dsn()) as old:
+        old.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
+        before = old.execute("SELECT * FROM pgrain.provenance('grouped')").fetchall()
+        shop.execute("DELETE FROM stock WHERE id % 5 = 1")
+        folded(shop)
+        after = old.execute("SELECT * FROM pgrain.provenance('grouped')").fetchall()
+        assert after == before
+        assert shop.rows("SELECT * FROM pgrain.provenance('grouped')") != before
+
+
+def test_a_change_made_in_a_snapshot_older_than_the_other_table(shop):
+    """Its note was computed with the old hours; it must not be added to a state of the new."""
+    until_current(shop)
+    with psycopg.connect(shop.dsn()) as old:
+        old.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
+        old.execute("SELECT count(*) FROM stock")
+        shop.execute("UPDATE hours SET name = 'moved' WHERE hour = 3")
+        until_current(shop)
+        old.execute("INSERT INTO stock (x, claim, hour, weight) "
+                    "SELECT '{1,2}', 'red', 3, 5 FROM generate_series(1, 10)")
+        old.commit()
+    all_agree(shop)
+    until_current(shop)
+    all_agree(shop)
+
+
+@pytest.mark.parametrize("statement", [
+    "TRUNCATE stock", "ALTER TABLE stock ALTER hour TYPE bigint",
+    "ALTER TABLE stock DISABLE TRIGGER ALL; DELETE FROM stock WHERE id % 3 = 0; "
+    "ALTER TABLE stock ENABLE TRIGGER ALL",
+    "SET session_replication_role = replica; DELETE FROM stock WHERE id % 3 = 1; "
+    "SET session_replication_role = origin",
+    "DELETE FROM hours WHERE hour = 2", "VACUUM FULL stock"])
+def test_what_statement_triggers_do_not_tell(shop, statement):
+    shop.execute("INSERT INTO stock (x, claim, hour, weight) SELECT x, claim, hour, 3 FROM items")
+    until_current(shop)
+    for part in statement.split("; "):
+        shop.execute(part)
+    all_agree(shop)
+    until_current(shop)
+    all_agree(shop)
+
+
+def test_a_new_version_of_the_model(shop):
+    shop.execute("INSERT INTO stock (x, claim, hour, weight) SELECT x, claim, hour, 3 FROM items")
+    until_current(shop)
+    before = shop.rows("SELECT value, relaxed FROM pgrain.provenance('one')")
+    shop.execute("SELECT pgrain.apply('colour', (SELECT array_agg(id::text) FROM train "
+                 "WHERE id <= 60), 'relabel:blue')")
+    shop.execute("CALL pgrain.train('colour')")
+    all_agree(shop)
+    assert shop.rows("SELECT value, relaxed FROM pgrain.provenance('one')") != before
+    shop.execute("CALL pgrain.precompute('colour', '{\"pairs\": 9}')")
+    until_current(shop)
+    all_agree(shop)
+    assert shop.rows("SELECT * FROM pgrain.complain('one', 'n too high')")
+
+
+def test_a_failing_expression_never_fails_the_statement(shop):
+    """1 / 0 for some rows: the query fails, the user's INSERT does not."""
+    shop.execute("CALL pgrain.watch('fragile', $$ SELECT count(*) AS n FROM stock WHERE "
+                 "pgrain.predict('colour', x) = 'red' AND 1 / (weight - 99) < 5 $$)")
+    shop.execute("INSERT INTO stock (x, claim, hour, weight) VALUES ('{1,2}', 'red', 1, 99)")
+    assert shop.value("SELECT count(*) FROM stock WHERE weight = 99") == 1
+    with pytest.raises(psycopg.errors.DivisionByZero):
+        shop.execute("SELECT * FROM pgrain.provenance('fragile')")
+    shop.execute("DELETE FROM stock WHERE weight = 99")
+    until_current(shop, 70)
+    agree(shop, "fragile", "SELECT count(*) AS n FROM stock WHERE "
+          "pgrain.predict('colour', x) = 'red' AND 1 / (weight - 99) < 5")
+    shop.execute("SELECT pgrain.unwatch('fragile')")

@@ -1,0 +1,245 @@
+"""Who may make and read watches, what is refused, alerts, partitions, and how watches end."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import time
+
+import psycopg
+import pytest
+from psycopg import errors
+from watch_checks import agree, folded
+
+COUNT = "SELECT hour, count(*) AS n FROM {} WHERE pgrain.predict('colour', x) = 'red' GROUP BY hour"
+
+
+@pytest.fixture(scope="module")
+def shop(small):
+    small.execute("CREATE TABLE stock AS SELECT * FROM items")
+    return small
+
+
+def watch(connection, name, query, alert=None):
+    connection.execute("CALL pgrain.watch(%s, %s, %s)", [name, query, alert])
+
+
+def test_a_watch_runs_as_its_creator(shop, as_role):
+    """An expression of the creator's runs with the creator's rights whoever inserts; a reader
+    sees what their own rights would show them."""
+    maker, reader = as_role(shop, "maker", "admin"), as_role(shop, "reader", "user")
+    writer = as_role(shop, "writer")
+    maker.execute("SET search_path = public")
+    shop.execute("CREATE SCHEMA own AUTHORIZATION maker")
+    shop.execute("GRANT USAGE ON SCHEMA own TO PUBLIC")
+    shop.execute("CREATE TABLE goods AS SELECT * FROM items")
+    shop.execute("GRANT INSERT, SELECT ON goods TO writer")
+    with pytest.raises(errors.InsufficientPrivilege):
+        watch(maker, "w", COUNT.format("goods"))
+    shop.execute("GRANT SELECT ON goods TO maker")
+    with pytest.raises(errors.InsufficientPrivilege, match="may not watch") as caught:
+        watch(maker, "w", COUNT.format("goods"))
+    assert "GRANT SELECT, TRIGGER ON public.goods TO maker" in caught.value.diag.message_hint
+    shop.execute("GRANT TRIGGER ON goods TO maker")
+    maker.execute("CREATE FUNCTION own.plain(integer) RETURNS integer LANGUAGE sql IMMUTABLE "
+                  "AS 'SELECT $1'")
+    watch(maker, "w", COUNT.format("goods"))
+    watch(maker, "v", "SELECT count(*) AS n FROM goods WHERE pgrain.predict('colour', x) = 'red' "
+                      "AND own.plain(hour) >= 0")
+    shop.execute("CREATE OR REPLACE FUNCTION own.plain(integer) RETURNS integer LANGUAGE plpgsql "
+                 "IMMUTABLE AS $$ BEGIN PERFORM set_config('own.who', current_user, false); "
+                 "RETURN $1; END $$")
+    writer.execute("INSERT INTO goods SELECT * FROM goods LIMIT 5")
+    assert writer.execute("SHOW own.who").fetchone() == ("maker",)
+    with pytest.raises(errors.InsufficientPrivilege, match="permission denied for watch"):
+        reader.execute("SELECT * FROM pgrain.provenance('w')")
+    shop.execute("GRANT SELECT ON goods TO reader")
+    assert reader.execute("SELECT * FROM pgrain.provenance('w')").fetchall()
+    with pytest.raises(errors.InsufficientPrivilege, match="permission denied for watch"):
+        reader.execute("SELECT * FROM pgrain.provenance('v')")     # calls a function of maker's
+    shop.execute("REVOKE SELECT ON goods FROM maker")
+    with pytest.raises(errors.InsufficientPrivilege):
+        maker.execute("SELECT * FROM pgrain.provenance('w')")
+    for name in ("w", "v"):
+        with pytest.raises(psycopg.Error):
+            reader.execute("SELECT pgrain.unwatch(%s)", [name])
+        maker.execute("SELECT pgrain.unwatch(%s)", [name])
+    shop.execute("DROP TABLE goods; DROP SCHEMA own CASCADE")
+
+
+def test_nobody_writes_states_or_others_notes(shop, as_role):
+    """A state would be a vector of the caller's choice, a way to read projections."""
+    watch(shop, "w", COUNT.format("stock"))
+    other = as_role(shop, "other", "admin")
+    for statement in ("UPDATE pgrain.watch_cell SET data = ''", "DELETE FROM pgrain.watch_note",
+                      "UPDATE pgrain.watch_state SET generation = 1",
+                      "UPDATE pgrain.watch SET note_new = 'SELECT 1'",
+                      "SELECT pgrain._watch_1_build()"):
+        with pytest.raises((errors.InsufficientPrivilege, errors.UndefinedFunction)):
+            other.execute(statement)
+    assert other.execute("DELETE FROM pgrain.watch").rowcount == 0
+    with pytest.raises(errors.InsufficientPrivilege):
+        other.execute("INSERT INTO pgrain.watch (name, query, owner, settings, model, fact, tables,"
+                      " functions, plain, note_new, note_old, shape) SELECT 'mine', query, "
+                      "'postgres', settings, model, fact, tables, functions, plain, note_new, "
+                      "note_old, shape FROM pgrain.watch")
+    number = shop.value("SELECT watch FROM pgrain.watch")
+    with pytest.raises(errors.InsufficientPrivilege):
+        other.execute("SELECT pgrain._build_watch(%s)", [number])
+    shop.execute("SELECT pgrain.unwatch('w')")
+
+
+@pytest.mark.parametrize("query, message", [
+    ("SELECT id FROM stock WHERE pgrain.predict('colour', x) = 'red'", "without aggregation"),
+    ("SELECT count(*) AS n FROM stock WHERE pgrain.predict('colour', x) = 'red' "
+     "AND id IN (SELECT id FROM items)", "cannot be watched"),
+    ("SELECT count(*) AS n FROM stock a, stock b WHERE a.id = b.id "
+     "AND pgrain.predict('colour', a.x) = 'red'", "join of a table with itself"),
+    ("SELECT count(*) AS n FROM stock a, items b WHERE pgrain.predict('colour', a.x) = "
+     "pgrain.predict('colour', b.x)", "predictions with predictions"),
+    ("SELECT count(*) AS n FROM stock WHERE pgrain.predict('colour', x) = 'red' "
+     "AND now() > '2000-01-01'", "now"),
+    ("SELECT count(*) AS n FROM stock WHERE pgrain.predict('colour', x) = 'red' "
+     "AND current_date > '2000-01-01'", "current_date"),
+    ("SELECT count(*) AS n FROM stock WHERE pgrain.predict('colour', x) = 'red' GROUP BY hour",
+     "not selected"),
+    ("SELECT hour, count(*) AS n FROM stock WHERE pgrain.predict('colour', x) = 'red' "
+     "GROUP BY hour HAVING count(*) > 2", "cannot be watched"),
+    ("SELECT max(hour) AS n FROM stock WHERE pgrain.predict('colour', x) = 'red'",
+     "cannot be watched"),
+    ("SELECT count(*) AS n FROM (SELECT * FROM stock) s WHERE pgrain.predict('colour', x) = 'red'",
+     "plain table"),
+    ("SELECT count(*) AS n FROM pg_temp.passing WHERE pgrain.predict('colour', x) = 'red'",
+     "cannot be watched"),
+    ("SELECT count(*) AS n FROM seen_stock WHERE pgrain.predict('colour', x) = 'red'",
+     "cannot be watched"),
+])
+def test_refused_by_name(shop, query, message):
+    shop.execute("CREATE OR REPLACE VIEW seen_stock AS SELECT * FROM stock")
+    shop.execute("CREATE TEMPORARY TABLE IF NOT EXISTS passing AS SELECT * FROM stock")
+    with pytest.raises(errors.FeatureNotSupported, match=message):
+        watch(shop, "refused", query)
+    assert not shop.rows("SELECT * FROM pgrain.watches")
+
+
+def test_names_and_transactions(shop):
+    with pytest.raises(errors.InvalidParameterValue):
+        watch(shop, "select it", COUNT.format("stock"))
+    with pytest.raises(errors.UndefinedObject, match='watch "nowhere" does not exist'):
+        shop.execute("SELECT * FROM pgrain.complain('nowhere', 'n too high')")
+    with shop.connect() as connection, connection.transaction(), \
+            pytest.raises(errors.ActiveSqlTransaction):
+        watch(connection, "w", COUNT.format("stock"))
+    watch(shop, "w", COUNT.format("stock"))
+    with pytest.raises(errors.DuplicateObject):
+        watch(shop, "w", COUNT.format("stock"))
+    shop.execute("SELECT pgrain.unwatch('w')")
+    assert not shop.rows("SELECT tgname FROM pg_trigger WHERE NOT tgisinternal "
+                         "AND tgrelid = 'stock'::regclass")
+    assert not shop.rows("SELECT proname FROM pg_proc WHERE proname ~ '^_watch_[0-9]'")
+
+
+def test_alerts(shop):
+    """One notification when the condition starts to hold and one when it stops."""
+    for alert, error in (("n > 5 WHERE hour = 1", errors.FeatureNotSupported),
+                         ("nothing > 5", errors.UndefinedColumn),
+                         ("hour > 5", errors.InvalidParameterValue),
+                         ("n", errors.SyntaxError)):
+        with pytest.raises(error):
+            watch(shop, "loud", COUNT.format("stock"), alert)
+    listening = shop.connect()
+    listening.execute("LISTEN pgrain_watch")
+    watch(shop, "loud", COUNT.format("stock"), "n > 400")
+    red = shop.value("SELECT x FROM stock WHERE pgrain.predict('colour', x) = 'red' LIMIT 1")
+    for holds, statement in ((True, "INSERT INTO stock (x, claim, hour) SELECT %s, 'more', 9 "
+                                    "FROM generate_series(1, 500)"),
+                             (False, "DELETE FROM stock WHERE claim = 'more' AND x = %s")):
+        with pytest.raises(ZeroDivisionError), shop.connection.transaction():
+            shop.execute(statement, [red])
+            raise ZeroDivisionError          # rolled back: nobody hears of it
+        shop.execute(statement, [red])
+        heard = [json.loads(n.payload) for n in listening.notifies(timeout=10, stop_after=1)]
+        assert heard == [{"watch": "loud", "alert": "n > 400", "holds": holds}]
+        assert shop.value("SELECT alert_holds FROM pgrain.watches") is holds
+    assert not list(listening.notifies(timeout=0.5))
+    shop.execute("SELECT pgrain.unwatch('loud')")
+
+
+def test_partitions(shop):
+    """Rows through the parent, into a partition directly, and a partition that is attached."""
+    shop.execute("CREATE TABLE parts (LIKE items) PARTITION BY RANGE (hour)")
+    shop.execute("CREATE TABLE parts_low PARTITION OF parts FOR VALUES FROM (0) TO (2)")
+    shop.execute("CREATE TABLE parts_high PARTITION OF parts FOR VALUES FROM (2) TO (5)")
+    shop.execute("INSERT INTO parts SELECT * FROM items")
+    query = COUNT.format("parts")
+    watch(shop, "parts", query)
+    for statement in ("INSERT INTO parts SELECT * FROM items",
+                      "INSERT INTO parts_low SELECT * FROM items WHERE hour < 2",
+                      "UPDATE parts SET hour = 3 WHERE hour = 0 AND id < 40",
+                      "DELETE FROM parts_high WHERE id < 30"):
+        shop.execute(statement)
+        agree(shop, "parts", query)
+    assert shop.value("SELECT current FROM pgrain.watches WHERE name = 'parts'")
+    shop.execute("CREATE TABLE parts_more (LIKE parts)")
+    shop.execute("INSERT INTO parts_more SELECT id, x, claim, hour + 5 FROM items")
+    shop.execute("ALTER TABLE parts ATTACH PARTITION parts_more FOR VALUES FROM (5) TO (99)")
+    agree(shop, "parts", query)
+    current(shop, "parts")
+    shop.execute("INSERT INTO parts_more SELECT id, x, claim, hour + 5 FROM items")
+    agree(shop, "parts", query)
+    shop.execute("TRUNCATE parts_low")
+    agree(shop, "parts", query)
+    current(shop, "parts")
+    shop.execute("ALTER TABLE parts DETACH PARTITION parts_more")
+    agree(shop, "parts", query)
+    current(shop, "parts")
+    shop.execute("SELECT pgrain.unwatch('parts')")
+    shop.execute("DROP TABLE parts, parts_more")
+
+
+def current(database, name):
+    deadline = time.monotonic() + 20
+    while not database.value("SELECT current FROM pgrain.watches WHERE name = %s", [name]):
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    agree(database, name, database.value("SELECT query FROM pgrain.watches WHERE name = %s",
+                                         [name]))
+
+
+def test_rows_of_columns(shop, worker):
+    """A model of scalar columns, called with a row: the values travel as JSON."""
+    shop.execute("CREATE TABLE mixed AS SELECT id, x[1] AS a, CASE WHEN id % 3 = 0 THEN 'u' ELSE "
+                 "'it''s \"v\"' END AS b, label FROM train")
+    shop.execute("SELECT pgrain.create_model('mixed', 'mixed', 'id', '{a, b}', 'label', "
+                 "'logistic_regression')")
+    shop.execute("CALL pgrain.train('mixed')")
+    shop.execute("CALL pgrain.precompute('mixed')")
+    query = ("SELECT pgrain.predict('mixed', m) = label AS hour, count(*) AS n FROM mixed m "
+             "GROUP BY pgrain.predict('mixed', m) = label")
+    watch(shop, "mixed", query)
+    shop.execute("INSERT INTO mixed SELECT id, a + 0.25, b, label FROM mixed WHERE id % 2 = 0")
+    agree(shop, "mixed", query)
+    folded(shop)
+    agree(shop, "mixed", query)
+    shop.execute("SELECT pgrain.unwatch('mixed')")
+    shop.execute("SELECT pgrain.drop_model('mixed')")
+
+
+def test_dump_and_restore(shop, module_database, worker):
+    """Watches come along; their states are computed again by the first worker."""
+    watch(shop, "kept", COUNT.format("stock"))
+    dump = subprocess.run([shop.cluster.server.program("pg_dump"), shop.dsn()],
+                          capture_output=True, text=True, check=True).stdout
+    copy = module_database(extension=False)
+    restored = subprocess.run([shop.cluster.server.program("psql"), "-qX", "-v",
+                               "ON_ERROR_STOP=1", copy.dsn()], input=dump, text=True,
+                              capture_output=True)
+    assert restored.returncode == 0, restored.stderr
+    worker(copy)
+    copy.execute("INSERT INTO stock SELECT * FROM items")
+    agree(copy, "kept", COUNT.format("stock"))
+    current(copy, "kept")
+    copy.execute("DROP EXTENSION pgrain")
+    assert not copy.rows("SELECT tgname FROM pg_trigger WHERE tgname ~ 'pgrain'")
+    copy.execute("INSERT INTO stock SELECT * FROM items")
+    shop.execute("SELECT pgrain.unwatch('kept')")

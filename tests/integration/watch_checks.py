@@ -1,0 +1,37 @@
+"""Compares watches with their queries."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+
+
+def cells(database, query, keys=("hour",)):
+    """{(keys of the row, column): (value, relaxed)} of pgrain.provenance."""
+    return {(str([output.get(key) for key in keys]), column): (value, relaxed)
+            for output, column, value, relaxed in database.execute(
+                "SELECT output, output_column, value, relaxed FROM pgrain.provenance(%s, true)",
+                [query]).fetchall()}
+
+
+def agree(database, name, query, keys=("hour",)):
+    """The watch and its query, cell by cell, as of one snapshot."""
+    with database.connect() as connection, connection.transaction():
+        connection.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
+        standing, scratch = cells(connection, name, keys), cells(connection, query, keys)
+    assert standing.keys() == scratch.keys()
+    for key, numbers in scratch.items():
+        # A value that is not stored is predicted in float32, in whatever batch it comes, and again
+        # after the worker was killed: the relaxed cells agree as far as such predictions do.
+        for mine, theirs, digits in zip(standing[key], numbers, (1e-9, 1e-6), strict=True):
+            assert (mine is None) == (theirs is None), key
+            assert mine is None or mine == pytest.approx(theirs, rel=digits, abs=1e-12), (
+                key, standing[key], numbers)
+
+
+def folded(database):
+    deadline = time.monotonic() + 20
+    while database.value("SELECT count(*) FROM pgrain.watch_note"):
+        assert time.monotonic() < deadline, "notes are not folded"
+        time.sleep(0.05)
