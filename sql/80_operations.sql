@@ -13,7 +13,7 @@ RETURNS void LANGUAGE plpgsql VOLATILE STRICT AS $$
 DECLARE
     readers CONSTANT text := 'pgrain.models, pgrain.versions, pgrain.jobs, pgrain.progress,
         pgrain.workers, pgrain.attached, pgrain.edits, pgrain.interventions,
-        pgrain.watches';
+        pgrain.erasures, pgrain.watches';
     routine record;
 BEGIN
     IF NOT EXISTS (SELECT FROM pg_catalog.pg_roles r WHERE r.rolname = grant_usage.role) THEN
@@ -33,7 +33,7 @@ BEGIN
             EXECUTE format('GRANT EXECUTE ON FUNCTION %s TO %I', routine.signature, role);
         ELSIF admin AND routine.proname IN ('create_model', 'drop_model', 'activate', 'detach',
                                             'apply', 'revert', 'rank', 'create_intervention',
-                                            'drop_intervention', 'edits_sql', 'cancel',
+                                            'drop_intervention', 'edits_sql', 'cancel', 'forget',
                                             'unwatch', '_arm_watch',
                                             '_ensure_secret', '_drop_predictions',
                                             '_plan_repair', '_holds') THEN

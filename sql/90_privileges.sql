@@ -7,6 +7,8 @@ GRANT SELECT ON ALL TABLES IN SCHEMA pgrain TO pgrain_worker;
 GRANT INSERT, UPDATE, DELETE ON pgrain.model_version, pgrain.version_chunk, pgrain.spectrum,
     pgrain.spectrum_chunk, pgrain.prediction_chunk, pgrain.job, pgrain.worker,
     pgrain.intervention_ready, pgrain.weights TO pgrain_worker;
+GRANT DELETE ON pgrain.training_edit, pgrain.intervention_value TO pgrain_worker;
+GRANT INSERT ON pgrain.erasure TO pgrain_worker;
 GRANT UPDATE (fitted) ON pgrain.intervention TO pgrain_worker;
 GRANT INSERT, UPDATE, DELETE ON pgrain.watch_state, pgrain.watch_cell TO pgrain_worker;
 GRANT DELETE ON pgrain.watch_note TO pgrain_worker;

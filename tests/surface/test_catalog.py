@@ -13,13 +13,13 @@ USER = {"predict", "predict_proba", "complain", "provenance", "explain", "doctor
         "plan_repair", "describe", "brightness", "contrast", "cluster", "resembles",
         "_load_watch", "_load_watch_cells", "_watch_print"}
 ADMIN = USER | {"create_model", "drop_model", "activate", "detach", "apply", "revert",
-                "create_intervention", "drop_intervention", "edits_sql", "rank",
+                "create_intervention", "drop_intervention", "edits_sql", "rank", "forget",
                 "train", "import_weights", "precompute", "attach", "cancel", "repair",
                 "_plan_repair", "_holds", "_ensure_secret", "_drop_predictions", "watch",
                 "unwatch", "_arm_watch"}
-VIEWS = {"attached", "edits", "interventions", "jobs", "models", "progress", "versions", "watches",
-         "workers"}
-TABLES = {"attachment", "installation", "intervention", "intervention_ready",
+VIEWS = {"attached", "edits", "erasures", "interventions", "jobs", "models", "progress",
+         "versions", "watches", "workers"}
+TABLES = {"attachment", "erasure", "installation", "intervention", "intervention_ready",
           "intervention_value", "job", "model", "model_version", "prediction_chunk",
           "repair_round", "spectrum", "spectrum_chunk", "training_edit", "version_chunk", "watch",
           "watch_cell", "watch_note", "watch_state", "weights", "worker"}
@@ -44,6 +44,7 @@ f doctor() -> TABLE(what text, ok boolean, detail text, hint text)
 f drop_model(model text) -> void
 f drop_intervention(model text, name text) -> void
 f edits_sql(model text) -> SETOF text
+f forget(model text, train_keys text[]) -> bigint
 f explain(query text) -> SETOF text
 f grant_usage(role name, admin boolean DEFAULT false) -> void
 f plan_repair(query text, complaint text, intervention text DEFAULT 'delete'::text, options jsonb DEFAULT '{}'::jsonb) -> TABLE(rank integer, train_id bigint, train_key text, intervention text, predicted double precision, low double precision, high double precision)

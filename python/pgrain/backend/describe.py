@@ -70,6 +70,11 @@ def cluster(plpy, name: str, key: str) -> int | None:
     return None if found is None else found[0]
 
 
+def forget_landmarks() -> None:
+    """Empty this session's memory of training keys."""
+    _landmarks.clear()
+
+
 @entry_point
 def resembles(plpy, name: str, key: str) -> str | None:
     """The class that a training row looks like; None for a row that is not known."""
@@ -187,7 +192,9 @@ def _may_read(plpy, name: str) -> bool:
 
 def _landmark(plpy, name: str, key: str) -> tuple[int, str | None] | None:
     rows = query(plpy, """
-        SELECT m.version, m.precomputed_at::text AS at, c.oid IS NULL
+        SELECT m.version, m.precomputed_at::text AS at,
+               (SELECT pg_catalog.max(e.erasure) FROM pgrain.erasures e WHERE e.model = m.model)
+                   AS erasure, c.oid IS NULL
                OR pg_catalog.has_table_privilege(c.oid, 'SELECT') AS may
         FROM pgrain.models m LEFT JOIN pg_catalog.pg_class c ON c.oid = m.training_table
         WHERE m.model = $1""", ["text"], [name])
@@ -198,7 +205,8 @@ def _landmark(plpy, name: str, key: str) -> tuple[int, str | None] | None:
     if rows[0]["at"] is None:
         return None
     session.ensure_loaded(plpy)
-    wanted = (session.STATE.extension, name, rows[0]["version"], rows[0]["at"])
+    wanted = (session.STATE.extension, name, rows[0]["version"], rows[0]["at"],
+              rows[0]["erasure"])
     known = _landmarks.get(wanted)
     if known is None:
         known = _load(plpy, name)

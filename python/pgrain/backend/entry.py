@@ -3,6 +3,7 @@
 from pgrain.backend.complain import complain, explain, explain_statement, provenance
 from pgrain.backend.describe import cluster, describe, resembles
 from pgrain.backend.doctor import doctor
+from pgrain.backend.forget import forget
 from pgrain.backend.interventions import create_intervention, drop_intervention, edits_sql
 from pgrain.backend.jobs import attach, cancel, import_weights, precompute, train
 from pgrain.backend.models import activate, apply, create_model, detach, drop_model, revert
@@ -20,7 +21,7 @@ from pgrain.backend.watch import unwatch, watch
 __all__ = ["activate", "apply", "attach", "build_watch", "cancel", "cluster", "complain",
            "complaint_vector", "complaints_hold", "create_intervention", "create_model",
            "describe", "detach", "doctor", "drop_intervention", "drop_model", "edits_sql",
-           "explain", "explain_statement", "import_weights", "load_model", "load_session",
-           "load_watch", "load_watch_cells", "plan_for_repair", "plan_repair", "precompute",
-           "predict", "predict_proba", "provenance", "rank", "repair", "resembles", "revert",
-           "train", "unwatch", "watch"]
+           "explain", "explain_statement", "forget", "import_weights", "load_model",
+           "load_session", "load_watch", "load_watch_cells", "plan_for_repair", "plan_repair",
+           "precompute", "predict", "predict_proba", "provenance", "rank", "repair", "resembles",
+           "revert", "train", "unwatch", "watch"]

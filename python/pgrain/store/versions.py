@@ -63,6 +63,15 @@ class LearnedRows:
         return (self.digests[number].tobytes() == digest
                 and (bool(self.edited[number]) or classes[self.labels[number]] == label))
 
+    def without(self, numbers: list[int]) -> LearnedRows:
+        """The same with some rows blank: no key, no label, no digest."""
+        keys, labels, digests = list(self.keys), self.labels.copy(), self.digests.copy()
+        edited, repairs = self.edited.copy(), self.repairs.copy()
+        for number in numbers:
+            keys[number] = ""
+        labels[numbers], digests[numbers], edited[numbers], repairs[numbers] = 0, 0, False, 0
+        return LearnedRows(keys, labels, digests, edited, self.integer_keys, repairs)
+
 
 def read_secret(connection: psycopg.Connection) -> bytes:
     """The installation's secret; there is one as soon as there is a model."""
@@ -129,10 +138,7 @@ def write_version(connection: psycopg.Connection, version: int, *, classes: list
         """, [classes, json.dumps(encoder), json.dumps(options), alpha, json.dumps(shapes),
               json.dumps(metrics), len(rows.keys), len(theta), version])
     parts = [("parameters", {"theta": part}) for part in _split(np.asarray(theta, np.float32))]
-    parts.append(("rows", {**pack_texts(rows.keys), "labels": rows.labels.astype(np.int32),
-                           "digests": rows.digests, "edited": rows.edited.astype(np.uint8),
-                           "repairs": rows.repairs.astype(np.int64),
-                           "integer_keys": np.array([rows.integer_keys], np.uint8)}))
+    parts.append(("rows", _pack_rows(rows)))
     numbers: dict[str, int] = {}
     for kind, arrays in parts:
         checksum, data = pack(arrays)
@@ -155,6 +161,20 @@ def drop_weights(connection: psycopg.Connection, job: int) -> None:
     """Delete what this job brought, and what jobs that have ended left."""
     connection.execute("DELETE FROM pgrain.weights w USING pgrain.job j WHERE j.job = w.job "
                        "AND (j.job = %s OR j.state NOT IN ('queued', 'running'))", [job])
+
+
+def write_rows(connection: psycopg.Connection, version: int, rows: LearnedRows) -> None:
+    """Replace what is recorded about the rows that a version has learned from."""
+    checksum, data = pack(_pack_rows(rows))
+    connection.execute("UPDATE pgrain.version_chunk SET checksum = %s, data = %b "
+                       "WHERE version = %s AND kind = 'rows'", [checksum, data, version])
+
+
+def _pack_rows(rows: LearnedRows) -> dict[str, np.ndarray]:
+    return {**pack_texts(rows.keys), "labels": rows.labels.astype(np.int32),
+            "digests": rows.digests, "edited": rows.edited.astype(np.uint8),
+            "repairs": rows.repairs.astype(np.int64),
+            "integer_keys": np.array([rows.integer_keys], np.uint8)}
 
 
 def activate(connection: psycopg.Connection, model: str, version: int) -> None:

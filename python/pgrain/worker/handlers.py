@@ -10,6 +10,7 @@ from pgrain.errors import ProtocolViolation
 from pgrain.wire.identity import unpack_value
 from pgrain.worker.complaints import Complaints
 from pgrain.worker.describe_methods import DescribeMethods
+from pgrain.worker.forgetting import Forgetting
 from pgrain.worker.plan_methods import PlanMethods
 from pgrain.worker.repair_methods import RepairMethods
 from pgrain.worker.resident import Residents
@@ -36,6 +37,7 @@ class Handlers:
             "describe": describing.describe, "landmarks": describing.landmarks,
             "watch_plan": self.watches.plan, "watch_build": self.watches.build,
             "watch_read": self.watches.read,
+            "forget": Forgetting(residents).forget,
             "check_repair": repairs.check, "repair_values": repairs.values,
             "plan_repair": plans.plan_repair, "holds": plans.holds,
         }

@@ -82,7 +82,8 @@ def run(options: Options) -> int:
         if address is None:
             address, mode = place.default_socket(database, server_uid)
         allowed = options.allow_users or (() if server_uid is None else (server_uid,))
-        handlers = Handlers(Residents(lambda: connect(dsn)), version=number, device=device)
+        residents = Residents(lambda: connect(dsn))
+        handlers = Handlers(residents, version=number, device=device)
         server = Server(address, handlers.handle, version=number, database=database,
                         device=device, allow_users=allowed, tls=options.tls,
                         tls_peers=options.tls_peers, mode=mode)
@@ -98,7 +99,8 @@ def run(options: Options) -> int:
     runner.start()
     folder.start()
     try:
-        status = heartbeat(dsn, identity, address, number, device, stopping, runner.interrupt)
+        status = heartbeat(dsn, identity, address, number, device, stopping, runner.interrupt,
+                           residents.forget_erased)
     finally:
         runner.stopping.set()
         folder.stopping.set()
@@ -164,11 +166,13 @@ SELECT current_database() AS database, pg_is_in_recovery() AS standby,
 
 
 def heartbeat(dsn: str, identity: str, address: str, number: str, device: str,
-              stopping: threading.Event, interrupt: Callable[[int], None]) -> int:
+              stopping: threading.Event, interrupt: Callable[[int], None],
+              look: Callable[[psycopg.Connection], None]) -> int:
     """Register and say every few seconds that this worker lives; take the registration away at
     the end. A lost database is waited for. On a standby nothing can be written: sessions there know
     the worker from the server's own pgrain.toml, and hear from itself who it is.
-    `interrupt` is called with the number of a job of this worker that is to stop.
+    `interrupt` is called with the number of a job of this worker that is to stop; `look` with the
+    connection, to see what else has happened in the database.
 
     The exit status: 1 if the extension has become one of another version."""
     connection = None
@@ -201,6 +205,8 @@ def heartbeat(dsn: str, identity: str, address: str, number: str, device: str,
                         "SELECT job FROM pgrain.job WHERE worker = %s AND state = 'running' "
                         "AND cancel_requested", [identity]):
                     interrupt(job["job"])
+            if row["version"] is not None:
+                look(connection)
             if not ready:
                 log.info("worker ready", socket=address, standby=row["standby"])
                 ready = True

@@ -117,6 +117,7 @@ class Residents:
         self._connection: psycopg.Connection | None = None
         self._lock = threading.RLock()
         self._versions: OrderedDict[int, Resident] = OrderedDict()
+        self._erasure = 0
 
     def version(self, number: int) -> Resident:
         """A trained version; 42704 if there is none."""
@@ -174,6 +175,24 @@ class Residents:
                     self._query(lambda c: _load_chunks(c, resident, spectrum, table))
                 table.last_seq = last_seq
             return table
+
+    def forget(self, model: str) -> None:
+        """Drop everything of a model from memory, also for those who still hold a version."""
+        with self._lock:
+            for number, resident in list(self._versions.items()):
+                if resident.row.model == model:
+                    del self._versions[number]
+                    numbers = list(range(len(resident.learned.keys)))
+                    resident.learned = resident.learned.without(numbers)
+                    resident.spectra.clear()
+
+    def forget_erased(self, connection: psycopg.Connection) -> None:
+        """Drop models from memory whose rows were erased, by whichever worker, since last asked."""
+        rows = connection.execute("SELECT erasure, model FROM pgrain.erasure WHERE erasure > %s "
+                                  "ORDER BY erasure", [self._erasure]).fetchall()
+        for row in rows:
+            self.forget(row["model"])
+            self._erasure = row["erasure"]
 
     def with_connection(self, work: Callable[[psycopg.Connection], object]):
         """Run long `work` with a connection of its own, so that nobody else waits for it."""
