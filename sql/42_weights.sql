@@ -2,6 +2,8 @@
 
 -- What a version's arrays look like: shape of one encoded row, names and shapes of the parameters.
 ALTER TABLE pgrain.model_version ADD COLUMN shapes jsonb;
+-- Which operator a spectrum is of, so that more pairs can be computed without starting over.
+ALTER TABLE pgrain.spectrum ADD COLUMN options jsonb NOT NULL DEFAULT '{}';
 
 CREATE TABLE pgrain.weights (
     job  bigint PRIMARY KEY REFERENCES pgrain.job ON DELETE CASCADE,

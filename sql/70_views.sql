@@ -14,7 +14,7 @@ COMMENT ON VIEW pgrain.models IS 'one row a model: its active version and what i
 
 CREATE VIEW pgrain.versions AS
 SELECT v.version, v.model, v.version IS NOT DISTINCT FROM m.active_version AS active, v.ready,
-       v.classes, v.n_rows, v.n_parameters, v.alpha, v.metrics, v.options, v.shapes, v.created_at
+       v.classes, v.n_rows, v.n_parameters, v.alpha, v.metrics, v.options, v.created_at, v.shapes
 FROM pgrain.model_version v JOIN pgrain.model m USING (model);
 COMMENT ON VIEW pgrain.versions IS 'one row a model version; pgrain.activate(model, version) switches';
 

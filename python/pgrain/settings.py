@@ -67,6 +67,10 @@ STORED_PAIRS = _setting("stored_pairs", 30, 1, 500, "eigenpairs",
                         "eigenpairs that precompute stores")
 CURVATURE_SAMPLE = _setting("curvature_sample", 10_000, 1, 100_000_000, "rows",
                             "training rows whose loss makes the Hessian")
+MEMORY_BYTES = _setting("memory_bytes", 2 << 30, 64 << 20, 1 << 40, "bytes",
+                        "what one pass over training rows may hold at a time, beside the rows")
+STORE_BYTES = _setting("store_bytes", 64 << 30, 1 << 20, 1 << 50, "bytes",
+                       "what one precompute may store")
 FACTOR_PAIRS = _setting("factor_pairs", 4_000_000, 1, 1_000_000_000, "pairs",
                         "pairs of factors (or rows) of a join that are listed")
 ASSIGNMENTS = _setting("assignments", 2_000_000, 1, 100_000_000, "rows",

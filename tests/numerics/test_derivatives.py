@@ -89,6 +89,23 @@ def test_hessian_product_equals_the_dense_hessian_for_any_chunk(architecture):
                                    rtol=1e-3, atol=1e-4 * np.abs(dense).max())
 
 
+@architectures
+def test_gauss_newton_product_equals_jacobians_and_is_never_negative(architecture):
+    model, theta, X, y = small_model(architecture)
+    J = np.asarray(jax.jit(jax.jacrev(lambda t: model.logits(t, X)))(theta), np.float64)
+    p = softmax(np.asarray(model.logits(theta, X)))
+    S = np.einsum("nr,rs->nrs", p, np.eye(3)) - np.einsum("nr,ns->nrs", p, p)
+    dense = np.einsum("nrd,nrs,nse->de", J, S, J) + 0.3 * np.eye(model.n_parameters)
+    G = materialised(hessian_operator(model, theta, X, y, 0.3, n_total=len(y), chunk=7,
+                                      curvature="gauss_newton"), model.n_parameters)
+    np.testing.assert_allclose(G, dense, rtol=1e-3, atol=1e-4 * np.abs(dense).max())
+    assert np.linalg.eigvalsh((G + G.T) / 2)[0] > 0.29
+    if architecture == "logistic_regression":
+        H = materialised(hessian_operator(model, theta, X, y, 0.3, n_total=len(y)),
+                         model.n_parameters)
+        np.testing.assert_allclose(G, H, rtol=1e-3, atol=1e-4 * np.abs(H).max())
+
+
 def test_scale_of_a_sampled_hessian():
     """H = (N/n) sum_S + alpha I: the data part grows with N, alpha does not."""
     model, theta, X, y = small_model("mlp", n=600)

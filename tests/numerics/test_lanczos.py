@@ -6,9 +6,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numerics_small import ARCHITECTURES, materialised, small_model
 
-from pgrain.errors import Cancelled
+from pgrain.errors import Cancelled, LimitExceeded
 from pgrain.influence.hvp import hessian_operator
-from pgrain.influence.lanczos import lanczos
+from pgrain.influence.lanczos import Spectrum, lanczos
 
 
 def symmetric(eigenvalues, seed=0) -> np.ndarray:
@@ -127,3 +127,54 @@ def test_hessian_of_a_model(architecture):
     spectrum = lanczos(H, model.n_parameters, 6)
     check((M + M.T) / 2, spectrum)
     assert len(spectrum.eigenvalues) == 6
+
+
+def test_more_pairs_without_starting_over():
+    values = np.concatenate([np.geomspace(1e3, 5, 40), np.linspace(0.1, 1, 300), [-2, -30]])
+    M = symmetric(values)
+    products = []
+
+    def matvec(v):
+        products.append(1)
+        return M @ v
+
+    first = lanczos(matvec, len(M), 12)
+    products.clear()
+    more = lanczos(matvec, len(M), 30, known=first)
+    continued = len(products)
+    check(M, more)
+    assert more.status == "converged" and len(more.eigenvalues) == 30
+    np.testing.assert_array_equal(more.vectors[:, :12], first.vectors)      # kept as they were
+    np.testing.assert_array_equal(more.residuals[:12], first.residuals)
+    products.clear()
+    fresh = lanczos(matvec, len(M), 30)
+    np.testing.assert_allclose(more.eigenvalues, fresh.eigenvalues, rtol=2e-3)
+    assert continued <= len(products)
+    products.clear()
+    assert len(lanczos(matvec, len(M), 10, known=first).eigenvalues) == 10 and not products
+
+
+def test_residuals_of_new_pairs_are_those_of_the_operator_itself():
+    """A known vector that is off contaminates what is orthogonal to it, and that shows."""
+    M = symmetric(np.geomspace(100, 0.5, 60))
+    good = lanczos(lambda v: M @ v, 60, 5)
+    tilt = np.random.default_rng(0).standard_normal(good.vectors.shape)
+    Q = np.linalg.qr(good.vectors + 0.05 * tilt)[0].astype(np.float32)
+    off = Spectrum(good.eigenvalues, Q, good.residuals, good.iterations, good.status)
+    more = lanczos(lambda v: M @ v, 60, 12, known=off)
+    assert len(more.eigenvalues) < 12 and more.status != "converged"
+
+
+@pytest.mark.parametrize("rooms", [26, 33, 60])
+def test_a_bounded_basis_restarts_and_finds_the_same(rooms):
+    M = symmetric(np.concatenate([np.geomspace(1e3, 10, 15), np.linspace(-5, 5, 400)]))
+    spectrum = lanczos(lambda v: M @ v, len(M), 8 if rooms > 32 else 1,
+                       memory=8 * len(M) * rooms, max_iterations=400)
+    check(M, spectrum)
+    assert spectrum.status == "converged"
+
+
+def test_too_little_memory_is_refused_with_what_would_fit():
+    with pytest.raises(LimitExceeded) as raised:
+        lanczos(lambda v: v, 1000, 100, memory=8 * 1000 * 60)
+    assert "at most 35 pairs" in raised.value.hint

@@ -8,7 +8,7 @@ from hypothesis.extra import numpy as hnp
 
 from pgrain.errors import InvalidArgument
 from pgrain.influence.filters import NAMES, filter_weights
-from pgrain.influence.scores import relatif, self_influence
+from pgrain.influence.scores import deletion_changes, deletion_changes_by_k, relatif, self_influence
 from pgrain.influence.selection import choose_k
 from pgrain.influence.top_k import top_k
 
@@ -80,3 +80,15 @@ def test_relatif_divides_by_the_root_of_self_influence():
     np.testing.assert_allclose(self_influence(A, w), [25, 0])
     np.testing.assert_allclose(relatif(np.array([10.0, 0.0], np.float32), A, w), [2, 0])
     np.testing.assert_allclose(relatif(np.ones((2, 3), np.float32), A, w), [[0.2] * 3, [0] * 3])
+
+
+def test_a_sweep_over_k_is_each_k_alone():
+    rng = np.random.default_rng(0)
+    A, c = rng.standard_normal((50, 7)).astype(np.float32), rng.standard_normal(7)
+    values = np.geomspace(100, 1, 7)
+    for name, damping in (("inverse", 0.0), ("damped", 0.1), ("tikhonov", 0.1), ("identity", 0.0),
+                          ("truncated", 0.05)):
+        sweep = deletion_changes_by_k(A, filter_weights(values, name, damping), c)
+        for k in range(1, 8):
+            alone = deletion_changes(A[:, :k], filter_weights(values[:k], name, damping), c[:k])
+            np.testing.assert_allclose(sweep[k - 1], alone, rtol=1e-4, atol=1e-5)

@@ -5,6 +5,9 @@ Deviations from the paper (section 2.2 and 4.1):
    of them, plus the regularisation of the loss (`models/loss.py`).
 2. H v is forward over reverse (the tangent of the gradient), which is cheaper and leaner than
    differentiating <grad, v> backwards.
+3. `gauss_newton` in place of the Hessian of a net: G = (N/n) sum_S J^T (diag p - p p^T) J
+   + alpha I, which leaves out the logits' own curvature. It is never negative, and equal to H where
+   the logits are linear in theta (logistic regression).
 """
 
 from __future__ import annotations
@@ -20,26 +23,49 @@ from pgrain.models.batches import fitting
 from pgrain.models.loss import data_loss
 from pgrain.models.registry import Model
 
+CURVATURES = ("hessian", "gauss_newton")
 
-@functools.partial(jax.jit, static_argnums=0)
-def _product(model: Model, theta, v, X, y, weights):
-    """sum over chunks of (hess of sum w l) v; X: (chunks, rows, ...), y and weights alike."""
+
+def _hessian_chunk(model: Model, theta, v, X, y, weights):
+    """(hess of sum w l) v of one chunk of rows."""
+    def gradient(t):
+        return jax.grad(data_loss, argnums=1)(model, t, X, y, weights)
+
+    return jax.jvp(gradient, (theta,), (v,))[1]
+
+
+def _gauss_newton_chunk(model: Model, theta, v, X, y, weights):
+    """(sum w J^T S J) v of one chunk of rows."""
+    def logits(t):
+        return model.logits(t, X)
+
+    z, slope = jax.jvp(logits, (theta,), (v,))
+    p = jax.nn.softmax(z)
+    slope = weights[:, None] * p * (slope - (p * slope).sum(axis=1, keepdims=True))
+    return jax.vjp(logits, theta)[1](slope)[0]
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _product(model: Model, curvature: str, theta, v, X, y, weights):
+    """The sum over chunks; X: (chunks, rows, ...), y and weights alike."""
+    one = _hessian_chunk if curvature == "hessian" else _gauss_newton_chunk
+
     def chunk(total, rows):
-        def gradient(t):
-            return jax.grad(data_loss, argnums=1)(model, t, *rows)
-        return total + jax.jvp(gradient, (theta,), (v,))[1], None
+        return total + one(model, theta, v, *rows), None
 
     return jax.lax.scan(chunk, jnp.zeros_like(theta), (X, y, weights))[0]
 
 
 def hessian_operator(model: Model, theta, X: np.ndarray, y: np.ndarray, alpha: float, *,
                      n_total: int, weights: np.ndarray | None = None,
-                     chunk: int | None = None) -> Callable[[np.ndarray], np.ndarray]:
+                     chunk: int | None = None, curvature: str = "hessian"
+                     ) -> Callable[[np.ndarray], np.ndarray]:
     """The map v (d,) -> H v (d,) float32.
 
     X, y: the n rows of the sample, `n_total` = N the number of training rows they stand for.
     weights: (n,), default 1. chunk: rows at a time; by default what fits in
-    `models.batches.MEMORY_BYTES`. Compiled once a model and shape.
+    `models.batches.MEMORY_BYTES`. curvature: "hessian" or "gauss_newton". Compiled once a model
+    and shape.
     """
     n = len(y)
     # Forward and backward activations and their tangents; the compiler reuses about half of them.
@@ -58,6 +84,7 @@ def hessian_operator(model: Model, theta, X: np.ndarray, y: np.ndarray, alpha: f
 
     def matvec(v: np.ndarray) -> np.ndarray:
         v = np.asarray(v, np.float32)
-        return scale * np.asarray(_product(model, theta, v, *data)) + np.float32(alpha) * v
+        product = np.asarray(_product(model, curvature, theta, v, *data))
+        return scale * product + np.float32(alpha) * v
 
     return matvec

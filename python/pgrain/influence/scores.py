@@ -38,6 +38,16 @@ def deletion_changes(A: np.ndarray, w: np.ndarray, c: np.ndarray) -> np.ndarray:
     return A @ _weighted(w, c)
 
 
+def deletion_changes_by_k(A: np.ndarray, w: np.ndarray, c: np.ndarray) -> np.ndarray:
+    """`deletion_changes` with the first 1, 2, ..., m pairs, in one pass: (m, N) float32.
+
+    A: (N, m); w, c: (m,), w of a filter that gives each pair the same weight whatever k is (all of
+    `filters.py`). Row k - 1 is the answer with k pairs.
+    """
+    terms = A.T * _weighted(w, c)[:, None]
+    return np.cumsum(terms, axis=0, out=terms)
+
+
 def relabel_changes(J: np.ndarray, labels: np.ndarray, w: np.ndarray, c: np.ndarray) -> np.ndarray:
     """The change of q for each row and new label: +c^T W J_z^T (e_y' - e_y), (N, R) float32.
 

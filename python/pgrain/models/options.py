@@ -17,7 +17,7 @@ from pgrain.errors import InvalidArgument
 class Option:
     """One option: its kind, its bounds (inclusive; of each element for lists), its meaning.
 
-    kind: "integer", "number", "boolean", "integers" (a list), "names" (a list), "choice",
+    kind: "integer", "number", "boolean", "integers" (a list), "names" (a list), "name", "choice",
     "object" (JSON, whose parts somebody else checks).
     """
 
@@ -37,6 +37,10 @@ class Option:
         if self.kind == "choice":
             if value not in self.choices:
                 raise self._wrong("one of " + ", ".join(self.choices), value)
+            return value
+        if self.kind == "name":
+            if not isinstance(value, str):
+                raise self._wrong("a name", value)
             return value
         if self.kind == "names":
             if not (isinstance(value, list | tuple) and all(isinstance(v, str) for v in value)):

@@ -32,6 +32,13 @@ def write(connection: psycopg.Connection, version: int, relation: int,
         """, [version, relation, len(values.digests), checksum(*parts), *parts]).fetchone()["seq"]
 
 
+def count(connection: psycopg.Connection, version: int) -> int:
+    """How many values of a version are stored."""
+    return connection.execute("SELECT coalesce(sum(n_values), 0)::bigint AS n FROM "
+                              "pgrain.prediction_chunk WHERE version = %s",
+                              [version]).fetchone()["n"]
+
+
 def seqs(connection: psycopg.Connection, version: int) -> list[int]:
     """The chunks of a version."""
     return [row["seq"] for row in connection.execute(

@@ -6,6 +6,7 @@ the rows among the version's learned rows), ``attached`` (J_x of one prediction 
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -30,20 +31,21 @@ class SpectrumRow:
     ready: bool
     sample_rows: int
     status: str
+    options: dict
 
 
 def begin(connection: psycopg.Connection, version: int, job: int, *, eigenvalues: np.ndarray,
           residuals: np.ndarray, vectors: np.ndarray, k: int, sample_rows: int,
-          status: str) -> int:
+          status: str, options: dict) -> int:
     """Store a spectrum (not yet active), replacing what an earlier attempt of this job left."""
     with connection.transaction():
         connection.execute("DELETE FROM pgrain.spectrum WHERE job = %s AND NOT ready", [job])
         spectrum = connection.execute("""
             INSERT INTO pgrain.spectrum (version, job, eigenvalues, residuals, k, sample_rows,
-                                         status)
-            VALUES (%s, %s, %s, %s, %s, %s, %s) RETURNING spectrum
+                                         status, options)
+            VALUES (%s, %s, %s, %s, %s, %s, %s, %s) RETURNING spectrum
             """, [version, job, eigenvalues.tolist(), residuals.tolist(), k, sample_rows,
-                  status]).fetchone()["spectrum"]
+                  status, json.dumps(options)]).fetchone()["spectrum"]
         step = max(VECTORS_PER_CHUNK_BYTES // max(4 * vectors.shape[0], 1), 1)
         for seq, at in enumerate(range(0, vectors.shape[1], step)):
             write(connection, spectrum, "vectors", seq,
@@ -105,7 +107,7 @@ def drop_after(connection: psycopg.Connection, spectrum: int, kind: str, count: 
 def read(connection: psycopg.Connection, spectrum: int) -> SpectrumRow:
     """A spectrum; 42704 if it has been replaced meanwhile."""
     row = connection.execute("SELECT spectrum, version, eigenvalues, residuals, k, ready, "
-                             "sample_rows, status "
+                             "sample_rows, status, options "
                              "FROM pgrain.spectrum WHERE spectrum = %s", [spectrum]).fetchone()
     if row is None:
         raise UndefinedObject(f"there is no spectrum {spectrum}")

@@ -9,17 +9,14 @@ from __future__ import annotations
 import numpy as np
 
 from pgrain.errors import NotReady
-from pgrain.influence.hvp import hessian_operator
-from pgrain.influence.lanczos import lanczos
+from pgrain.influence.hvp import CURVATURES
 from pgrain.influence.landmarks import clusters, resembles
 from pgrain.influence.projections import project
-from pgrain.influence.sample import sample_rows
-from pgrain.influence.selection import choose_k
 from pgrain.models.options import Option, check, pick
 from pgrain.models.softmax import residual
 from pgrain.settings import CHUNK_ROWS, CURVATURE_SAMPLE, STORED_PAIRS
 from pgrain.store import predictions, relations, spectra, versions
-from pgrain.worker import attach_job
+from pgrain.worker import attach_job, spectrum_step
 from pgrain.worker.repair_job import project_repairs
 from pgrain.worker.repairing import Repairing
 from pgrain.worker.resident import Resident, load_version
@@ -49,7 +46,8 @@ def run(job) -> str:
     y = resident.learned.labels[numbers]
     spectrum = spectra.resumable(connection, job.number)
     if spectrum is None:
-        spectrum = compute_spectrum(job, resident, X, y, options)
+        spectrum_step.check_room(job, resident, options, len(y))
+        spectrum = spectrum_step.compute(job, resident, X, y, options, changed)
     vectors = spectra.read_vectors(connection, spectrum)
     project_training(job, resident, spectrum, vectors, X, y, numbers)
     store_landmarks(job, resident, spectrum, X, y, numbers)
@@ -84,11 +82,19 @@ def check_options(options: dict) -> dict:
     """The job's options with their defaults, whole numbers within bounds (22023)."""
     allowed = {name: Option(name, "integer", setting.meaning, setting.minimum, setting.maximum)
                for name, setting in OPTIONS.items()}
-    allowed["only"] = Option("only", "choice", "what is computed", choices=("all", "interventions"))
+    allowed["only"] = Option("only", "choice", "what is computed",
+                             choices=("all", "interventions"))
+    allowed["curvature"] = Option("curvature", "choice",
+                                  "of the loss, or Gauss-Newton's part of it", choices=CURVATURES)
+    allowed["k"] = Option("k", "integer", "eigenpairs that complaints use by default", 1,
+                          STORED_PAIRS.maximum)
+    allowed["proxy"] = Option("proxy", "name", "a model whose k is used, such as a smaller one of "
+                              "the same task (paper section 4.3)")
     allowed["seed"] = Option("seed", "integer", "seed of the sample and of Lanczos", 0, 2**31)
     given = check(options, allowed, what="precompute")
     defaults = {name: int(setting.default) for name, setting in OPTIONS.items()}
-    return {**defaults, "seed": 0, "only": "all", **pick(given, allowed)}
+    return {**defaults, "seed": 0, "only": "all", "curvature": CURVATURES[0],
+            **pick(given, allowed)}
 
 
 def learned_rows(job, model, resident: Resident, repairing: Repairing) -> tuple[list, int]:
@@ -109,25 +115,6 @@ def learned_rows(job, model, resident: Resident, repairing: Repairing) -> tuple[
     found = list(repairing.as_learned(reported(rows), resident.learned, resident.row.classes))
     found.sort(key=lambda pair: pair[1])
     return found, len(resident.learned.keys) - len(found)
-
-
-def compute_spectrum(job, resident: Resident, X, y, options: dict) -> int:
-    """Lanczos on the (sampled) Hessian; stored, not yet active.
-
-    The Hessian is that of the loss that was minimised: the rows that are still as they were learned
-    stand for all that were."""
-    chosen = sample_rows(len(y), options["sample"], options["seed"])
-    operator = hessian_operator(resident.model, resident.theta, X[chosen], y[chosen],
-                                resident.row.alpha, n_total=len(resident.learned.keys))
-    found = lanczos(operator, resident.model.n_parameters, options["pairs"],
-                    seed=options["seed"], progress=job.stage("spectrum"))
-    if len(found.eigenvalues) == 0:
-        raise NotReady(f'no eigenpair of model "{job.model}" converged', detail=found.status)
-    return spectra.begin(
-        job.connection, resident.row.version, job.number, eigenvalues=found.eigenvalues,
-        residuals=found.residuals, vectors=found.vectors,
-        k=choose_k(found.eigenvalues, len(resident.row.classes)), sample_rows=len(chosen),
-        status=found.status)
 
 
 def project_training(job, resident: Resident, spectrum: int, vectors, X, y, numbers) -> None:

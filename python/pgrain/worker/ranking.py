@@ -1,7 +1,8 @@
 """Ranking: dq/dp -> c -> changes of q for every intervention -> the top ones.
 
 Methods: ``rain++`` (stored projections, nothing of size d), ``rain`` (conjugate gradient on the
-fly, the paper's baseline), ``gradient_dot`` (no curvature). Interventions: see `candidates`.
+fly, the paper's baseline), ``gradient_dot`` (no curvature), ``self_influence`` (how much a row
+holds up its own loss, whatever the complaint). Interventions: see `candidates`.
 """
 
 from __future__ import annotations
@@ -15,10 +16,10 @@ from pgrain.influence.baselines import gradient_dot
 from pgrain.influence.conjugate_gradient import conjugate_gradient
 from pgrain.influence.filters import filter_weights
 from pgrain.influence.gradient import objective_gradient
-from pgrain.influence.hvp import hessian_operator
+from pgrain.influence.hvp import CURVATURES, hessian_operator
 from pgrain.influence.projections import objective_projection
 from pgrain.influence.sample import sample_rows
-from pgrain.influence.scores import relatif, top_k
+from pgrain.influence.scores import relatif, self_influence, top_k
 from pgrain.intervention.edits import ANY, DELETE, RELABEL, label_of
 from pgrain.store import relations, versions
 from pgrain.wire.identity import unpack_value
@@ -27,7 +28,8 @@ from pgrain.worker.repairing import Repairing
 from pgrain.worker.resident import Repair, Resident, Residents, Spectrum
 from pgrain.worker.variables import VariableTable
 
-METHODS = ("rain++", "rain", "gradient_dot")
+METHODS = ("rain++", "rain", "gradient_dot", "self_influence")
+STORED = ("rain++", "self_influence")
 NORMALIZE = ("none", "relatif")
 
 
@@ -129,7 +131,7 @@ class Ranker:
         for name in sorted(dq_dp):
             if not dq_dp[name].any():       # the complaint hangs on another model of the query
                 continue
-            if method == "rain++":
+            if method in STORED:
                 rows += self._stored(name, variables[name], dq_dp[name], dcell_dp.get(name), n,
                                      intervention, options, notices)
             else:
@@ -156,6 +158,8 @@ class Ranker:
         repairs = self._repairs(resident, spectrum, intervention, notices)
         candidates = Candidates.of(intervention, resident.row.classes, repairs)
         changes = candidates.least(spectrum.training, w, c)
+        if _choice(options, "method", METHODS) == "self_influence":
+            changes = -self_influence(spectrum.training.A[:, :k], w)
         if _choice(options, "normalize", NORMALIZE) == "relatif":
             changes = relatif(changes, spectrum.training.A[:, :k], w)
         best = top_k(-changes, n)
@@ -195,20 +199,22 @@ class Ranker:
         y = resident.learned.labels[numbers]
         directions = [variables.gradient(dq_dp), variables.gradient(dcell_dp)]
         if method == "rain":
-            sample = self._residents.spectrum(resident, variables.spectrum).row.sample_rows
-            directions = [self._solve(resident, X, y, g, sample, options) for g in directions]
+            row = self._residents.spectrum(resident, variables.spectrum).row
+            directions = [self._solve(resident, X, y, g, row, options) for g in directions]
         changes = gradient_dot(resident.model, resident.theta, X, y, directions[0])
         effects = gradient_dot(resident.model, resident.theta, X, y, directions[1])
         best = top_k(-changes, n)
         return Suspects(best, numbers[best], [DELETE] * len(best), -changes[best],
                         effects[best]).rows(name, resident)
 
-    def _solve(self, resident, X, y, gradient, sample, options) -> np.ndarray:
+    def _solve(self, resident, X, y, gradient, row, options) -> np.ndarray:
         if not gradient.any():
             return gradient
-        chosen = sample_rows(len(y), sample, 0)
+        # The operator whose eigenpairs are stored, so that only the solver differs.
+        chosen = sample_rows(len(y), row.sample_rows, row.options.get("seed", 0))
         operator = hessian_operator(resident.model, resident.theta, X[chosen], y[chosen],
-                                    resident.row.alpha, n_total=len(resident.learned.keys))
+                                    resident.row.alpha, n_total=len(resident.learned.keys),
+                                    curvature=row.options.get("curvature", CURVATURES[0]))
         solution = conjugate_gradient(operator, gradient, n_iter=options.get("k", 10),
                                       damping=float(options.get("damping", 0.0)))
         if not solution.value.any():
@@ -243,7 +249,7 @@ def check_options(options: dict, intervention: str) -> str:
     Hessian as it is; for ``rain++``, `k` counts eigenpairs, `damping` is relative to the largest.
     """
     method = _choice(options, "method", METHODS)
-    idle = {"rain++": (), "rain": ("filter", "normalize"),
+    idle = {"rain++": (), "self_influence": ("normalize",), "rain": ("filter", "normalize"),
             "gradient_dot": ("filter", "normalize", "k", "damping")}[method]
     for name in idle:
         if name in options:
@@ -257,6 +263,9 @@ def check_options(options: dict, intervention: str) -> str:
     if _choice(options, "normalize", NORMALIZE) == "relatif" and intervention != DELETE:
         raise UnsupportedOperator('normalize "relatif" is for deletions only',
                                   hint="Leave out the option normalize.")
+    if method == "self_influence" and intervention != DELETE:
+        raise UnsupportedOperator(f'method "{method}" ranks deletions only',
+                                  hint="Leave out the option method for other interventions.")
     return method
 
 
