@@ -270,3 +270,68 @@ def _(p: Parts) -> Query:
     return Query(f"SELECT l.g, count(*) AS n, count(o.id) AS s FROM t AS l JOIN u AS r ON"
                  f" l.g = r.g AND {p.both()} LEFT JOIN solo AS o ON o.id = l.id AND {p.on_n('o')}"
                  f" JOIN vw AS e ON e.id = l.id GROUP BY l.g", {"n": EXPECTED, "s": EXPECTED})
+
+
+def labelled(p: Parts, table: str) -> str:
+    """A subquery that shows labels of `table`, and sometimes filters by them."""
+    call = p.pick("pgrain.predict('m', x)", "pgrain.predict('m', q.x)")
+    shown = p.pick(f"{call} AS label", f"coalesce({call}, c) AS label",
+                   f"{call} AS label, {call} <> c AS wrong")
+    where = p.pick("", "", " WHERE g > 0", f" WHERE {call} <> 'b'", f" WHERE {call} = c AND id > 0")
+    return f"SELECT id, g, v, c, {shown} FROM {table} AS q{where}"
+
+
+@family("joins: labels of subqueries, CTEs and views")
+def _(p: Parts) -> Query:
+    left, right = labelled(p, p.pick("t", "p")), labelled(p, p.pick("u", "t", "solo"))
+    on = p.pick("l.label = r.label", "l.label = r.c", "l.label <> r.label AND l.g = r.g",
+                "l.label = r.label OR r.g = 1", "l.label < r.label AND r.v > 1",
+                "l.label = r.label AND l.label = r.c")
+    shown = p.pick("count(*) AS n", "count(*) AS n, sum(r.v) AS s", "count(r.v) AS n",
+                   "count(*) FILTER (WHERE l.label = 'a') AS n")
+    key = p.pick("", "", "l.g", "r.g", "l.label")
+    select = f"SELECT {key + ' AS key, ' if key else ''}{shown}"
+    group = f" GROUP BY {key}" + p.maybe(" ORDER BY key") if key else ""
+    exact = {name: EXPECTED for name in ("n", "s") if f" AS {name}" in shown}
+    return p.pick(
+        Query(f"{select} FROM ({left}) AS l JOIN ({right}) AS r ON {on}{group}", exact),
+        Query(f"{select} FROM ({left}) AS l, ({right}) AS r WHERE {on}{group}", exact),
+        Query(f"WITH l AS ({left}), r AS ({right}) {select} FROM l JOIN r ON {on}{group}", exact),
+        Query(f"WITH q AS ({left}) {select} FROM q AS l JOIN q AS r ON {on}{group}", exact),
+        Query(f"{select} FROM vm AS l JOIN ({right}) AS r ON {on}{group}", exact),
+        Query(f"{select} FROM vm AS l CROSS JOIN u AS r WHERE l.label = r.c{group}", exact))
+
+
+@family("joins: one prediction between two inputs")
+def _(p: Parts) -> Query:
+    on = p.pick(f"{p.m('l')} = r.c", f"{p.m('r')} <> l.c", f"{p.m('l')} = r.c OR l.g = 1",
+                f"{p.m('l')} IN (r.c, 'a') AND r.v > 1", f"{p.m('l')} > r.c AND l.c = 'a'",
+                f"{p.m('l')} IS DISTINCT FROM r.c", f"{p.m('l')} = 'a'",
+                f"({p.m('l')} = l.c) = (r.c = 'a')", f"{p.n('l')}::int = r.g")
+    third = p.pick("", "", " JOIN solo AS o ON o.id = r.id", " JOIN solo AS o ON o.g = l.g",
+                   " CROSS JOIN (VALUES (1), (2)) AS o (k)")
+    shown = p.pick("count(*) AS n", "count(*) AS n, sum(r.v) AS s", "sum(l.w) AS s",
+                   "count(r.c) AS n", "count(*) FILTER (WHERE r.g > 0) AS n",
+                   "sum(r.g) FILTER (WHERE l.c = 'a') AS s")
+    key = p.pick("", "", "l.g, ", "r.g, ", "r.c, ", "l.g, r.g, ")
+    group = f" GROUP BY {key.rstrip(', ')}" if key else ""
+    exact = {name: EXPECTED for name in ("n", "s") if f" AS {name}" in shown}
+    return Query(f"SELECT {key}{shown} FROM {p.pick('t', 'p', 'vw')} AS l"
+                 f" JOIN {p.pick('u', 't', 'mv')} AS r ON {on}{third}{group}", exact)
+
+
+@family("joins: arithmetic over the aggregates of a join on predictions")
+def _(p: Parts) -> Query:
+    on = p.pick(f"{p.m('l')} = {p.m('r')}", f"{p.m('l')} = r.c",
+                f"{p.m('l')} <> {p.m('r')} AND l.g = r.g")
+    cell, exact = p.pick(
+        ("2 * count(*) - 1", EXPECTED), ("count(*) + count(r.v) / 2.0", EXPECTED),
+        ("100.0 * count(*) FILTER (WHERE l.g = 0) / nullif(count(*), 0)", None),
+        ("round(sum(r.v) / nullif(count(r.c), 0), 1)", None), ("count(*) / 2", None),
+        ("coalesce(sum(r.v), 0) - count(*)", EXPECTED), ("-count(*)::float8", EXPECTED),
+        ("greatest(count(*), 2) % 3", None), ("count(*) FILTER (WHERE r.g = 1) - 0.5 * count(*)",
+                                              EXPECTED))
+    key = p.pick("", "l.g, ", "l.g, l.g + 1 AS h, ")
+    return Query(f"SELECT {key}{cell} AS n FROM t AS l JOIN {p.pick('u', 't')} AS r ON {on}"
+                 + (" GROUP BY l.g" + p.maybe(" ORDER BY n") if key else ""),
+                 {"n": exact} if exact else {})

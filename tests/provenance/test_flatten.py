@@ -203,3 +203,19 @@ def test_one_prediction_between_two_sides(schema: Lab, query: str) -> None:
         if described.name in ("n", "t"):
             np.testing.assert_allclose(np.nan_to_num(relaxed.numbers[:, column]),
                                        expected.numbers[:, column], rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("query", [
+    "SELECT count(*) AS n FROM (SELECT id FROM s WHERE pgrain.predict('m', x) = c AND id > 0) AS a",
+    "WITH a AS (SELECT id, pgrain.predict('m', x) AS l FROM s WHERE id > 0 AND "
+    "pgrain.predict('m', x) = c) SELECT l, count(*) AS n FROM a GROUP BY l",
+])
+def test_a_condition_on_a_label_beside_others_is_provenance(schema: Lab, query: str) -> None:
+    """PostgreSQL could evaluate it, and value would be right; the variables would be missing."""
+    circuit = right_under_every_relabelling(schema, query)
+    P = random_probabilities(np.random.default_rng(6), circuit)
+    expected = enumerate_expectation(circuit, P)
+    column = next(n for n, c in enumerate(circuit.columns) if c.name == "n")
+    np.testing.assert_allclose(circuit.relaxed(P).numbers[:, column], expected.numbers[:, column],
+                               rtol=1e-9)
+    assert "pgrain.predict" not in schema.circuit(query)[1].sql

@@ -45,7 +45,11 @@ class Analysis:
     plain: list[nodes.Cte] = field(default_factory=list)          # CTEs without a model call
 
     def depends(self, node) -> bool:
-        """Whether the node's meaning depends on a model's predictions."""
+        """Whether the node's meaning depends on a model's predictions; of an expression also a part
+        that was cut out of one."""
+        if isinstance(node, nodes.Expr):
+            return id(node) in self.dependent or any(id(piece) in self.dependent
+                                                     for piece in node.walk())
         return node is not None and id(node) in self.dependent
 
 
