@@ -46,9 +46,9 @@ dsn:
 install: bootstrap
 	@$(PGRAIN) install
 
-## bench — timed scripts against the budgets (not built yet)
-bench:
-	@echo 'bench: not built yet; `make demo` reports the median time of a complaint' >&2; exit 1
+## bench — timed runs beside what they are compared to, into docs/benchmarks.md; ARGS="--only predict"
+bench: bootstrap install
+	@$(PYTHON) benchmarks/bench.py $(ARGS)
 
 ## paper — the paper's experiments, into docs/paper.md; SCALE=small|full, ARGS="adult spectra" for some
 SCALE ?= small

@@ -148,16 +148,16 @@ def _pictures(data: str) -> tuple[Images, Images]:
                                                          fashion_mnist("t10k"))
 
 
-@functools.cache
-def _people() -> tuple:
+@functools.lru_cache(maxsize=4)
+def _people(rows: int) -> tuple:
     train, query = census.adult_split()
+    train = train.part(slice(rows))
     encoder = Encoder.fit("columns", train.features, list(census.COLUMNS), {})
     return train, query, encoder.encode(train.features), encoder.encode(query.features)
 
 
 def _adult(setting: Setting) -> Case:
-    train, query, X, query_X = _people()
-    train, X = train.part(slice(setting.rows)), X[:setting.rows]
+    train, query, X, query_X = _people(setting.rows)
     labels = train.labels
     source, target = FLIPS["adult"]
     if setting.error == "flip":

@@ -33,5 +33,5 @@ def render(records, folder: Path) -> str:
     return (draw.table(["model", "rate", "query", "value", "clean model", "truth", "complaint",
                         "delete: peak", "automatic k", "denoise: peak", "automatic k"], rows)
             + "\n\nMNIST's ones, 3 × 3 median. What moves the count, and by how much, is in the "
-            "columns of values: where the damage hardly moves it there is little to complain "
-            "about.")
+            "columns of values. Where the damage hardly moves the count (50 %: 258 against 255 "
+            "true ones) the complaint points the other way, and nothing is found.")

@@ -12,8 +12,8 @@ from types import ModuleType
 from pgrain.demo.paper.cases import Setting
 from pgrain.demo.paper.records import Job
 
-NAMES = ("spectra", "iterations", "peaks", "choice_of_k", "two_errors", "adult",
-         "magnitude", "denoising", "baselines", "controls")
+NAMES = ("spectra", "iterations", "peaks", "choice_of_k", "points", "two_errors", "adult",
+         "magnitude", "denoising", "baselines", "controls", "surface")
 
 
 def experiment(name: str) -> ModuleType:

@@ -97,7 +97,7 @@ def fit(setting: Setting, case: Case, say: Progress = lambda text: None) -> Fitt
 
 
 @functools.lru_cache(maxsize=64)
-def _clean_predictions(setting: Setting) -> np.ndarray:
+def clean_predictions(setting: Setting) -> np.ndarray:
     """(V, R) probabilities of the same model on rows without the error."""
     case = load(setting)
     model = build_model(setting, case)
@@ -111,7 +111,7 @@ def measure(setting: Setting, say: Progress = lambda text: None) -> dict:
     case = load(setting)
     fitted = fit(setting, case, say)
     say("clean model")
-    clean_p = _clean_predictions(replace(
+    clean_p = clean_predictions(replace(
         setting, error="none", rate=0.0, queries=(), swept=(), cg=0, baselines=False, denoise=False,
         systematic=True, pairs=1, sample=1))
     record = {

@@ -33,4 +33,6 @@ def render(records, folder: Path) -> str:
     return (draw.table(["", *QUERIES], rows)
             + "\n\nAUC_R against *all* wrong rows: a query about one of the two errors can find "
             "half of them. If it found exactly its half first and nothing else it would get "
-            "0.75. Queries about both are far ahead, as in the paper.")
+            "0.75 or so. Queries about both are far ahead, as in the paper. A value near 0 is a "
+            "query whose count was wrong in the other direction, error or not (few flips), "
+            "so that the complaint argued for the wrong labels.")

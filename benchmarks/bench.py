@@ -1,0 +1,80 @@
+"""`make bench`: timed runs side by side with what they are compared to, into docs/benchmarks.md.
+
+    .local/venv/bin/python benchmarks/bench.py [--rows 20000] [--queried 10000] [--only complain]
+                                               [--note "measured on a busy machine"]
+
+A private cluster in a folder of its own is made, filled, and removed. Results go to
+benchmarks/results/<commit>.json too, so that regressions show.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from pathlib import Path
+
+import bench_complain
+import bench_data
+import bench_page
+import bench_peers
+import bench_predict
+from bench_common import Bench, machine, say, server
+
+RESULTS = Path(__file__).with_name("results")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--rows", type=int, default=20_000, help="training rows")
+    parser.add_argument("--queried", type=int, default=10_000, help="rows of the inference table")
+    parser.add_argument("--seconds", type=float, default=15, help="of each pgbench run")
+    parser.add_argument("--repeat", type=int, default=31, help="calls behind a median")
+    parser.add_argument("--models", default=",".join(bench_data.SIZES))
+    parser.add_argument("--only", default="complain,predict,peers")
+    parser.add_argument("--note", default="", help="printed at the top: what else the machine did")
+    parser.add_argument("--page", type=Path, default=Path("docs/benchmarks.md"))
+    options = parser.parse_args()
+    models = tuple(options.models.split(","))
+    bench = Bench(options.rows, options.queried, options.seconds, options.repeat,
+                  "mlp_256" if "mlp_256" in models else models[0])
+    began = time.perf_counter()
+    facts = machine()
+    if "complain" in options.only or "predict" in options.only:
+        with server(bench):
+            say("loading, training, precomputing")
+            bench_data.load(bench, models)
+            if "complain" in options.only:
+                bench_complain.measure(bench)
+            if "predict" in options.only:
+                bench_predict.measure(bench)
+    if "peers" in options.only:
+        bench_peers.measure(bench)
+    facts |= {"note": options.note, "seconds": round(time.perf_counter() - began),
+              "rows": bench.rows, "queried": bench.queried, "repeat": bench.repeat}
+    RESULTS.mkdir(exist_ok=True)
+    name = RESULTS / f"{facts['commit']}.json"
+    result = {"machine": facts, "entries": [e.as_json() for e in bench.entries],
+              "skipped": bench.skipped}
+    if name.exists():
+        # --only measures some sections again; the others of this commit stay.
+        old = json.loads(name.read_text())
+        new = {e["section"] for e in result["entries"]}
+        kept = [e for e in old["entries"] if e["section"] not in new]
+        result["entries"] = kept + result["entries"]
+        result["skipped"] = list(dict.fromkeys(old["skipped"] + bench.skipped))
+        result["machine"]["seconds"] += old["machine"]["seconds"]
+    name.write_text(json.dumps(result, indent=1) + "\n")
+    options.page.write_text(bench_page.render(result, before(name)))
+    say(f"wrote {options.page} and {name} in {facts['seconds']} s")
+
+
+def before(name: Path) -> dict | None:
+    """The results of another commit that were written last, if there are any."""
+    others = sorted((p for p in RESULTS.glob("*.json") if p != name),
+                    key=lambda p: p.stat().st_mtime)
+    return json.loads(others[-1].read_text()) if others else None
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,53 @@
+"""docs/benchmarks.md out of the results of `make bench`."""
+
+from __future__ import annotations
+
+HEAD = """# Benchmarks
+
+Written by `make bench` ({seconds:,} s). {cpu}, {cores} cores, no GPU; PostgreSQL {postgresql},
+Python {python}, jax {jax}, numpy {numpy}, psycopg {psycopg}; commit {commit}; load average at the
+start {load}.{note} {rows:,} training rows of Fashion-MNIST (the brightest trousers labelled dress),
+{queried:,} rows in the inference table. Medians of {repeat} calls unless a line says otherwise; the
+range is from the least to the greatest. A floor is the least that the hardware measured here would
+allow; distance is how many times the floor (for rates: which part of it). The same numbers with the
+commit are in `benchmarks/results/`.
+"""
+
+TAIL = """## Elsewhere
+
+Capture against the query itself and without its model calls: [TPC-H-like
+queries](benchmarks-provenance.md), written by `benchmarks/tpch_provenance.py`.
+
+## Not measured
+
+"""
+
+
+def number(value: float) -> str:
+    if value >= 1000:
+        return f"{value:,.0f}"
+    return f"{value:.3g}"
+
+
+def render(result: dict, earlier: dict | None) -> str:
+    facts = dict(result["machine"])
+    facts["note"] = f" **{facts['note'].strip().capitalize()}.**" if facts["note"] else ""
+    facts["load"] = ", ".join(str(x) for x in facts["load"])
+    old = {(e["section"], e["what"]): e["value"] for e in (earlier or {}).get("entries", [])}
+    parts = [HEAD.format(**facts)]
+    for section in dict.fromkeys(e["section"] for e in result["entries"]):
+        lines = [f"## {section}", "", "| | measured | range | floor | distance | |"
+                 + (" before |" if old else ""), "|---|---|---|---|---|---|" + "---|" * bool(old)]
+        for e in result["entries"]:
+            if e["section"] != section:
+                continue
+            distance = f"{e['value'] / e['floor']:.2g} ×" if e["floor"] else ""
+            spread = "" if e["low"] is None else f"{number(e['low'])}-{number(e['high'])}"
+            floor = f"{number(e['floor'])}: {e['floor_is']}" if e["floor"] else ""
+            before = old.get((section, e["what"]))
+            lines.append(f"| {e['what']} | {number(e['value'])} {e['unit']} | {spread} | {floor} | "
+                         f"{distance} | {e['note']} |"
+                         + (f" {number(before) if before else ''} |" if old else ""))
+        parts.append("\n".join(lines))
+    parts.append(TAIL + "\n".join(f"- {what}" for what in result["skipped"]))
+    return "\n\n".join(part.strip() for part in parts) + "\n"
