@@ -35,7 +35,10 @@ COMMENT ON VIEW pgrain.progress IS 'jobs that wait or run';
 CREATE VIEW pgrain.workers AS
 SELECT worker, pid, host, version, device, started_at, seen_at,
        seen_at > clock_timestamp() - interval '15 seconds' AS alive
-FROM pgrain.worker;
+FROM pgrain.worker WHERE NOT pg_is_in_recovery()
+UNION ALL
+SELECT NULL, pid, host, version, device, NULL, clock_timestamp(), true
+FROM pgrain._worker_here() WHERE pg_is_in_recovery();
 COMMENT ON VIEW pgrain.workers IS 'worker processes that have registered in this database';
 
 CREATE VIEW pgrain.attached AS
@@ -47,5 +50,10 @@ FROM pgrain.attachment a JOIN pgrain.model m USING (model);
 COMMENT ON VIEW pgrain.attached IS 'inference relations known beforehand';
 
 CREATE VIEW pgrain.edits AS
-SELECT model, train_key, intervention, applied_by, applied_at FROM pgrain.training_edit;
+SELECT e.model,
+       CASE WHEN p.model IS NULL OR (has_column_privilege(p.training_table, p.key, 'SELECT')
+                                     AND NOT row_security_active(p.training_table))
+            THEN e.train_key END AS train_key,
+       e.intervention, e.applied_by, e.applied_at
+FROM pgrain.training_edit e LEFT JOIN pgrain.protected_keys p ON p.model = e.model;
 COMMENT ON VIEW pgrain.edits IS 'edits that the next train uses';

@@ -11,7 +11,8 @@ COMMENT ON FUNCTION pgrain.doctor IS 'one row a check of this installation';
 CREATE FUNCTION pgrain.grant_usage(role name, admin boolean DEFAULT false)
 RETURNS void LANGUAGE plpgsql VOLATILE STRICT AS $$
 DECLARE
-    readers CONSTANT text := 'pgrain.models, pgrain.versions, pgrain.jobs, pgrain.progress,
+    readers CONSTANT text := 'pgrain.settings, pgrain.sizes, pgrain.staleness,
+        pgrain.models, pgrain.versions, pgrain.jobs, pgrain.progress,
         pgrain.workers, pgrain.attached, pgrain.edits, pgrain.interventions,
         pgrain.erasures, pgrain.watches';
     routine record;
@@ -27,7 +28,8 @@ BEGIN
     LOOP
         IF routine.proname IN ('predict', 'predict_proba', 'complain', 'provenance', 'explain', 'doctor',
                                '_load_session', '_load_model', '_explain',
-                               '_stamp_key', 'complaint_vector', 'plan_repair', 'describe',
+                               '_stamp_key', '_worker_here', '_settings',
+                               'complaint_vector', 'plan_repair', 'describe',
                                'brightness', 'contrast', 'cluster', 'resembles',
                                '_load_watch', '_load_watch_cells', '_watch_print') THEN
             EXECUTE format('GRANT EXECUTE ON FUNCTION %s TO %I', routine.signature, role);
@@ -35,7 +37,7 @@ BEGIN
                                             'apply', 'revert', 'rank', 'create_intervention',
                                             'drop_intervention', 'edits_sql', 'cancel', 'forget',
                                             'unwatch', '_arm_watch',
-                                            '_ensure_secret', '_drop_predictions',
+                                            'protect_keys', '_ensure_secret', '_drop_predictions',
                                             '_plan_repair', '_holds') THEN
             EXECUTE format('GRANT EXECUTE ON FUNCTION %s TO %I', routine.signature, role);
         ELSIF admin AND routine.prokind = 'p' THEN
@@ -51,6 +53,7 @@ BEGIN
         -- What expressions gave for rows that this role may not read is not for it to see.
         EXECUTE format('GRANT INSERT ON pgrain.intervention_value TO %I', role);
         EXECUTE format('GRANT SELECT, INSERT ON pgrain.repair_round TO %I', role);
+        EXECUTE format('GRANT SELECT, INSERT, DELETE ON pgrain.protected_keys TO %I', role);
         EXECUTE format('GRANT SELECT, INSERT, UPDATE (state, cancel_requested, message)
             ON pgrain.job TO %I', role);
         EXECUTE format('GRANT INSERT ON pgrain.weights TO %I', role);

@@ -8,18 +8,21 @@ import subprocess
 import psycopg
 import pytest
 
-USER = {"predict", "predict_proba", "complain", "provenance", "explain", "doctor", "_load_session",
+USER = {"_worker_here", "_settings",
+        "predict", "predict_proba", "complain", "provenance", "explain", "doctor", "_load_session",
         "_load_model", "_explain", "_stamp_key", "complaint_vector",
         "plan_repair", "describe", "brightness", "contrast", "cluster", "resembles",
         "_load_watch", "_load_watch_cells", "_watch_print"}
-ADMIN = USER | {"create_model", "drop_model", "activate", "detach", "apply", "revert",
+ADMIN = USER | {"protect_keys",
+                "create_model", "drop_model", "activate", "detach", "apply", "revert",
                 "create_intervention", "drop_intervention", "edits_sql", "rank", "forget",
                 "train", "import_weights", "precompute", "attach", "cancel", "repair",
                 "_plan_repair", "_holds", "_ensure_secret", "_drop_predictions", "watch",
                 "unwatch", "_arm_watch"}
-VIEWS = {"attached", "edits", "erasures", "interventions", "jobs", "models", "progress",
+VIEWS = {"settings", "sizes", "staleness",
+         "attached", "edits", "erasures", "interventions", "jobs", "models", "progress",
          "versions", "watches", "workers"}
-TABLES = {"attachment", "erasure", "installation", "intervention", "intervention_ready",
+TABLES = {"protected_keys", "attachment", "erasure", "installation", "intervention", "intervention_ready",
           "intervention_value", "job", "model", "model_version", "prediction_chunk",
           "repair_round", "spectrum", "spectrum_chunk", "training_edit", "version_chunk", "watch",
           "watch_cell", "watch_note", "watch_state", "weights", "worker"}
@@ -59,6 +62,7 @@ f predict_proba(model text, x double precision[]) -> double precision[]
 f predict_proba(model text, x jsonb) -> double precision[]
 f predict_proba(model text, x record) -> double precision[]
 f predict_proba(model text, x text) -> double precision[]
+f protect_keys(model text, protect boolean DEFAULT true) -> void
 f provenance(query text, include_absent boolean DEFAULT false) -> TABLE(output_row integer, output jsonb, output_column text, value double precision, relaxed double precision, variables bigint)
 f rank(model text, vector bytea, top_k integer DEFAULT 100, intervention text DEFAULT 'delete'::text, options jsonb DEFAULT '{}'::jsonb) -> TABLE(rank integer, model text, train_id bigint, train_key text, intervention text, score double precision, effect double precision)
 f revert(model text, train_keys text[] DEFAULT NULL::text[]) -> void
@@ -143,11 +147,12 @@ def test_rights(fresh, as_role):
         assert relations("somebody", right) == set()
     assert relations("analyst", "SELECT") == VIEWS
     assert relations("modeller", "SELECT") == VIEWS | writable | {
-        "job", "repair_round", "watch"}
+        "job", "repair_round", "watch", "protected_keys"}
     for right in ("INSERT", "UPDATE", "DELETE"):
         assert relations("analyst", right) == set()
         assert relations("modeller", right) - {
-            "job", "intervention_value", "repair_round", "watch", "weights"} == writable
+            "job", "intervention_value", "repair_round", "watch", "weights",
+            "protected_keys"} == writable
     assert "intervention_value" not in (relations("modeller", "SELECT")
                                         | relations("modeller", "UPDATE")
                                         | relations("modeller", "DELETE"))

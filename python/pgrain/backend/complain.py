@@ -11,6 +11,7 @@ import re
 import struct
 
 from pgrain.backend import session, watch
+from pgrain.backend.keys import visible
 from pgrain.backend.spi import (
     entry_point,
     fetch_all,
@@ -63,7 +64,7 @@ def complain(plpy, text: str, complaints: list[str], top_k: int, intervention: s
         **evaluated, "top_k": top_k, "intervention": intervention, "options": options})
     for notice in answer["notices"]:
         plpy.notice(notice)
-    return [tuple(row) for row in answer["rows"]]
+    return visible(plpy, answer["rows"], model=1, number=2, key=3)
 
 
 def evaluate_complaints(plpy, text: str, complaints: list[str], options: dict,

@@ -5,7 +5,8 @@ from __future__ import annotations
 from pgrain.backend import session
 from pgrain.backend.models import quoted
 from pgrain.backend.spi import entry_point, query
-from pgrain.errors import PgrainError
+from pgrain.errors import PgrainError, WorkerUnreachable
+from pgrain.settings import ALL
 
 
 @entry_point
@@ -29,6 +30,23 @@ def _worker(plpy) -> tuple:
         return ("worker", False, error.message, error.hint)
     return ("worker", True, f"process {answer['pid']}, version {answer['version']}, "
                             f"on {answer['device']}", None)
+
+
+@entry_point
+def worker_here(plpy) -> list[tuple]:
+    """What the session's worker says about itself; nothing if it does not answer."""
+    try:
+        answer, _ = session.call(plpy, "ping", {})
+    except WorkerUnreachable:
+        return []
+    return [(answer["pid"], answer["host"], answer["version"], answer["device"])]
+
+
+@entry_point
+def settings_rows(plpy) -> list[tuple]:
+    """Every limit and default, as settings.py has it."""
+    return [(it.name, it.default, it.minimum, it.maximum, it.unit, it.meaning)
+            for it in sorted(ALL.values(), key=lambda it: it.name)]
 
 
 def _models(plpy) -> list[tuple]:

@@ -2,10 +2,11 @@
 
 from pgrain.backend.complain import complain, explain, explain_statement, provenance
 from pgrain.backend.describe import cluster, describe, resembles
-from pgrain.backend.doctor import doctor
+from pgrain.backend.doctor import doctor, settings_rows, worker_here
 from pgrain.backend.forget import forget
 from pgrain.backend.interventions import create_intervention, drop_intervention, edits_sql
 from pgrain.backend.jobs import attach, cancel, import_weights, precompute, train
+from pgrain.backend.keys import protect_keys
 from pgrain.backend.models import activate, apply, create_model, detach, drop_model, revert
 from pgrain.backend.plan_repair import plan_repair
 from pgrain.backend.predict import predict, predict_proba
@@ -23,5 +24,6 @@ __all__ = ["activate", "apply", "attach", "build_watch", "cancel", "cluster", "c
            "describe", "detach", "doctor", "drop_intervention", "drop_model", "edits_sql",
            "explain", "explain_statement", "forget", "import_weights", "load_model",
            "load_session", "load_watch", "load_watch_cells", "plan_for_repair", "plan_repair",
-           "precompute", "predict", "predict_proba", "provenance", "rank", "repair", "resembles",
-           "revert", "train", "unwatch", "watch"]
+           "precompute", "predict", "predict_proba", "protect_keys", "provenance", "rank",
+           "repair", "resembles", "revert", "settings_rows", "train", "unwatch", "watch",
+           "worker_here"]

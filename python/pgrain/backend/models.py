@@ -22,6 +22,7 @@ ARCHITECTURES = ("logistic_regression", "mlp", "cnn", "wide_resnet_10", "wide_re
 MODULE_PATH = re.compile(r"[A-Za-z]\w*(\.[A-Za-z]\w*)*:[A-Za-z]\w*\Z")
 _TEXT_TYPES = ("text", "character varying", "character")
 WORKER_ROLE = "pgrain_worker"
+READER_ROLE = "pgrain_reader"   # as whom the worker reads users' tables: it has no other right
 
 
 @entry_point
@@ -205,15 +206,15 @@ def grant_to_worker(plpy, relation: str) -> None:
     if not row["mine"]:
         raise InsufficientPrivilege(f"permission denied for relation {row['relation']}")
     if not row["enters"]:
-        plpy.execute(f"GRANT USAGE ON SCHEMA {plpy.quote_ident(row['schema'])} TO {WORKER_ROLE}")
+        plpy.execute(f"GRANT USAGE ON SCHEMA {plpy.quote_ident(row['schema'])} TO {READER_ROLE}")
     if not row["reads"]:
-        plpy.execute(f"GRANT SELECT ON {row['relation']} TO {WORKER_ROLE}")
+        plpy.execute(f"GRANT SELECT ON {row['relation']} TO {READER_ROLE}")
     granted = query(plpy, "SELECT pg_catalog.has_table_privilege($2, $1::regclass, 'SELECT') AS ok",
                     ["text", "text"], [relation, WORKER_ROLE])[0]["ok"]
     if not granted:
         raise InsufficientPrivilege(
             f"the worker may not read {row['relation']}",
-            hint=f"Its owner can run GRANT SELECT ON {row['relation']} TO {WORKER_ROLE}.")
+            hint=f"Its owner can run GRANT SELECT ON {row['relation']} TO {READER_ROLE}.")
 
 
 def quoted(text: str) -> str:

@@ -6,6 +6,7 @@ import time
 
 from pgrain.backend import session
 from pgrain.backend.complain import check_options, evaluate_complaints
+from pgrain.backend.keys import visible
 from pgrain.backend.spi import check_interrupts, entry_point, writes_nothing
 
 OPTIONS = {"rows", "model", "k", "damping", "filter", "normalize"}
@@ -20,7 +21,7 @@ def plan_repair(plpy, text: str, complaints: list[str], intervention: str,
     plan = make_plan(plpy, text, complaints, intervention, check_options(options, OPTIONS))
     for notice in plan["notices"]:
         plpy.notice(notice)
-    return [tuple(row) for row in plan["rows"]]
+    return visible(plpy, plan["rows"], model=plan["model"], number=1, key=2)
 
 
 def make_plan(plpy, text: str, complaints: list[str], intervention: str, options: dict) -> dict:

@@ -49,6 +49,9 @@ class Model:
         self.classes: list[str] = list(row["classes"] or [])
         self.spectrum: int | None = row["spectrum"]
         self.last_seq: int = row["last_seq"]
+        # Where one must be able to read its training keys; None: anybody may (backend/keys.py).
+        self.keys_table: int | None = row["keys_table"]
+        self.keys_column: str | None = row["keys_column"]
         self.loaded_seq = 0
         self.predicted: dict[bytes, int] = {}
         self.probabilities: dict[bytes, tuple] = {}
@@ -124,11 +127,13 @@ def load_model(plpy, name: str, predictions: bool) -> None:
         SELECT (SELECT oid::bigint FROM pg_catalog.pg_extension
                 WHERE extname = 'pgrain') AS extension,
                m.model, m.kind, m.features, m.active_version AS version, v.classes,
+               p.training_table::oid::bigint AS keys_table, p.key AS keys_column,
                (SELECT s.spectrum FROM pgrain.spectrum s
                 WHERE s.spectrum = v.active_spectrum) AS spectrum,   -- a dump leaves them out
                (SELECT coalesce(max(c.seq), 0) FROM pgrain.prediction_chunk c
                 WHERE c.version = m.active_version) AS last_seq
         FROM pgrain.model m LEFT JOIN pgrain.model_version v ON v.version = m.active_version
+        LEFT JOIN pgrain.protected_keys p ON p.model = m.model
         WHERE m.model = $1
         """, ["text"], [name])
     if not rows:
@@ -141,8 +146,8 @@ def load_model(plpy, name: str, predictions: bool) -> None:
         load(plpy)
     model, known = Model(rows[0]), STATE.models.get(name)
     if known is not None and known.same_as(model):
-        known.last_seq, known.spectrum, known.classes = (model.last_seq, model.spectrum,
-                                                         model.classes)
+        for name in ("last_seq", "spectrum", "classes", "keys_table", "keys_column"):
+            setattr(known, name, getattr(model, name))
         model = known
     STATE.models[name] = model
     if predictions and model.version is not None and model.loaded_seq < model.last_seq:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pgrain.backend import session
 from pgrain.backend.complain import check_options, evaluate_complaints
+from pgrain.backend.keys import visible
 from pgrain.backend.models import require_model
 from pgrain.backend.spi import entry_point, query, writes_nothing
 from pgrain.errors import InsufficientPrivilege
@@ -45,4 +46,4 @@ def rank(plpy, name: str, vector: bytes, top_k: int, intervention: str,
         "top_k": top_k, "intervention": intervention, "options": options}, [vector])
     for notice in answer["notices"]:
         plpy.notice(notice)
-    return [tuple(row) for row in answer["rows"]]
+    return visible(plpy, answer["rows"], model=1, number=2, key=3)

@@ -53,6 +53,10 @@ def reading(connection: psycopg.Connection, relation: int, columns: list[str],
         connection.execute("SET TRANSACTION READ ONLY")
         connection.execute("SET LOCAL row_security = off")
         name, kind = _name(connection, relation)
+        # As a role that can do nothing but read. (Whoever granted SELECT to the worker's own role,
+        # as before 0.2.0, need not do it again.)
+        if connection.execute(_READER_MAY, {"relation": relation}).fetchone()["may"]:
+            connection.execute("SET LOCAL ROLE pgrain_reader")
         if kind in ("r", "p", "v"):
             connection.execute(sql.SQL("LOCK TABLE {} IN ACCESS SHARE MODE").format(name))
         if reader is not None and not connection.execute(
@@ -69,6 +73,12 @@ def reading(connection: psycopg.Connection, relation: int, columns: list[str],
                 hint="Use a materialised view or a table.")
         yield name
 
+
+_READER_MAY = """
+SELECT has_table_privilege('pgrain_reader', c.oid, 'SELECT')
+       AND has_schema_privilege('pgrain_reader', c.relnamespace, 'USAGE') AS may
+FROM pg_class c WHERE c.oid = %(relation)s
+"""
 
 # Functions, operators and domains that a superuser does not answer for, in the views behind a
 # relation; types of that sort in the columns that are cast to text or jsonb.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 
 import numpy as np
 
@@ -22,7 +23,8 @@ class Handlers:
 
     def __init__(self, residents: Residents, *, version: str, device: str):
         self._residents = residents
-        self._about = {"version": version, "device": device, "pid": os.getpid()}
+        self._about = {"version": version, "device": device, "pid": os.getpid(),
+                       "host": socket.gethostname()}
         complaints, repairs = Complaints(residents), RepairMethods(residents)
         plans = PlanMethods(residents)
         describing = DescribeMethods(residents)

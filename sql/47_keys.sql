@@ -1,0 +1,44 @@
+-- Training keys are personal data: who may not read the training table may be denied them.
+
+CREATE TABLE pgrain.protected_keys (
+    model          text PRIMARY KEY REFERENCES pgrain.model ON DELETE CASCADE ON UPDATE CASCADE,
+    training_table regclass NOT NULL,
+    key            name NOT NULL,
+    protected_by   name NOT NULL DEFAULT current_user,
+    protected_at   timestamptz NOT NULL DEFAULT now()
+);
+COMMENT ON TABLE pgrain.protected_keys IS
+    'models whose training keys are shown only to who may read them in the training table';
+SELECT pg_catalog.pg_extension_config_dump('pgrain.protected_keys', '');
+
+-- Whose keys they are is settled when they are protected, so that a model that is pointed at another
+-- table later shows no more of them; and only who may read them takes the protection away. Runs as
+-- whoever changes the table (drop_model's cascade as its owner).
+CREATE FUNCTION pgrain._of_the_model() RETURNS trigger
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    IF TG_OP = 'DELETE' THEN
+        IF NOT coalesce(has_column_privilege(OLD.training_table, OLD.key, 'SELECT'), true) THEN
+            RAISE EXCEPTION 'pgrain: permission denied for relation %', OLD.training_table
+                USING ERRCODE = 'insufficient_privilege',
+                      HINT = 'Who may read the training keys may show them to others.';
+        END IF;
+        RETURN OLD;
+    END IF;
+    IF NOT (SELECT rolsuper FROM pg_catalog.pg_roles WHERE rolname = current_user) THEN
+        SELECT m.training_table, m.key INTO STRICT NEW.training_table, NEW.key
+        FROM pgrain.model m WHERE m.model = NEW.model;
+        NEW.protected_by := current_user;
+    END IF;
+    RETURN NEW;
+END $$;
+CREATE TRIGGER of_the_model BEFORE INSERT OR DELETE ON pgrain.protected_keys
+    FOR EACH ROW EXECUTE FUNCTION pgrain._of_the_model();
+
+CREATE FUNCTION pgrain.protect_keys(model text, protect boolean DEFAULT true)
+RETURNS void LANGUAGE plpython3u VOLATILE STRICT PARALLEL UNSAFE AS $python$
+@BACKEND@
+backend.protect_keys(plpy, model, protect)
+$python$;
+COMMENT ON FUNCTION pgrain.protect_keys IS
+    'show a model''s training keys only to who may read them in its training table; false: to every caller';

@@ -1,0 +1,60 @@
+-- What a DBA watches: limits, sizes, what is out of date.
+
+CREATE FUNCTION pgrain._settings()
+RETURNS TABLE (name text, value float8, minimum float8, maximum float8, unit text, meaning text)
+LANGUAGE plpython3u STABLE PARALLEL UNSAFE ROWS 20 AS $python$
+@BACKEND@
+return backend.settings_rows(plpy)
+$python$;
+
+CREATE VIEW pgrain.settings AS
+SELECT name, value, minimum, maximum, unit, meaning FROM pgrain._settings();
+COMMENT ON VIEW pgrain.settings IS 'limits and defaults; none of them can be SET';
+
+-- Bytes as they are stored, without what PostgreSQL adds to them.
+CREATE VIEW pgrain.sizes AS
+SELECT v.model, v.version, v.version IS NOT DISTINCT FROM m.active_version AS active,
+       (SELECT coalesce(sum(octet_length(c.data)), 0) FROM pgrain.version_chunk c
+        WHERE c.version = v.version)::bigint AS version_bytes,
+       (SELECT coalesce(sum(octet_length(c.data)), 0) FROM pgrain.spectrum s
+        JOIN pgrain.spectrum_chunk c USING (spectrum)
+        WHERE s.version = v.version)::bigint AS spectrum_bytes,
+       (SELECT coalesce(sum(octet_length(c.digests) + octet_length(c.predicted)
+                            + octet_length(c.logits) + octet_length(c.probabilities)), 0)
+        FROM pgrain.prediction_chunk c WHERE c.version = v.version)::bigint AS prediction_bytes,
+       (SELECT coalesce(sum(c.n_values), 0) FROM pgrain.prediction_chunk c
+        WHERE c.version = v.version)::bigint AS stored_values
+FROM pgrain.model_version v JOIN pgrain.model m USING (model);
+COMMENT ON VIEW pgrain.sizes IS 'one row a model version: how many bytes are stored for it';
+
+CREATE VIEW pgrain.staleness AS
+SELECT model, version, trained_at, precomputed_at, edits_since_training, changed_rows,
+       not_attached, problem IS NOT NULL AS stale, problem,
+       CASE WHEN problem IS NOT NULL THEN format(statement, model, relation) END AS hint
+FROM (
+    SELECT m.model, m.active_version AS version, v.created_at AS trained_at,
+           s.created_at AS precomputed_at, e.n AS edits_since_training, s.changed_rows,
+           a.n AS not_attached, a.relation,
+           CASE WHEN c.oid IS NULL THEN 'its training table is gone'
+                WHEN m.active_version IS NULL THEN 'not trained'
+                WHEN e.n > 0 THEN 'edits since it was trained'
+                WHEN s.spectrum IS NULL THEN 'no spectrum of the active version'
+                WHEN s.changed_rows > 0 THEN 'training rows have changed since it was trained'
+                WHEN a.n > 0 THEN 'an attached relation has no stored predictions' END AS problem,
+           CASE WHEN c.oid IS NULL THEN 'SELECT pgrain.drop_model(%1$L)'
+                WHEN m.active_version IS NULL OR e.n > 0 THEN 'CALL pgrain.train(%1$L)'
+                WHEN s.spectrum IS NULL THEN 'CALL pgrain.precompute(%1$L)'
+                WHEN s.changed_rows > 0 THEN 'CALL pgrain.train(%1$L)'
+                ELSE 'CALL pgrain.attach(%1$L, %2$L)' END AS statement
+    FROM pgrain.model m
+    LEFT JOIN pg_class c ON c.oid = m.training_table
+    LEFT JOIN pgrain.model_version v ON v.version = m.active_version
+    LEFT JOIN pgrain.spectrum s ON s.spectrum = v.active_spectrum
+    CROSS JOIN LATERAL (SELECT count(*) AS n FROM pgrain.training_edit e
+                        WHERE e.model = m.model AND e.applied_at > v.created_at) AS e
+    CROSS JOIN LATERAL (
+        SELECT count(*) AS n, min(a.relation::text) AS relation FROM pgrain.attachment a
+        WHERE a.model = m.model AND NOT EXISTS (
+            SELECT FROM pgrain.prediction_chunk p WHERE p.version = m.active_version)) AS a
+) AS found;
+COMMENT ON VIEW pgrain.staleness IS 'one row a model: what is out of date, and the statement that mends it';
