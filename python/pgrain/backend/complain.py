@@ -58,7 +58,7 @@ def complain(plpy, text: str, complaints: list[str], top_k: int, intervention: s
     if found is not None:
         rows = watch.rank(plpy, found, _complaints(complaints), top_k, intervention, options)
         if rows is not None:
-            return rows
+            return visible(plpy, rows, model=1, number=2, key=3)
     evaluated = evaluate_complaints(plpy, text, complaints, options)
     answer, _ = session.call(plpy, "rank", {
         **evaluated, "top_k": top_k, "intervention": intervention, "options": options})
@@ -101,7 +101,7 @@ def provenance(plpy, text: str, include_absent: bool) -> list[tuple]:
     if found is not None:
         rows = watch.cells(plpy, found, include_absent)
         if rows is not None:
-            return rows
+            return visible(plpy, rows, model=1, number=2, key=3)
     evaluation = _evaluate(plpy, watch.query_of(plpy, text), complaints=[], options={})
     if evaluation["verify"]:
         _verify(plpy, evaluation)
