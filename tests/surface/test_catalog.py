@@ -22,7 +22,8 @@ ADMIN = USER | {"protect_keys",
 VIEWS = {"settings", "sizes", "staleness",
          "attached", "edits", "erasures", "interventions", "jobs", "models", "progress",
          "versions", "watches", "workers"}
-TABLES = {"protected_keys", "attachment", "erasure", "installation", "intervention", "intervention_ready",
+TABLES = {"protected_keys",
+          "attachment", "erasure", "installation", "intervention", "intervention_ready",
           "intervention_value", "job", "model", "model_version", "prediction_chunk",
           "repair_round", "spectrum", "spectrum_chunk", "training_edit", "version_chunk", "watch",
           "watch_cell", "watch_note", "watch_state", "weights", "worker"}
