@@ -9,6 +9,7 @@ from pathlib import Path
 
 import click
 
+from pgrain.cli.bundle import bundle
 from pgrain.cli.data import data
 from pgrain.cli.install import InstallError, NeedsRoot, find_server, version, with_sudo
 
@@ -247,6 +248,7 @@ def demo(arguments: tuple[str, ...]) -> None:
     command(list(arguments), prog_name="pgrain demo")
 
 
+main.add_command(bundle)
 main.add_command(data)
 
 

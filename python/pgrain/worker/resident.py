@@ -15,7 +15,7 @@ import numpy as np
 import psycopg
 import structlog
 
-from pgrain.errors import DataCorrupted, InvalidArgument
+from pgrain.errors import DataCorrupted, InvalidArgument, NotReady
 from pgrain.influence.projections import project, training_projection
 from pgrain.models.encoding import Encoder
 from pgrain.models.predicting import predict_proba
@@ -42,6 +42,19 @@ class Training:
     J: np.ndarray
     A: np.ndarray
     residual: np.ndarray
+
+
+class IdsOnly(Training):
+    """Projections out of a bundle with ids only: A, and neither J nor labels."""
+
+    def __init__(self, rows: np.ndarray, A: np.ndarray):
+        self.rows, self.A = rows, A
+
+    def __getattr__(self, name: str):
+        if name in ("J", "residual", "labels"):
+            raise NotReady("this model came as a bundle with ids only, which ranks deletions alone",
+                           hint="Ask for a bundle that was exported without --ids-only.")
+        raise AttributeError(name)
 
 
 @dataclass
@@ -238,6 +251,8 @@ def _load_spectrum(connection, resident: Resident, number: int) -> Spectrum:
     vectors = spectra.read_vectors(connection, number)
     parts = [arrays for _, arrays in spectra.chunks(connection, number, "training")]
     rows = np.concatenate([part["rows"] for part in parts]) if parts else np.zeros(0, np.int64)
+    if parts and "A" in parts[0]:
+        return Spectrum(row, vectors, IdsOnly(rows, np.concatenate([part["A"] for part in parts])))
     shape = (0, len(resident.row.classes), vectors.shape[1])
     J = np.concatenate([part["J"] for part in parts]) if parts else np.zeros(shape, np.float32)
     residual = (np.concatenate([part["residual"] for part in parts]) if parts
