@@ -97,7 +97,8 @@ COMMENT ON FUNCTION pgrain.unwatch IS 'end a standing query';
 -- subscriptions, row security, columns, functions that mean something else. NULL while a trigger is
 -- missing or may not fire.
 CREATE FUNCTION pgrain._watch_print(watch bigint) RETURNS text
-LANGUAGE sql STABLE PARALLEL UNSAFE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+LANGUAGE plpgsql STABLE PARALLEL UNSAFE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$   -- plans are kept in plpgsql, not in sql
+BEGIN RETURN (
     WITH RECURSIVE tree (oid, triggers) AS (
         SELECT t::oid, CASE WHEN t = w.fact THEN 4 ELSE 1 END
         FROM pgrain.watch w, unnest(w.tables) AS t WHERE w.watch = $1
@@ -123,8 +124,8 @@ LANGUAGE sql STABLE PARALLEL UNSAFE SECURITY DEFINER SET search_path = pg_catalo
         WHERE p.oid >= 16384 AND p.proname = ANY (
             (SELECT w.functions FROM pgrain.watch w WHERE w.watch = $1)::name[])
             AND p.pronamespace <> 'pgrain'::regnamespace
-    ) AS parts (armed, part)
-$$;
+    ) AS parts (armed, part));
+END $$;
 
 -- Puts a watch into the process's memory, with what `role` may do about it; returns nothing.
 CREATE FUNCTION pgrain._load_watch(name text, number bigint, role name) RETURNS void

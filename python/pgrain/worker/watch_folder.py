@@ -40,7 +40,10 @@ class Folder(threading.Thread):
             try:
                 with self._connect() as connection:
                     while not self.stopping.is_set():
-                        self.step(connection)
+                        # A standby's watches are kept up by the primary's worker.
+                        if not connection.execute("SELECT pg_is_in_recovery() AS r"
+                                                  ).fetchone()["r"]:
+                            self.step(connection)
                         self.stopping.wait(POLL_SECONDS)
             except psycopg.Error as error:
                 log.warning("watches wait for the database", error=str(error).strip())

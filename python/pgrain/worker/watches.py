@@ -55,6 +55,7 @@ class Watches:
         self._ranker = Ranker(residents)
         self._lock = threading.Lock()
         self._states: OrderedDict[tuple, tuple[State, dict]] = OrderedDict()
+        self._evaluated: OrderedDict[tuple, tuple] = OrderedDict()    # of states that were read
 
     # --- making one ----------------------------------------------------------------------------
 
@@ -299,8 +300,17 @@ class Watches:
                         for tag, meta, present in note["rows"]]
                 made.add(self._tally(kept, head, resident, params["spectrum"],
                                      params["last_seq"]), note["sign"])
-        circuit = StandingCircuit(made, kept, params["pairs"])
-        value, relaxed = circuit.output(hard=True), circuit.output(hard=False)
+            circuit, value, relaxed = _evaluated(made, kept, params["pairs"])
+        else:
+            with self._lock:
+                ready = self._evaluated.get(key)
+            if ready is None:
+                ready = _evaluated(made, kept, params["pairs"])
+                with self._lock:
+                    self._evaluated[key] = ready
+                    while len(self._evaluated) > STATES:
+                        self._evaluated.popitem(last=False)
+            circuit, value, relaxed = ready
         if params.get("cells"):
             return {"rows": _cells(circuit, value, relaxed, params["include_absent"])}, []
         complaints = [parse(text) for text in params["complaints"]]
@@ -346,6 +356,12 @@ def _renew(connection, number: int, capture) -> None:
                            [note_sql(capture, names, NEW), note_sql(capture, names, OLD),
                             json.dumps(shape(capture)), number])
         connection.execute("SELECT pgrain._make_watch_functions(%s)", [number])
+
+
+def _evaluated(state: State, kept: dict, pairs: int) -> tuple:
+    """(circuit, output on classes, output on probabilities) of a state."""
+    circuit = StandingCircuit(state, kept, pairs)
+    return circuit, circuit.output(hard=True), circuit.output(hard=False)
 
 
 def _cells(circuit: StandingCircuit, value, relaxed, include_absent: bool) -> list[list]:
