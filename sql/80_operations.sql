@@ -36,7 +36,7 @@ BEGIN
         ELSIF admin AND routine.proname IN ('create_model', 'drop_model', 'activate', 'detach',
                                             'apply', 'revert', 'rank', 'create_intervention',
                                             'drop_intervention', 'edits_sql', 'cancel', 'forget',
-                                            'unwatch', '_arm_watch',
+                                            'unwatch', '_arm_watch', '_hint_at',
                                             'protect_keys', '_ensure_secret', '_drop_predictions',
                                             '_plan_repair', '_holds') THEN
             EXECUTE format('GRANT EXECUTE ON FUNCTION %s TO %I', routine.signature, role);

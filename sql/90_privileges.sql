@@ -11,7 +11,7 @@ GRANT DELETE ON pgrain.training_edit, pgrain.intervention_value TO pgrain_worker
 GRANT INSERT ON pgrain.erasure TO pgrain_worker;
 GRANT UPDATE (fitted) ON pgrain.intervention TO pgrain_worker;
 GRANT INSERT, UPDATE, DELETE ON pgrain.watch_state, pgrain.watch_cell TO pgrain_worker;
-GRANT DELETE ON pgrain.watch_note TO pgrain_worker;
+GRANT DELETE ON pgrain.watch_note, pgrain.attachment_hint TO pgrain_worker;
 GRANT UPDATE (note_new, note_old, shape) ON pgrain.watch TO pgrain_worker;
 GRANT EXECUTE ON FUNCTION pgrain._watch_print(bigint), pgrain._make_watch_functions(bigint),
     pgrain._arm_watch(bigint) TO pgrain_worker;

@@ -18,11 +18,11 @@ ADMIN = USER | {"protect_keys",
                 "create_intervention", "drop_intervention", "edits_sql", "rank", "forget",
                 "train", "import_weights", "precompute", "attach", "cancel", "repair",
                 "_plan_repair", "_holds", "_ensure_secret", "_drop_predictions", "watch",
-                "unwatch", "_arm_watch"}
+                "unwatch", "_arm_watch", "_hint_at"}
 VIEWS = {"settings", "sizes", "staleness",
          "attached", "edits", "erasures", "interventions", "jobs", "models", "progress",
          "versions", "watches", "workers"}
-TABLES = {"protected_keys",
+TABLES = {"protected_keys", "attachment_hint",
           "attachment", "erasure", "installation", "intervention", "intervention_ready",
           "intervention_value", "job", "model", "model_version", "prediction_chunk",
           "repair_round", "spectrum", "spectrum_chunk", "training_edit", "version_chunk", "watch",
@@ -121,7 +121,7 @@ def test_markers(fresh):
                 assert configuration[2:] == ["transaction_read_only=on"], name
         elif definer or name == "_as_caller":
             assert configuration[0] == "search_path=pg_catalog, pg_temp", name
-            assert configuration[1:] in ([], ["lock_timeout=3s"]), name
+            assert configuration[1:] in ([], ["lock_timeout=3s"], ["lock_timeout=1s"]), name
 
 
 def test_rights(fresh, as_role):

@@ -83,6 +83,7 @@ def attach(plpy, name: str, relation: str, features: list[str] | None, wait: boo
         ON CONFLICT (model, relation) DO UPDATE SET features = excluded.features,
             attached_by = current_user, attached_at = pg_catalog.now()
         """, ["text", "text", "text[]"], [name, relation, features])
+    query(plpy, "SELECT pgrain._hint_at($1::regclass)", ["text"], [relation])
     oid = query(plpy, "SELECT $1::regclass::oid::bigint AS oid", ["text"], [relation])[0]["oid"]
     _run(plpy, "attach", name, {"relation": oid}, wait)
 

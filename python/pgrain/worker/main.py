@@ -56,6 +56,7 @@ def run(options: Options) -> int:
     """Serve one database until SIGTERM or SIGINT; returns the exit status."""
     # These import the mathematics, whose import settles JAX's configuration.
     from pgrain.models import custom
+    from pgrain.worker.catch_up import CatchUp
     from pgrain.worker.handlers import Handlers
     from pgrain.worker.jobs import Runner
     from pgrain.worker.resident import Residents
@@ -96,19 +97,20 @@ def run(options: Options) -> int:
     runner = Runner(lambda: connect(dsn), identity)
     threading.Thread(target=server.serve, name="accept", daemon=True).start()
     folder = Folder(lambda: connect(dsn), handlers.watches)
-    runner.start()
-    folder.start()
+    catch_up = CatchUp(lambda: connect(dsn))
+    for thread in (runner, folder, catch_up):
+        thread.start()
     try:
         status = heartbeat(dsn, identity, address, number, device, stopping, runner.interrupt,
                            residents.forget_erased)
     finally:
-        runner.stopping.set()
-        folder.stopping.set()
+        for thread in (runner, folder, catch_up):
+            thread.stopping.set()
         server.close()
         if endpoint is not None:
             endpoint.shutdown()
-        runner.join(5)
-        folder.join(5)
+        for thread in (runner, folder, catch_up):
+            thread.join(5)
     log.info("worker stopped")
     return status
 

@@ -1,0 +1,136 @@
+"""Catching up with attached relations: new values are predicted and stored soon after they come.
+
+Nothing depends on it but speed. It is told by hints (statement triggers, sql/66_attached.sql) and,
+every `SWEEP_SECONDS`, by PostgreSQL's counters of written rows, for what no trigger sees; views and
+foreign tables, which have neither, are read again every `BLIND_SECONDS`. A relation is read as a
+whole, so it rests for `RESTS` times as long as that took.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from types import SimpleNamespace
+
+import psycopg
+import structlog
+
+from pgrain.errors import PgrainError, WorkerUnreachable
+from pgrain.worker import attach_job
+
+log = structlog.get_logger()
+POLL_SECONDS = 0.5
+SWEEP_SECONDS = 60.0
+BLIND_SECONDS = 900.0
+RESTS = 10
+FAILED_SECONDS = 600.0
+LOCK_CLASS = 0x70677263   # "pgrc": advisory locks are (this, relation)
+
+
+class CatchUp(threading.Thread):
+    """One thread for all attached relations of the database."""
+
+    def __init__(self, connect: Callable[[], psycopg.Connection]):
+        super().__init__(name="catch up", daemon=True)
+        self._connect = connect
+        self.stopping = threading.Event()
+        self._dirty: set[int] = set()
+        self._rests: dict[int, float] = {}      # relation -> not before
+        self._written: dict[int, int] = {}      # relation -> rows written, as last counted
+        self._swept = time.monotonic()
+        self._blind = time.monotonic()
+
+    def run(self) -> None:
+        """Until told to stop; a lost database is waited for."""
+        while not self.stopping.is_set():
+            try:
+                with self._connect() as connection:
+                    while not self.stopping.is_set():
+                        if not connection.execute("SELECT pg_is_in_recovery() AS r"
+                                                  ).fetchone()["r"]:
+                            self.step(connection)
+                        self.stopping.wait(POLL_SECONDS)
+            except psycopg.Error as error:
+                log.warning("catching up waits for the database", error=str(error).strip())
+                self.stopping.wait(1.0)
+
+    def step(self, connection) -> None:
+        """Look for relations with something new; read one that is due."""
+        if connection.execute("SELECT to_regclass('pgrain.attachment_hint') IS NULL AS gone"
+                              ).fetchone()["gone"]:
+            return
+        hinted = connection.execute(_HINTED).fetchall()
+        self._dirty.update(row["relation"] for row in hinted)
+        if time.monotonic() - self._swept > SWEEP_SECONDS:
+            self._sweep(connection)
+        now = time.monotonic()
+        for relation in sorted(self._dirty):
+            if self._rests.get(relation, 0.0) <= now:
+                self._dirty.discard(relation)
+                self._catch_up(connection, relation)
+                return
+
+    def _sweep(self, connection) -> None:
+        self._swept = time.monotonic()
+        blind = self._swept - self._blind > BLIND_SECONDS
+        if blind:
+            self._blind = self._swept
+        for row in connection.execute(_WRITTEN).fetchall():
+            before = self._written.get(row["relation"])
+            self._written[row["relation"]] = row["written"]
+            if before != row["written"] or (blind and row["blind"]):
+                self._dirty.add(row["relation"])
+
+    def _catch_up(self, connection, relation: int) -> None:
+        began = time.monotonic()
+        if not connection.execute("SELECT pg_try_advisory_lock(%s, %s::bigint::bit(32)::int) "
+                                  "AS mine", [LOCK_CLASS, relation]).fetchone()["mine"]:
+            return              # another worker of this database is at it
+        try:
+            # Hints of later changes come later; those of this moment are answered by what follows.
+            connection.execute(_FORGET, [relation])
+            for row in connection.execute(
+                    "SELECT a.model FROM pgrain.attachment a JOIN pgrain.model m USING (model) "
+                    "WHERE a.relation = %s::oid AND m.active_version IS NOT NULL",
+                    [relation]).fetchall():
+                message = attach_job.run(SimpleNamespace(
+                    connection=connection, model=row["model"],
+                    arguments={"relation": relation}, report=self._report))
+                log.info("caught up", model=row["model"], relation=relation, found=message)
+            self._rests[relation] = time.monotonic() + RESTS * (time.monotonic() - began)
+        except WorkerUnreachable:
+            return
+        except (PgrainError, psycopg.errors.DatabaseError) as error:
+            if connection.closed:
+                raise
+            self._rests[relation] = time.monotonic() + FAILED_SECONDS
+            log.warning("cannot catch up", relation=relation, error=str(error).strip())
+        finally:
+            if not connection.closed:
+                connection.execute("SELECT pg_advisory_unlock(%s, %s::bigint::bit(32)::int)",
+                                   [LOCK_CLASS, relation])
+
+    def _report(self, phase: str, done: int, total: int, message: str | None = None) -> None:
+        if self.stopping.is_set():
+            raise WorkerUnreachable("the worker is stopping")
+
+
+# Attached relations with a hint, their own or of a partition of theirs.
+_TREE = """WITH RECURSIVE tree (root, oid) AS (
+    SELECT DISTINCT a.relation::oid, a.relation::oid FROM pgrain.attachment a
+    UNION
+    SELECT tree.root, i.inhrelid FROM tree JOIN pg_inherits i ON i.inhparent = tree.oid)
+"""
+_HINTED = _TREE + """SELECT DISTINCT tree.root::bigint AS relation FROM tree
+WHERE EXISTS (SELECT FROM pgrain.attachment_hint h WHERE h.relation = tree.oid)"""
+_FORGET = """WITH RECURSIVE tree (oid) AS (
+    SELECT %s::oid
+    UNION
+    SELECT i.inhrelid FROM tree JOIN pg_inherits i ON i.inhparent = tree.oid)
+DELETE FROM pgrain.attachment_hint h USING tree WHERE h.relation = tree.oid"""
+_WRITTEN = _TREE + """SELECT tree.root::bigint AS relation,
+    sum(pg_stat_get_tuples_inserted(tree.oid) + pg_stat_get_tuples_updated(tree.oid))::bigint
+        AS written,
+    bool_or(c.relkind NOT IN ('r', 'p')) AS blind
+FROM tree JOIN pg_class c USING (oid) GROUP BY tree.root"""

@@ -1,0 +1,74 @@
+-- Attached relations are caught up with. Which rows are there, and what is predicted for them, never
+-- depends on any of this: values are found by content, and one that is not stored is computed live.
+
+-- That a statement has written to a relation. Read and deleted by the worker; nobody waits for it.
+CREATE TABLE pgrain.attachment_hint (
+    relation oid NOT NULL,
+    made_at  timestamptz NOT NULL DEFAULT clock_timestamp()
+);
+COMMENT ON TABLE pgrain.attachment_hint IS 'relations that statements have written to of late';
+
+CREATE FUNCTION pgrain._hint() RETURNS trigger
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    INSERT INTO pgrain.attachment_hint (relation) VALUES (TG_RELID);
+    RETURN NULL;
+EXCEPTION WHEN OTHERS THEN   -- never the statement's trouble
+    RETURN NULL;
+END $$;
+
+-- Puts the trigger on an attached relation and its partitions, where whoever attached it could have
+-- done that; without it, the worker's sweep finds what is new somewhat later.
+CREATE FUNCTION pgrain._hint_at(relation regclass) RETURNS void
+LANGUAGE plpgsql VOLATILE STRICT SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+SET lock_timeout = '1s' AS $$
+DECLARE
+    part regclass;
+BEGIN
+    IF NOT EXISTS (SELECT FROM pgrain.attachment a WHERE a.relation = $1
+                   AND has_table_privilege(a.attached_by, $1, 'TRIGGER')) THEN
+        RETURN;
+    END IF;
+    FOR part IN
+        WITH RECURSIVE tree (oid) AS (
+            SELECT $1::oid UNION
+            SELECT i.inhrelid FROM tree JOIN pg_inherits i ON i.inhparent = tree.oid)
+        SELECT c.oid FROM tree JOIN pg_class c USING (oid)
+        WHERE c.relkind IN ('r', 'p') AND c.relpersistence <> 't' AND NOT EXISTS (
+            SELECT FROM pg_trigger t WHERE t.tgrelid = c.oid AND t.tgname = '_pgrain_attached')
+        ORDER BY c.oid
+    LOOP
+        EXECUTE format('CREATE TRIGGER _pgrain_attached AFTER INSERT OR UPDATE ON %s
+                        FOR EACH STATEMENT EXECUTE FUNCTION pgrain._hint()', part);
+        EXECUTE format('ALTER TABLE %s ENABLE ALWAYS TRIGGER _pgrain_attached', part);
+        EXECUTE format('ALTER TRIGGER _pgrain_attached ON %s DEPENDS ON EXTENSION pgrain', part);
+    END LOOP;
+EXCEPTION WHEN lock_not_available THEN
+    RAISE NOTICE 'pgrain: % is in use, so it has no trigger; new rows are found by looking', $1;
+END $$;
+
+-- The trigger goes with the last attachment of its relation.
+CREATE FUNCTION pgrain._unhint() RETURNS trigger
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET lock_timeout = '1s' AS $$
+DECLARE
+    part regclass;
+BEGIN
+    IF EXISTS (SELECT FROM pgrain.attachment a WHERE a.relation = OLD.relation) THEN
+        RETURN NULL;
+    END IF;
+    FOR part IN
+        WITH RECURSIVE tree (oid) AS (
+            SELECT OLD.relation::oid UNION
+            SELECT i.inhrelid FROM tree JOIN pg_inherits i ON i.inhparent = tree.oid)
+        SELECT t.tgrelid FROM tree JOIN pg_trigger t ON t.tgrelid = tree.oid
+        WHERE t.tgname = '_pgrain_attached'
+    LOOP
+        EXECUTE format('DROP TRIGGER _pgrain_attached ON %s', part);
+    END LOOP;
+    RETURN NULL;
+EXCEPTION WHEN lock_not_available THEN
+    RAISE NOTICE 'pgrain: % is in use and keeps its trigger, which does no harm', OLD.relation;
+    RETURN NULL;
+END $$;
+CREATE TRIGGER unhint AFTER DELETE ON pgrain.attachment
+    FOR EACH ROW EXECUTE FUNCTION pgrain._unhint();
