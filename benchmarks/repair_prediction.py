@@ -34,7 +34,7 @@ from pgrain.models.softmax import residual, softmax
 from pgrain.models.training import train
 
 TROUSER, DRESS = 1, 3
-MODELS = {"logistic_regression": {"tol": 1e-5}, "mlp": {"hidden": [64], "epochs": 6}}
+MODELS = {"logistic_regression": {"tol": 1e-5}, "mlp": {"hidden": [64], "epochs": 40}}
 
 
 def load(rows: int, seed: int):

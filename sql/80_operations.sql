@@ -29,7 +29,7 @@ BEGIN
         IF routine.proname IN ('predict', 'predict_proba', 'complain', 'provenance', 'explain', 'doctor',
                                '_load_session', '_load_model', '_explain',
                                '_stamp_key', '_worker_here', '_settings',
-                               'complaint_vector', 'plan_repair', 'describe',
+                               'complaint_vector', 'plan_repair', 'assess', 'describe',
                                'brightness', 'contrast', 'cluster', 'resembles',
                                '_load_watch', '_load_watch_cells', '_watch_print') THEN
             EXECUTE format('GRANT EXECUTE ON FUNCTION %s TO %I', routine.signature, role);

@@ -11,7 +11,8 @@ import pytest
 USER = {"_worker_here", "_settings",
         "predict", "predict_proba", "complain", "provenance", "explain", "doctor", "_load_session",
         "_load_model", "_explain", "_stamp_key", "complaint_vector",
-        "plan_repair", "describe", "brightness", "contrast", "cluster", "resembles",
+        "plan_repair", "assess", "describe", "brightness", "contrast", "cluster",
+        "resembles",
         "_load_watch", "_load_watch_cells", "_watch_print"}
 ADMIN = USER | {"protect_keys",
                 "create_model", "drop_model", "activate", "detach", "apply", "revert",
@@ -32,6 +33,8 @@ SIGNATURES = """
 f activate(model text, version bigint) -> void
 f apply(model text, train_keys text[], intervention text) -> void
 f cancel(job bigint) -> boolean
+f assess(query text, complaint text) -> TABLE(check_name text, value double precision, verdict text, hint text)
+f assess(query text, complaint text[]) -> TABLE(check_name text, value double precision, verdict text, hint text)
 f complain(query text, complaint text, top_k integer DEFAULT 100, intervention text DEFAULT 'delete'::text, options jsonb DEFAULT '{}'::jsonb) -> TABLE(rank integer, model text, train_id bigint, train_key text, intervention text, score double precision, effect double precision)
 f complain(query text, complaint text[], top_k integer DEFAULT 100, intervention text DEFAULT 'delete'::text, options jsonb DEFAULT '{}'::jsonb) -> TABLE(rank integer, model text, train_id bigint, train_key text, intervention text, score double precision, effect double precision)
 f complaint_vector(query text, complaint text) -> bytea
@@ -111,10 +114,10 @@ def test_markers(fresh):
         assert parallel == "u", name
         assert volatility != "i", name
         if name in ("predict", "predict_proba", "complain", "provenance", "explain",
-                    "complaint_vector", "rank", "plan_repair"):
+                    "complaint_vector", "rank", "plan_repair", "assess"):
             assert (volatility, strict, definer) == ("s", True, False), name
         if name in ("complain", "provenance", "explain", "complaint_vector", "plan_repair",
-                    "_plan_repair", "_holds"):
+                    "_plan_repair", "_holds", "assess"):
             assert configuration[:2] == ["plan_cache_mode=force_generic_plan",
                                          "enable_nestloop=on"], name
             if fresh.value("SHOW server_version_num") < "160000":

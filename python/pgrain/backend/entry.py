@@ -1,5 +1,6 @@
 """The entry points of the SQL functions; the stubs in sql/ call nothing else."""
 
+from pgrain.backend.assess import assess
 from pgrain.backend.complain import complain, explain, explain_statement, provenance
 from pgrain.backend.describe import cluster, describe, resembles
 from pgrain.backend.doctor import doctor, settings_rows, worker_here
@@ -19,11 +20,10 @@ from pgrain.backend.watch import load as load_watch
 from pgrain.backend.watch import load_cells as load_watch_cells
 from pgrain.backend.watch import unwatch, watch
 
-__all__ = ["activate", "apply", "attach", "build_watch", "cancel", "cluster", "complain",
-           "complaint_vector", "complaints_hold", "create_intervention", "create_model",
-           "describe", "detach", "doctor", "drop_intervention", "drop_model", "edits_sql",
-           "explain", "explain_statement", "forget", "import_weights", "load_model",
-           "load_session", "load_watch", "load_watch_cells", "plan_for_repair", "plan_repair",
-           "precompute", "predict", "predict_proba", "protect_keys", "provenance", "rank",
-           "repair", "resembles", "revert", "settings_rows", "train", "unwatch", "watch",
-           "worker_here"]
+__all__ = ["activate", "apply", "assess", "attach", "build_watch", "cancel", "cluster", "complain",
+           "complaint_vector", "complaints_hold", "create_intervention", "create_model", "describe",
+           "detach", "doctor", "drop_intervention", "drop_model", "edits_sql", "explain",
+           "explain_statement", "forget", "import_weights", "load_model", "load_session",
+           "load_watch", "load_watch_cells", "plan_for_repair", "plan_repair", "precompute",
+           "predict", "predict_proba", "protect_keys", "provenance", "rank", "repair", "resembles",
+           "revert", "settings_rows", "train", "unwatch", "watch", "worker_here"]

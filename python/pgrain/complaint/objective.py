@@ -205,7 +205,7 @@ class Objective:
         key = (row, column)
         if self.first is None:
             self.first = key
-        weight = self._weight(complaint, v)
+        weight = self.weight(complaint, v)
         state = f"value {v:g}, relaxed {r:g}"
         if weight == 0.0:
             self._note(complaint, row, f"is met ({state})")
@@ -216,7 +216,7 @@ class Objective:
         self._note(complaint, row, f"is violated ({state})")
 
     @staticmethod
-    def _weight(complaint: Complaint, v: float) -> float:
+    def weight(complaint: Complaint, v: float) -> float:
         """What one unit of the relaxed value adds to q; 0 where the complaint is met."""
         if complaint.operator in ("too high", "too low"):
             return (1.0 if complaint.operator == "too high" else -1.0) / max(abs(v), 1.0)

@@ -57,7 +57,8 @@ class Evaluation:
     relaxed: Output
     complaints: list[Complaint]
     residents: dict[str, Resident] = field(default_factory=dict)
-    planning: Iterator | None = None     # a plan under way (`repairs`)
+    planning: Iterator | None = None     # a plan under way (`plan_methods`)
+    assessment: tuple | None = None      # findings to come, findings so far
 
     def matched(self, matches: list) -> list[list[int]]:
         """The output rows of each complaint; `matches`: those of its WHERE, None without."""

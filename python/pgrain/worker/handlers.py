@@ -41,7 +41,7 @@ class Handlers:
             "watch_read": self.watches.read,
             "forget": Forgetting(residents).forget,
             "check_repair": repairs.check, "repair_values": repairs.values,
-            "plan_repair": plans.plan_repair, "holds": plans.holds,
+            "plan_repair": plans.plan_repair, "holds": plans.holds, "assess": plans.assess,
         }
 
     def handle(self, state: dict, method: str, params: dict, blobs: list) -> tuple:

@@ -1,11 +1,15 @@
-"""The methods behind plan_repair and repair: a plan in slices, and whether complaints hold."""
+"""The methods behind plan_repair, repair and assess, long ones in slices."""
 
 from __future__ import annotations
 
 import math
+import time
+
+import numpy as np
 
 from pgrain.complaint.outcome import Watchful
 from pgrain.errors import InvalidArgument, UnsupportedOperator
+from pgrain.worker.assessing import USELESS, Assessment
 from pgrain.worker.complaints import evaluation_of, slopes
 from pgrain.worker.planning import Plan, Planner, chosen_model, default_budget, run
 from pgrain.worker.ranking import METHODS, Ranker, check_options
@@ -56,6 +60,32 @@ class PlanMethods:
             variables.resident, spectrum, variables.projection(slope), variables.projection(cell),
             budget, params["intervention"], options)
         return Planner(objective, evaluation.variables, name, spectrum, suspects).plan(), notices
+
+    def assess(self, state: dict, params: dict, blobs: list) -> tuple:
+        """A slice of an assessment: {"progress": number of checks done}, at last {"rows"} of
+        pgrain.assess. The first request brings `matches`."""
+        evaluation = evaluation_of(state, params)
+        if "matches" in params:
+            objective = evaluation.objective(params["matches"])
+            gradient, notices = slopes(objective)
+            if gradient is None:
+                return {"rows": [["overall", None, USELESS, f"{notices[-1].capitalize()}."]]}, []
+            name = max(gradient, key=lambda model: float(np.abs(gradient[model]).sum()))
+            variables = evaluation.variables
+            spectrum = self._residents.spectrum(variables[name].resident,
+                                                variables[name].spectrum)
+            evaluation.assessment = Assessment(objective, variables, name, spectrum,
+                                               gradient[name]).findings(), []
+        findings, found = evaluation.assessment
+        deadline = time.monotonic() + SLICE_SECONDS
+        for made in findings:
+            found += made
+            if made and made[0].check == "overall":
+                return {"rows": [[f.check, _sent(f.value), f.verdict, f.hint]
+                                 for f in (found[-1], *found[:-1])]}, []
+            if time.monotonic() > deadline:
+                break
+        return {"progress": len(found)}, []
 
     def holds(self, state: dict, params: dict, blobs: list) -> tuple:
         """Whether the complaints hold, and the first complained cell: {"holds", "value",

@@ -7,8 +7,9 @@ solution for one length is where the next one starts. First-order effects only r
 
 The interval. `predicted` says what happens in the subspace and to first order in the logits;
 retraining does both more and less. Over `benchmarks/repair_prediction.py` the change by retraining,
-divided by the predicted change, lies within SHARE in four of five cases; on top of it SPREAD
-standard deviations of the query's own noise, which is what is left of a change that is small.
+divided by the predicted change, lies within the shares below in at least four of five cases; on
+top of that SPREAD standard deviations of the query's noise, which is what is left of small changes.
+Rows that are relabelled against all others move less by training than they do in the subspace.
 """
 
 from __future__ import annotations
@@ -23,14 +24,15 @@ import numpy as np
 from pgrain.complaint.objective import Objective
 from pgrain.complaint.outcome import Outcome, Watchful
 from pgrain.errors import InvalidArgument
-from pgrain.influence.group_step import GroupStep, logits_of, moved_probabilities
+from pgrain.influence.group_step import moved_probabilities
 from pgrain.intervention.edits import DELETE, label_of
 from pgrain.provenance.presence import ABSENT
 from pgrain.worker.ranking import Suspects, Variables
 from pgrain.worker.resident import Spectrum
 
-SHARE = (0.75, 1.5)           # of the predicted change: 80 % of the cases (docs/dev/semantics.md)
-SPREAD = 2.0                  # counts of one or two rows flip whatever is done
+DELETED = (0.85, 1.25)        # of the predicted change: 80 % of the cases (docs/dev/semantics.md)
+CHANGED = (0.25, 1.35)        # the same where rows are relabelled or repaired
+SPREAD = 1.0                  # counts of one or two rows flip whatever is done
 EXACT = 48                    # prefixes up to here are all evaluated; longer ones in as many steps
 DEFAULT_SHARE = 0.1           # of the training rows, at most, where no budget is given
 
@@ -80,11 +82,7 @@ class Planner:
         self.variables, self.name, self.suspects = variables, name, suspects
         resident, training = variables[name].resident, spectrum.training
         self.resident, self.training = resident, training
-        if spectrum.logits is None:
-            spectrum.logits = logits_of(training.residual, training.labels)
-        theta = spectrum.vectors.T.astype(np.float64) @ resident.theta.astype(np.float64)
-        self.step = GroupStep(training.J, spectrum.logits, training.labels, resident.row.alpha,
-                              theta)
+        self.step = spectrum.group_step(resident)
         self.logits, self.J = variables[name].logits_and_projections()
         self.predicted = {m: v.predicted for m, v in variables.items()}
         self.P = {m: v.p for m, v in variables.items()}
@@ -177,7 +175,9 @@ class Planner:
         keys, integers = self.resident.learned.keys, self.resident.learned.integer_keys
         rows = []
         for n in range(length):
-            low, high = interval(begin, of["value"][n], of["relaxed"][n], noise)
+            titles = self.suspects.interventions[:n + 1]
+            low, high = interval(begin, of["value"][n], of["relaxed"][n], noise,
+                                 DELETED if set(titles) == {DELETE} else CHANGED)
             key = keys[self.suspects.numbers[n]]
             rows.append([n + 1, int(key) if integers else None, key,
                          self.suspects.interventions[n], float(of["value"][n]), low, high])
@@ -210,11 +210,12 @@ class Planner:
         return f"{length} rows: {outcome.value:g}"
 
 
-def interval(begin: Outcome, value: float, relaxed: float, noise: float) -> tuple[float, float]:
+def interval(begin: Outcome, value: float, relaxed: float, noise: float,
+             shares: tuple[float, float]) -> tuple[float, float]:
     """(low, high) of the value after retraining: shares of the predicted change, by the larger and
     the smaller of its two readings, widened by the noise that is left."""
     changes = [value - begin.value, relaxed - begin.relaxed]
-    ends = [share * change for share in SHARE for change in changes if not math.isnan(change)]
+    ends = [share * change for share in shares for change in changes if not math.isnan(change)]
     ends = ends or [0.0]
     wide = SPREAD * min(noise, math.sqrt(max(abs(x) for x in ends)))
     return (float(begin.value + min(ends) - wide), float(begin.value + max(ends) + wide))

@@ -15,7 +15,7 @@ from pgrain.errors import InvalidArgument, NotReady, UnsupportedOperator
 from pgrain.influence.baselines import gradient_dot
 from pgrain.influence.conjugate_gradient import conjugate_gradient
 from pgrain.influence.filters import filter_weights
-from pgrain.influence.gradient import objective_gradient
+from pgrain.influence.gradient import logit_cotangent, objective_gradient
 from pgrain.influence.hvp import CURVATURES, hessian_operator
 from pgrain.influence.projections import objective_projection
 from pgrain.influence.sample import sample_rows
@@ -64,6 +64,21 @@ class Variables:
     def p(self) -> np.ndarray:
         """(V, R) float64 probabilities."""
         return self._snapshot()[1][self.rows]
+
+    def shares(self, dq_dp: np.ndarray, direction: np.ndarray) -> np.ndarray:
+        """(V,) <J_x^T (dq/dlogits), direction>: what each variable adds to c^T direction.
+
+        direction: (k,), for the first k pairs.
+        """
+        _, p, J = self._snapshot()
+        used = np.flatnonzero(dq_dp.any(axis=1))
+        cotangent, result = logit_cotangent(p[self.rows[used]], dq_dp[used]), np.zeros(len(dq_dp))
+        small = direction.astype(np.float32)
+        for at in range(0, len(used), 4096):
+            part = slice(at, at + 4096)
+            slopes = J[self.rows[used[part]]][:, :, :len(small)] @ small
+            result[used[part]] = (cotangent[part] * slopes).sum(axis=1)
+        return result
 
     def projection(self, dq_dp: np.ndarray) -> np.ndarray:
         """c = V^T grad q, (m,) float64; only variables that q depends on are touched."""

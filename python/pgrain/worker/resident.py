@@ -16,6 +16,7 @@ import psycopg
 import structlog
 
 from pgrain.errors import DataCorrupted, InvalidArgument, NotReady
+from pgrain.influence.group_step import GroupStep, logits_of
 from pgrain.influence.projections import project, training_projection
 from pgrain.models.encoding import Encoder
 from pgrain.models.predicting import predict_proba
@@ -80,7 +81,20 @@ class Spectrum:
     training: Training
     fingerprint: str | None = None      # see `vectors.fingerprint`
     repairs: dict[int, Repair] = field(default_factory=dict)
-    logits: np.ndarray | None = None    # of the training rows, once a plan has asked for them
+    logits: np.ndarray | None = None    # see `training_logits`
+
+    def training_logits(self) -> np.ndarray:
+        """Logits (n, R) float32 of the training rows, up to a constant a row; made when first
+        asked for."""
+        if self.logits is None:
+            self.logits = logits_of(self.training.residual, self.training.labels)
+        return self.logits
+
+    def group_step(self, resident: Resident) -> GroupStep:
+        """The version's training problem in this subspace, without edits."""
+        theta = self.vectors.T.astype(np.float64) @ resident.theta.astype(np.float64)
+        return GroupStep(self.training.J, self.training_logits(), self.training.labels,
+                         resident.row.alpha, theta)
 
 
 @dataclass
