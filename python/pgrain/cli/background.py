@@ -38,7 +38,8 @@ class WorkerProcess:
     """
 
     def __init__(self, cluster: Cluster, database: str = DATABASE, *, name: str = "pgrain",
-                 log: Path | None = None, environment: dict[str, str] | None = None):
+                 log: Path | None = None, environment: dict[str, str] | None = None,
+                 arguments: tuple[str, ...] = ()):
         self.cluster = cluster
         self.database = database
         self.socket = cluster.place / "worker" / f"{name}.sock"
@@ -46,13 +47,15 @@ class WorkerProcess:
         self.stamp_file = cluster.place / "worker" / f"{name}.code"
         self.log = log or cluster.place / "worker" / f"{name}.log"
         self.environment = environment or {}
+        self.arguments = arguments
         self._process: subprocess.Popen | None = None
 
     @property
     def command(self) -> list[str]:
         return [sys.executable, "-m", "pgrain.cli.main", "worker",
                 "--dsn", self.cluster.dsn(self.database, WORKER_ROLE),
-                "--socket", str(self.socket), "--allow-user", self.cluster.account.name]
+                "--socket", str(self.socket), "--allow-user", self.cluster.account.name,
+                *self.arguments]
 
     @property
     def pid(self) -> int | None:

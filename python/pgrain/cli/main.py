@@ -83,6 +83,11 @@ def _option(name: str, value: str | None) -> list[str]:
               help="OS user that may connect (repeatable); default: the one that runs the server")
 @click.option("--modules", help="packages that user modules may come from, with commas between "
               "them; default: whatever the worker can import")
+@click.option("--coordinator", metavar="HOST:PORT", help="several processes, one worker: where "
+              "they meet (process 0 listens there)")
+@click.option("--processes", type=click.IntRange(1), default=1, help="how many they are")
+@click.option("--process", type=click.IntRange(0), default=0,
+              help="which of them this is; 0 serves, the others lend their devices")
 @click.option("--metrics", metavar="[HOST:]PORT", help="serve numbers for Prometheus there")
 @click.option("--log-format", type=click.Choice(["text", "json"]), default="text",
               show_default=True)
@@ -90,10 +95,14 @@ def _option(name: str, value: str | None) -> list[str]:
               show_default=True, help="debug: a line a request")
 def worker(dsn: str, path: str | None, remote: str | None, ca: str | None, certificate: str | None,
            key: str | None, peers: tuple[str, ...], users: tuple[str, ...], modules: str | None,
-           metrics: str | None, log_format: str, log_level: str) -> None:
+           coordinator: str | None, processes: int, process: int, metrics: str | None,
+           log_format: str, log_level: str) -> None:
     """Run the worker beside a database, in the foreground."""
     if path and remote:
         raise click.UsageError("--socket and --listen exclude each other")
+    if (processes > 1) != (coordinator is not None) or process >= processes:
+        raise click.UsageError("--coordinator HOST:PORT, --processes N and --process 0 ... N-1 "
+                               "belong together")
     tls = {"ca": ca, "certificate": certificate, "key": key}
     if remote and not all(tls.values()):
         raise click.UsageError("--listen needs --tls-ca, --tls-certificate and --tls-key: a worker "
@@ -108,7 +117,8 @@ def worker(dsn: str, path: str | None, remote: str | None, ca: str | None, certi
     address = f"tls://{remote}" if remote else path and os.path.abspath(path)
     packages = None if modules is None else tuple(name for name in modules.split(",") if name)
     raise SystemExit(run(Options(dsn, address, users, tls if remote else {}, peers, metrics,
-                                 log_format, log_level, packages)))
+                                 log_format, log_level, packages, coordinator, processes,
+                                 process)))
 
 
 @main.command("import-weights")

@@ -16,17 +16,30 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import PartitionSpec as P
 
+from pgrain.influence import devices
 from pgrain.influence.gradient import logit_cotangent
 from pgrain.models.batches import fitting, pad, padded
 from pgrain.models.registry import Model
 
 
-@functools.partial(jax.jit, static_argnums=0)
-def _push(model: Model, theta, X, tangents):
+def _pushed(model: Model, theta, X, tangents):
     """Logits (B, R) and their directional derivatives (k, B, R); tangents: (k, d)."""
     logits, linear = jax.linearize(lambda t: model.logits(t, X), theta)
     return logits, jax.lax.map(linear, tangents, batch_size=_tangents_at_a_time(len(tangents)))
+
+
+_push = functools.partial(jax.jit, static_argnums=0)(_pushed)
+
+
+@functools.lru_cache(maxsize=32)
+def _divided_push(model: Model, mesh):
+    """As `_push`, each device of the mesh with its share of the rows."""
+    rows = P(devices.ROWS)
+    return jax.jit(jax.shard_map(functools.partial(_pushed, model), mesh=mesh,
+                                 in_specs=(P(), rows, P()),
+                                 out_specs=(rows, P(None, devices.ROWS)), check_vma=False))
 
 
 def _tangents_at_a_time(k: int) -> int | None:
@@ -37,24 +50,36 @@ def _tangents_at_a_time(k: int) -> int | None:
 
 
 def project(model: Model, theta, X: np.ndarray, V: np.ndarray, *, batch: int | None = None,
-            progress: Callable[[int, int, str], None] | None = None
+            mesh=None, progress: Callable[[int, int, str], None] | None = None
             ) -> tuple[np.ndarray, np.ndarray]:
     """Logits (N, R) and J (N, R, k), both float32: J[z, r, i] = <d logit_r / d theta, v_i>.
 
     X: (N, *input_shape); V: (d, k). batch: rows at a time; by default what fits in
-    `models.batches.MEMORY_BYTES`. progress(done, total, message) is called once a batch.
+    `models.batches.MEMORY_BYTES`. mesh: the devices that share the rows of a batch, default
+    `devices.here()`. progress(done, total, message) is called once a batch.
     """
-    k = V.shape[1]
-    tangents = jnp.asarray(np.ascontiguousarray(np.asarray(V, np.float32).T))
-    theta = jnp.asarray(theta, jnp.float32)
-    batch = batch or fitting(model.row_floats, 3 if _tangents_at_a_time(k) is None else k + 2)
+    k, mesh = V.shape[1], mesh or devices.here()
+    tangents = np.ascontiguousarray(np.asarray(V, np.float32).T)
+    theta = np.asarray(theta, np.float32)
+    if mesh is not None:
+        theta, tangents = devices.copied(theta, mesh), devices.copied(tangents, mesh)
+    else:
+        theta, tangents = jnp.asarray(theta), jnp.asarray(tangents)
+    shares = 1 if mesh is None else mesh.size
+    batch = (batch or fitting(model.row_floats, 3 if _tangents_at_a_time(k) is None else k + 2)
+             ) * shares
     logits = np.empty((len(X), model.n_classes), np.float32)
     J = np.empty((len(X), model.n_classes, k), np.float32)
     for rows, size in padded(len(X), batch):
         n = rows.stop - rows.start
-        out, slopes = _push(model, theta, pad(X[rows], size), tangents)
-        logits[rows] = np.asarray(out)[:n]
-        J[rows] = np.asarray(slopes)[:, :n].transpose(1, 2, 0)
+        size = -(-size // shares) * shares
+        if mesh is None:
+            out, slopes = _push(model, theta, pad(X[rows], size), tangents)
+        else:
+            out, slopes = _divided_push(model, mesh)(
+                theta, devices.split(pad(X[rows], size), mesh), tangents)
+        logits[rows] = devices.collect(out)[:n]
+        J[rows] = devices.collect(slopes)[:, :n].transpose(1, 2, 0)
         if progress is not None:
             progress(rows.stop, len(X), "projections")
     return logits, J

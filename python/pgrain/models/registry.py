@@ -52,6 +52,7 @@ class Model:
     unravel: Callable = field(repr=False)
     input: str = "any"
     keywords: dict = field(default_factory=dict)
+    n_tokens: int = 0
 
     def init(self, seed: int) -> jax.Array:
         """Fresh parameters: (d,) float32, flat in the order of `ravel_pytree`."""
@@ -137,7 +138,8 @@ def _build(architecture: str, n_classes: int, input_shape: tuple[int, ...], opti
     theta, unravel = ravel_pytree(tree)
     forward = jax.make_jaxpr(lambda x: module.apply({"params": tree}, x, **keywords))(x)
     return Model(architecture, n_classes, theta.size, input_shape, own,
-                 _floats(forward.jaxpr) + math.prod(input_shape), module, unravel, kind, keywords)
+                 _floats(forward.jaxpr) + math.prod(input_shape), module, unravel, kind, keywords,
+                 n_tokens)
 
 
 def _dtype(kind: str):

@@ -38,7 +38,7 @@ class Options:
     (None: `place.default_socket`). allow_users: OS users besides this one that may connect (none:
     the one that runs the server). tls, tls_peers: see `server.Server`. metrics: HOST:PORT.
     log_format: text or json; log_level: debug, info or warning. packages: those that user modules
-    may come from (None: all that can be imported).
+    may come from (None: all that can be imported). coordinator, processes, process: see `crew`.
     """
 
     dsn: str
@@ -50,12 +50,16 @@ class Options:
     log_format: str = "text"
     log_level: str = "info"
     packages: tuple[str, ...] | None = None
+    coordinator: str | None = None
+    processes: int = 1
+    process: int = 0
 
 
 def run(options: Options) -> int:
     """Serve one database until SIGTERM or SIGINT; returns the exit status."""
     # These import the mathematics, whose import settles JAX's configuration.
     from pgrain.models import custom
+    from pgrain.worker import crew
     from pgrain.worker.catch_up import CatchUp
     from pgrain.worker.handlers import Handlers
     from pgrain.worker.jobs import Runner
@@ -65,9 +69,14 @@ def run(options: Options) -> int:
 
     configure_logs(options.log_format, options.log_level)
     custom.allow(options.packages)
+    if options.coordinator is not None:
+        crew.join(options.coordinator, options.processes, options.process)
     stopping = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stopping.set())
+    if options.process > 0:
+        crew.follow(stopping.is_set)
+        return 0
     device, dsn = describe_device(), options.dsn
     number = version()
     log.info("worker starts", version=number, device=device, pid=os.getpid())
@@ -111,6 +120,8 @@ def run(options: Options) -> int:
             endpoint.shutdown()
         for thread in (runner, folder, catch_up):
             thread.join(5)
+        if crew.current() is not None:
+            crew.current().end()
     log.info("worker stopped")
     return status
 
@@ -128,7 +139,10 @@ def configure_logs(form: str, level: str) -> None:
 
 
 def describe_device() -> str:
-    """What JAX computes on, such as "cpu (2 cores)" or "gpu: NVIDIA ..."."""
+    """What JAX computes on, such as "cpu (2 cores)", "gpu: NVIDIA ...", or how many of them."""
+    if len(jax.devices()) > 1:
+        from pgrain.influence import devices
+        return devices.describe()
     device = jax.devices()[0]
     if device.platform == "cpu":
         return f"cpu ({len(os.sched_getaffinity(0))} cores)"

@@ -16,7 +16,7 @@ from pgrain.models.options import Option, check, pick
 from pgrain.models.softmax import residual
 from pgrain.settings import CHUNK_ROWS, CURVATURE_SAMPLE, STORED_PAIRS
 from pgrain.store import predictions, relations, spectra, versions
-from pgrain.worker import attach_job, spectrum_step
+from pgrain.worker import attach_job, crew, spectrum_step
 from pgrain.worker.repair_job import project_repairs
 from pgrain.worker.repairing import Repairing
 from pgrain.worker.resident import Resident, load_version
@@ -125,12 +125,13 @@ def project_training(job, resident: Resident, spectrum: int, vectors, X, y, numb
             if np.array_equal(spectra.read_rows(job.connection, spectrum, seq),
                               numbers[seq * step:(seq + 1) * step])}
     spectra.drop_after(job.connection, spectrum, "training", -(-len(y) // step))
+    push = project if crew.current() is None else crew.current().project
     for seq, at in enumerate(range(0, len(y), step)):
         job.report("project training rows", at, len(y))
         if seq in done:
             continue
         part = slice(at, at + step)
-        logits, J = project(resident.model, resident.theta, X[part], vectors)
+        logits, J = push(resident.model, resident.theta, X[part], vectors)
         spectra.write(job.connection, spectrum, "training", seq,
                       {"rows": numbers[part], "J": J,
                        "residual": residual(None, y[part], logits)})

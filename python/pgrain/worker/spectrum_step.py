@@ -17,6 +17,7 @@ from pgrain.influence.sample import sample_rows
 from pgrain.influence.selection import choose_k
 from pgrain.settings import MEMORY_BYTES, STORE_BYTES
 from pgrain.store import predictions, spectra, versions
+from pgrain.worker import crew
 from pgrain.worker.resident import Resident
 
 # What decides which operator a spectrum belongs to; equal in both, it can be continued.
@@ -83,9 +84,9 @@ def compute(job, resident: Resident, X: np.ndarray, y: np.ndarray, options: dict
     The curvature is that of the loss that was minimised: the rows that are still as they were
     learned stand for all that were."""
     chosen = sample_rows(len(y), options["sample"], options["seed"])
-    operator = hessian_operator(resident.model, resident.theta, X[chosen], y[chosen],
-                                resident.row.alpha, n_total=len(resident.learned.keys),
-                                curvature=options["curvature"])
+    make = hessian_operator if crew.current() is None else crew.current().operator
+    operator = make(resident.model, resident.theta, X[chosen], y[chosen], resident.row.alpha,
+                    n_total=len(resident.learned.keys), curvature=options["curvature"])
     known = continued(job, resident, options, len(chosen), changed)
     found = lanczos(operator, resident.model.n_parameters, options["pairs"],
                     seed=options["seed"], known=known, memory=memory_bytes(),
