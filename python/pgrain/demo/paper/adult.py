@@ -45,4 +45,6 @@ def render(records, folder: Path) -> str:
                           "automatic k", "gradient_dot", "the rule", "chance"], rows)
             + "\n\nThe order Q4 > Q5 > Q6 > Q7 is the paper's. The rule (label >50K, least "
             "p(>50K) first) cannot tell the queries apart: it knows nothing of the complaint. The "
-            "automatic k stays below the peak here: see figure 5.")
+            "automatic k (the median is 4; the paper has 6) stays up to 0.15 below the peak on Q4: "
+            "the spectrum of two classes over one-hot columns has its first flat place early, "
+            "and the ranking for Q4 improves until about eight pairs. Option `k` takes more.")

@@ -28,6 +28,10 @@ def jobs(scale):
             found.append(scale.flips("mnist", "cnn", scale.rate, seed))
             found.append(scale.setting("fashion", "cnn", "bright", queries=("Q3",), **given))
     if full:
+        found += [scale.setting("reviews", "lstm", "flip", rate=rate, queries=("Q3",),
+                                cg=scale.cg, seed=seed)
+                  for seed in range(scale.seeds) for rate in scale.rates
+                  if not seed or rate == scale.rate]
         found += [scale.setting("adult", "logistic_regression", "flip", rate=rate,
                                 queries=("Q7",), seed=seed, cg=4)
                   for seed in range(scale.seeds) for rate in scale.rates]

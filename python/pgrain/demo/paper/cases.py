@@ -55,6 +55,8 @@ class Setting:
     baselines: bool = True
     denoise: bool = False
     """Also judge the replacement of every picture by its denoised self (section 6.9)."""
+    queried: int = 0
+    """Rows of the inference relation, the first ones; 0: all there are."""
     options: tuple[tuple[str, object], ...] = ()
     """Options of the architecture and of training."""
 
@@ -63,6 +65,8 @@ class Setting:
         found["queries"], found["swept"] = list(self.queries), list(self.swept)
         found["options"] = {name: list(value) if isinstance(value, tuple) else value
                             for name, value in self.options}
+        if not self.queried:
+            del found["queried"]
         return found
 
 
@@ -96,6 +100,8 @@ class Case:
     query_y: np.ndarray
     people: census.People | None = None
     denoised: np.ndarray | None = None
+    n_tokens: int = 0
+    """Texts: how many numbers a word can have."""
 
     def query(self, name: str, data: str) -> Query:
         return _query(self, name, data)
@@ -108,7 +114,7 @@ def load(setting: Setting) -> Case:
     if setting.data == "reviews":
         return _reviews(setting)
     train, query = _pictures(setting.data)
-    train = train.first(setting.rows)
+    train, query = train.first(setting.rows), query.first(setting.queried or len(query))
     n = len(train)
     pixels, labels, wrong = train.pixels, train.labels, np.zeros(n, bool)
     source, target = FLIPS[setting.data]
@@ -184,7 +190,8 @@ def _reviews(setting: Setting) -> Case:
     bad = flip_class(train.labels, source, target, rate, setting.seed)
     X = encoder.encode(train.texts)
     return Case(2, X, bad.labels.astype(np.int32), bad.wrong, X, train.labels.astype(np.int32),
-                encoder.encode(query.texts), query.labels.astype(np.int32))
+                encoder.encode(query.texts), query.labels.astype(np.int32),
+                n_tokens=encoder.n_tokens())
 
 
 # --- the queries of table 1 ----------------------------------------------------------------------

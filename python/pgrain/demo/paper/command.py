@@ -70,9 +70,10 @@ def _check(say) -> None:
               help="measurements, one file each; what is there is not measured again")
 @click.option("--check", is_flag=True,
               help="measure nothing but what the bounds of the quick scale need, and check them")
+@click.option("--note", default="", help="a sentence for the page: what else the machine did")
 @click.option("--render-only", is_flag=True, help="write the page from what is there")
 def command(names: tuple[str, ...], scale: str, page: Path, records: Path,
-            render_only: bool, check: bool) -> None:
+            note: str, render_only: bool, check: bool) -> None:
     """The paper's experiments: all of them, or those named."""
     if check:
         _check(click.echo)
@@ -82,7 +83,7 @@ def command(names: tuple[str, ...], scale: str, page: Path, records: Path,
     if not render_only:
         failures = run(names or NAMES, SCALES[scale], store, click.echo)
     from pgrain.demo.paper.page import write
-    write(page, SCALES[scale], store)
+    write(page, SCALES[scale], store, note)
     click.echo(f"wrote {page}")
     if failures:
         raise click.ClickException("not measured:\n  " + "\n  ".join(failures))

@@ -63,7 +63,8 @@ class Fitted:
 
 
 def build_model(setting: Setting, case: Case) -> Model:
-    return build(setting.architecture, case.n_classes, case.X.shape[1:], dict(setting.options))
+    return build(setting.architecture, case.n_classes, case.X.shape[1:],
+                 dict(setting.options), n_tokens=case.n_tokens)
 
 
 def fit(setting: Setting, case: Case, say: Progress = lambda text: None) -> Fitted:

@@ -35,13 +35,13 @@ def machine() -> str:
             f"jax {version('jax')}, numpy {version('numpy')}; commit {commit}.")
 
 
-def write(path: Path, scale: Scale, records: Records) -> None:
+def write(path: Path, scale: Scale, records: Records, note: str = "") -> None:
     """The page, its plots beside it in the folder `paper`."""
     folder = path.parent / "paper"
     models = ", ".join(f"{name} {dict(options)}" if options else f"{name} of default size"
                        for name, options in ((n, scale.options.get(n, ())) for n in scale.sample))
     parts = [_template("page_head.md").format(
-        scale=scale.name, machine=machine(), fashion_rows=scale.rows["fashion"],
+        scale=scale.name, machine=f"{machine()} {note}".strip(), fashion_rows=scale.rows["fashion"],
         models=models.replace("{", "(").replace("}", ")").replace("'", ""))]
     for name in NAMES:
         one = experiment(name)

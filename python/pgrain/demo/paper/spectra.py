@@ -6,7 +6,6 @@ from pathlib import Path
 
 from pgrain.demo.paper import draw
 from pgrain.demo.paper.experiments import jobs_of
-from pgrain.models.registry import ARCHITECTURES
 
 TITLE = "Figure 2: spectra"
 REPORTED = ("Normalised eigenvalues of LogReg and CNN on MNIST and WRN on CIFAR-10: near zero "
@@ -17,10 +16,10 @@ def jobs(scale):
     found = [scale.flips("mnist", a, scale.rate)
              for a in ("logistic_regression", "cnn") if a in scale.sample]
     found.append(scale.setting("fashion", "mlp", "bright", queries=("Q3",), cg=scale.cg))
-    if "wide_resnet_10" in ARCHITECTURES and "wide_resnet_10" in scale.sample:
+    if "wide_resnet_10" in scale.sample:
         found.append(scale.setting("fashion", "wide_resnet_10", "flip", rate=scale.rate,
                                    rows=min(1_000, scale.rows["fashion"]), pairs=15,
-                                   baselines=False))
+                                   queried=1_000, baselines=False))
     return jobs_of(found)
 
 
