@@ -9,7 +9,7 @@ $python$;
 COMMENT ON FUNCTION pgrain.doctor IS 'one row a check of this installation';
 
 CREATE FUNCTION pgrain.grant_usage(role name, admin boolean DEFAULT false)
-RETURNS void LANGUAGE plpgsql VOLATILE STRICT AS $$
+RETURNS void LANGUAGE plpgsql VOLATILE STRICT SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     readers CONSTANT text := 'pgrain.settings, pgrain.sizes, pgrain.staleness,
         pgrain.models, pgrain.versions, pgrain.jobs, pgrain.progress,

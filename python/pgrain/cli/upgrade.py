@@ -72,7 +72,7 @@ def upgrade_script(old: str, new: str, by_hand: str) -> str:
     """The script from one version to the next, of their full scripts."""
     known = set(statements(old))
     parts = ['\\echo Use "ALTER EXTENSION pgrain UPDATE" to load this file. \\quit',
-             by_hand.strip(), ""]
+             "SET LOCAL search_path TO pg_catalog, pg_temp;", by_hand.strip(), ""]
     for statement in statements(new):
         if _ROUTINE.match(statement):
             parts.append(statement.replace("CREATE ", "CREATE OR REPLACE ", 1))
