@@ -87,8 +87,8 @@ def test_five_statements_with_a_worker_from_the_wheel(fresh, server, database):
         assert (share / file).read_text().replace(str(share), str(server.server.sharedir)) == ours
     it = database(extension=False)
     it.execute("CREATE TABLE mine (id integer PRIMARY KEY, a float8, b float8, verdict text)")
-    it.execute("INSERT INTO mine SELECT i, i % 10, i % 7, CASE WHEN i % 10 > 4 THEN 'yes' ELSE 'no' "
-               "END FROM generate_series(1, 200) AS i")
+    it.execute("INSERT INTO mine SELECT i, i % 10, i % 7, CASE WHEN i % 10 > 4 THEN 'yes' "
+               "ELSE 'no' END FROM generate_series(1, 200) AS i")
     it.execute("SET client_min_messages = warning; CREATE EXTENSION pgrain CASCADE")
     log = share.parent / "worker.log"
     with open(log, "w") as output:
