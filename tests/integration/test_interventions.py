@@ -118,6 +118,62 @@ def test_any_picks_the_best_of_all(income):
     assert len({row[4] for row in rows}) >= 3
 
 
+def test_any_chooses_among_what_it_is_told(income):
+    def ranked(options):
+        return income.rows("SELECT * FROM pgrain.complain(%s, 'n too low'::text, 1000, 'any', "
+                           "%s::jsonb)", [COUNT, options])
+    rows = ranked('{"k": 7, "among": ["delete", "older"]}')
+    assert {row[4] for row in rows} == {"delete", "older"}
+    best = {}
+    for name in ("delete", "older"):
+        for row in income.rows("SELECT * FROM pgrain.complain(%s, 'n too low'::text, 1000, %s, "
+                               "'{\"k\": 7}')", [COUNT, name]):
+            best[row[2]] = max(best.get(row[2], -np.inf), row[5])
+    assert {row[2]: row[5] for row in rows} == pytest.approx(best, rel=1e-4, abs=1e-7)
+    assert {row[4] for row in ranked('{"among": ["relabel:low", "plain hours"]}')} == {
+        "relabel:low", "plain hours"}
+    for options in ('{"among": []}', '{"among": ["any"]}', '{"among": "delete"}',
+                    '{"among": ["no such"]}'):
+        with pytest.raises(psycopg.errors.InvalidParameterValue):
+            ranked(options)
+
+
+def test_words_of_a_text_by_a_table_of_the_user(database, worker, as_role):
+    """Dropped and replaced words reach the model, by tables that the caller may read."""
+    own = database()
+    worker(own)
+    own.execute("""CREATE TABLE reviews AS SELECT i AS id, 'A ' || (CASE i % 2
+        WHEN 0 THEN 'good' ELSE 'bad' END) || (CASE i % 5 WHEN 0 THEN ', long' ELSE '' END)
+        || ' film' AS body, CASE i % 2 WHEN 0 THEN 'yes' ELSE 'no' END AS label
+        FROM generate_series(1, 60) AS i""")
+    own.execute("CREATE TABLE swap (a text, b text)")
+    own.execute("INSERT INTO swap VALUES ('Good', 'bad'), ('bad', 'good')")
+    own.execute("SELECT pgrain.create_model('r', 'reviews', 'id', '{body}', 'label', 'lstm', "
+                "'{\"embedding\": 4, \"units\": 4, \"epochs\": 4, \"batch_size\": 20}')")
+    own.execute("CALL pgrain.train('r')")
+    own.execute("SELECT pgrain.create_intervention('r', 'antonyms', library => 'replace_words', "
+                "options => '{\"table\": \"swap\", \"word\": \"a\", \"replacement\": \"b\"}')")
+    own.execute("SELECT pgrain.create_intervention('r', 'shorter', library => 'drop_words', "
+                "options => '{\"words\": [\"long\"]}')")
+    own.execute("CALL pgrain.precompute('r', '{\"pairs\": 6}')")
+    assert own.rows("SELECT name, changed_rows FROM pgrain.interventions ORDER BY name") == [
+        ("antonyms", 60), ("shorter", 12)]
+    rows = own.rows("SELECT train_id FROM pgrain.complain($$ SELECT count(*) AS n FROM reviews "
+                    "WHERE pgrain.predict('r', body) = 'yes' $$, 'n too high'::text, 100, "
+                    "'shorter')")
+    assert {row[0] % 5 for row in rows} == {0} and len(rows) == 12
+    own.execute("SELECT pgrain.apply('r', '{10}', 'antonyms')")
+    own.execute("SELECT pgrain.apply('r', '{5}', 'shorter')")
+    for (statement,) in own.rows("SELECT pgrain.edits_sql('r')"):
+        own.execute(statement)
+    assert own.rows("SELECT body FROM reviews WHERE id IN (5, 10) ORDER BY id") == [
+        ("A bad, film",), ("A bad, long film",)]
+    admin = as_role(own, "wordsmith", "admin")
+    with pytest.raises(psycopg.errors.InsufficientPrivilege, match="swap"):
+        admin.execute("SELECT pgrain.create_intervention('r', 'x', library => 'drop_words', "
+                      "options => '{\"table\": \"swap\", \"word\": \"a\"}')")
+
+
 def test_what_is_learned_repaired_is_known_as_such(income):
     """precompute after training with repairs in force: the rows are as learned, the repair is no
     candidate for them any more, and nothing counts as changed."""

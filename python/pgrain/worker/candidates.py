@@ -33,11 +33,22 @@ class Candidates:
     names: list[str]
 
     @staticmethod
-    def of(intervention: str, classes: list[str], repairs: Sequence[Repair]) -> Candidates:
+    def of(intervention: str, classes: list[str], repairs: Sequence[Repair],
+           among: Sequence[str] | None = None) -> Candidates:
         """What an intervention's name stands for; 22023 if it is none.
 
         repairs: those that could be ranked now (only ``any`` and their own names ask for them).
+        among: what ``any`` chooses from; None for everything.
         """
+        if intervention == ANY and among is not None:
+            parts = [Candidates.of(name, classes, repairs) for name in among if name != ANY]
+            if not parts or len(parts) < len(among):
+                raise InvalidArgument('option "among" names what "any" chooses from',
+                                      hint="""For example '{"among": ["delete", "relabel"]}'.""")
+            chosen = {repair.name: repair for part in parts for repair in part.repairs}
+            return Candidates(any(part.delete for part in parts),
+                              np.unique(np.concatenate([part.classes for part in parts])),
+                              tuple(chosen.values()), classes)
         none = np.zeros(0, np.int64)
         if intervention == DELETE:
             return Candidates(True, none, (), classes)

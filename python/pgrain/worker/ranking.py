@@ -170,8 +170,9 @@ class Ranker:
         the first complained cell, m the stored pairs, of which the first k are used."""
         k, w = weights(spectrum, options)
         c, cell = q[:k], cell[:k]
-        repairs = self._repairs(resident, spectrum, intervention, notices)
-        candidates = Candidates.of(intervention, resident.row.classes, repairs)
+        among = _among(options, intervention)
+        repairs = self._repairs(resident, spectrum, intervention, among, notices)
+        candidates = Candidates.of(intervention, resident.row.classes, repairs, among)
         changes = candidates.least(spectrum.training, w, c)
         if _choice(options, "method", METHODS) == "self_influence":
             changes = -self_influence(spectrum.training.A[:, :k], w)
@@ -187,17 +188,18 @@ class Ranker:
                         {repair.name: repair for repair in candidates.repairs})
 
     def _repairs(self, resident: Resident, spectrum: Spectrum, intervention: str,
-                 notices: list[str] | None) -> list:
+                 among: list[str] | None, notices: list[str] | None) -> list:
         """The feature repairs that an intervention's name may stand for."""
         if intervention in (DELETE, RELABEL) or label_of(intervention) is not None:
             return []
         repairs, unready = self._residents.repairs(resident, spectrum)
         model = "'" + resident.row.model.replace("'", "''") + "'"
         hint = f"""CALL pgrain.precompute({model}, '{{"only": "interventions"}}')"""
-        if intervention in unready:
-            raise NotReady(f'intervention "{intervention}" of model "{resident.row.model}" is not '
+        wanted = [intervention, *(among or ())]
+        if missing := [name for name in unready if name in wanted]:
+            raise NotReady(f'intervention "{missing[0]}" of model "{resident.row.model}" is not '
                            "precomputed", hint=f"Run {hint}.")
-        if intervention == ANY and unready and notices is not None:
+        if intervention == ANY and among is None and unready and notices is not None:
             names = ", ".join(f'"{name}"' for name in unready)
             notices.append(f"not precomputed, so not ranked: {names}; run {hint}")
         return repairs
@@ -282,6 +284,19 @@ def check_options(options: dict, intervention: str) -> str:
         raise UnsupportedOperator(f'method "{method}" ranks deletions only',
                                   hint="Leave out the option method for other interventions.")
     return method
+
+
+def _among(options: dict, intervention: str) -> list[str] | None:
+    """The interventions that ``any`` chooses from; None for all."""
+    among = options.get("among")
+    if among is None:
+        return None
+    if intervention != ANY:
+        raise InvalidArgument('option "among" is for the intervention "any"')
+    if not isinstance(among, list) or not all(isinstance(name, str) for name in among):
+        raise InvalidArgument('option "among" is a list of interventions',
+                              hint="""For example '{"among": ["delete", "relabel"]}'.""")
+    return among
 
 
 def weights(spectrum: Spectrum, options: dict) -> tuple[int, np.ndarray]:
