@@ -74,6 +74,10 @@ def test_several_complaints_must_all_hold(small):
     together = plan(small, GROUPS, [high, low])
     alone = plan(small, GROUPS, high)
     assert len(together) >= len(alone) > 0
+    heard = []
+    small.connection.add_notice_handler(lambda d: heard.append(d.message_primary))
+    plan(small, GROUPS, [high, low])
+    assert any(low in line and "is met" in line for line in heard), heard
 
 
 def test_points_and_rows_have_plans(small):
@@ -112,3 +116,20 @@ def test_refused(small, complaint, intervention, options, sqlstate, words):
     with pytest.raises(psycopg.Error) as raised:
         plan(small, COUNT, complaint, intervention, options)
     assert raised.value.sqlstate == sqlstate and words in raised.value.diag.message_primary
+
+
+def test_protected_keys_stay_hidden(small, as_role):
+    """Who may not read the training table sees how many rows, not which; and repairs nothing."""
+    before = small.value(COUNT)
+    analyst, modeller = as_role(small, "analyst", "user"), as_role(small, "modeller", "admin")
+    small.execute("GRANT SELECT ON items TO analyst, modeller")
+    small.execute("SELECT pgrain.protect_keys('colour')")
+    try:
+        rows = analyst.execute("SELECT * FROM pgrain.plan_repair(%s, %s)",
+                               [COUNT, f"n <= {before - 6}"]).fetchall()
+        assert rows and all(row[1] is None and row[2] is None for row in rows)
+        with pytest.raises(psycopg.errors.InsufficientPrivilege, match="protected"):
+            modeller.execute("CALL pgrain.repair('hidden', %s, %s)", [COUNT, f"n <= {before - 6}"])
+    finally:
+        small.execute("SELECT pgrain.protect_keys('colour', false)")
+    assert small.value("SELECT count(*) FROM pgrain.edits") == 0

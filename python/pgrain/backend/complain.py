@@ -101,7 +101,7 @@ def provenance(plpy, text: str, include_absent: bool) -> list[tuple]:
     if found is not None:
         rows = watch.cells(plpy, found, include_absent)
         if rows is not None:
-            return visible(plpy, rows, model=1, number=2, key=3)
+            return rows
     evaluation = _evaluate(plpy, watch.query_of(plpy, text), complaints=[], options={})
     if evaluation["verify"]:
         _verify(plpy, evaluation)

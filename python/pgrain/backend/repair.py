@@ -13,11 +13,12 @@ import time
 from pgrain.backend import session
 from pgrain.backend.complain import check_options, evaluate_complaints
 from pgrain.backend.jobs import commit_first, run_job
+from pgrain.backend.keys import visible
 from pgrain.backend.models import quoted, require_model
 from pgrain.backend.plan_repair import OPTIONS as PLAN_OPTIONS
 from pgrain.backend.plan_repair import make_plan
 from pgrain.backend.spi import entry_point, query, writes_nothing
-from pgrain.errors import InvalidArgument
+from pgrain.errors import InsufficientPrivilege, InvalidArgument
 
 ROUNDS = 5
 _OPTIONS = PLAN_OPTIONS | {"rounds", "train", "precompute"}
@@ -28,8 +29,14 @@ _OPTIONS = PLAN_OPTIONS | {"rounds", "train", "precompute"}
 def plan_for_repair(plpy, text: str, complaints: list[str], intervention: str,
                     options: str) -> str:
     """A plan as JSON, with its model and whether it is predicted to cure."""
-    return json.dumps(make_plan(plpy, text, complaints, intervention,
-                                check_options(options, PLAN_OPTIONS)))
+    plan = make_plan(plpy, text, complaints, intervention, check_options(options, PLAN_OPTIONS))
+    seen = visible(plpy, plan["rows"], model=plan["model"], number=1, key=2)
+    if any(row[2] is None for row in seen):
+        raise InsufficientPrivilege(
+            f'the training keys of model "{plan["model"]}" are protected',
+            hint="A repair edits rows by their keys: let somebody run it who may read them in the "
+                 "training table.")
+    return json.dumps(plan)
 
 
 @entry_point
@@ -67,6 +74,8 @@ def repair(plpy, name: str, text: str, complaints: list[str], intervention: str,
             plpy, "SELECT pgrain._plan_repair($1, $2, $3, $4::jsonb) AS plan",
             ["text", "text[]", "text", "text"],
             [text, complaints, intervention, json.dumps(planning)])[0]["plan"])
+        for notice in plan["notices"]:
+            plpy.notice(notice)
         if not plan["rows"]:
             break
         model = plan["model"]

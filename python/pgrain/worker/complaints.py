@@ -10,7 +10,6 @@ import hashlib
 import json
 import threading
 from collections import OrderedDict
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -57,7 +56,7 @@ class Evaluation:
     relaxed: Output
     complaints: list[Complaint]
     residents: dict[str, Resident] = field(default_factory=dict)
-    planning: Iterator | None = None     # a plan under way (`plan_methods`)
+    planning: tuple | None = None        # a plan under way and its notices (`plan_methods`)
     assessment: tuple | None = None      # findings to come, findings so far
 
     def matched(self, matches: list) -> list[list[int]]:

@@ -32,15 +32,18 @@ class PlanMethods:
         """
         evaluation = evaluation_of(state, params)
         if "matches" in params:
-            evaluation.planning, notices = self._begin(evaluation, params)
-            if evaluation.planning is None:
+            planning, notices = self._begin(evaluation, params)
+            if planning is None:
                 return {"rows": [], "notices": notices, "model": None, "cures": True}, []
-        found = run(evaluation.planning, SLICE_SECONDS)
+            evaluation.planning = planning, notices
+        planning, notices = evaluation.planning
+        found = run(planning, SLICE_SECONDS)
         if not isinstance(found, Plan):
             return {"progress": [found.done, found.total, found.message]}, []
         evaluation.planning = None
         return {"rows": [[_sent(cell) for cell in row] for row in found.rows],
-                "notices": found.notices, "model": found.model, "cures": found.cures}, []
+                "notices": [*notices, *found.notices], "model": found.model,
+                "cures": found.cures}, []
 
     def _begin(self, evaluation, params: dict):
         objective = evaluation.objective(params["matches"])
@@ -58,7 +61,7 @@ class PlanMethods:
         slope, cell = gradient[name], objective.effect_gradient()[name]
         suspects = self._ranker.suspects(
             variables.resident, spectrum, variables.projection(slope), variables.projection(cell),
-            budget, params["intervention"], options)
+            budget, params["intervention"], options, notices)
         return Planner(objective, evaluation.variables, name, spectrum, suspects).plan(), notices
 
     def assess(self, state: dict, params: dict, blobs: list) -> tuple:
