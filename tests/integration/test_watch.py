@@ -50,3 +50,17 @@ def test_ranking_equals_that_of_the_query(shop):
         assert [row[0] for row in standing] == [row[0] for row in scratch]
         for mine, theirs in zip(standing, scratch, strict=True):
             assert mine[1:] == pytest.approx(theirs[1:], rel=1e-4, abs=1e-9)
+
+
+def test_protected_keys_stay_with_those_who_may_read_them(shop, as_role):
+    """Also in a session that knew the model before its keys were protected."""
+    reader = as_role(shop, "watch_reader", "user")
+    shop.execute("GRANT SELECT ON stock TO watch_reader")
+    ask = "SELECT train_key, score FROM pgrain.complain('mismatches', 'n too high', 5)"
+    before = reader.execute(ask).fetchall()
+    assert all(key is not None for key, _ in before)
+    shop.execute("SELECT pgrain.protect_keys('colour')")
+    after = reader.execute(ask).fetchall()
+    shop.execute("SELECT pgrain.protect_keys('colour', false)")
+    assert [key for key, _ in after] == [None] * 5
+    assert [score for _, score in after] == [score for _, score in before]

@@ -58,6 +58,7 @@ def complain(plpy, text: str, complaints: list[str], top_k: int, intervention: s
     if found is not None:
         rows = watch.rank(plpy, found, _complaints(complaints), top_k, intervention, options)
         if rows is not None:
+            session.model_facts(plpy, found.model)   # whether its keys are protected by now
             return visible(plpy, rows, model=1, number=2, key=3)
     evaluated = evaluate_complaints(plpy, text, complaints, options)
     answer, _ = session.call(plpy, "rank", {
