@@ -206,3 +206,24 @@ def test_probabilities_are_a_softmax_whatever_the_batch():
     np.testing.assert_allclose(logits, model.logits(theta, X), atol=1e-5)
     assert p.dtype == logits.dtype == np.float32
     assert training.predict_proba(model, theta, X[:0])[1].shape == (0, 3)
+
+
+def test_training_stops_early_with_the_best_weights():
+    X, y = rows()
+    net, _, _, _ = small_model("mlp")
+    options = {"epochs": 400, "batch_size": 50, "learning_rate": 0.05, "schedule": "constant"}
+    stopped = training.train(net, X, y, options={**options, "patience": 5})
+    assert stopped.metrics["epochs"] < 400 and "stopped early" in stopped.metrics["status"]
+    patient = training.train(net, X, y, options={**options, "epochs": 5, "patience": 400})
+    assert patient.metrics["epochs"] == 5 and patient.metrics["status"] == "finished"
+
+
+def test_schedules_differ():
+    X, y = rows()
+    net, _, _, _ = small_model("mlp")
+    found = {schedule: training.train(net, X, y, options={"epochs": 3, "schedule": schedule}).theta
+             for schedule in ("cosine", "linear", "constant")}
+    default = training.train(net, X, y, options={"epochs": 3}).theta
+    np.testing.assert_array_equal(found["cosine"], default)
+    assert not np.allclose(found["linear"], default, atol=1e-6)
+    assert not np.allclose(found["constant"], default, atol=1e-6)

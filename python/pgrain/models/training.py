@@ -29,7 +29,11 @@ OPTIONS = {option.name: option for option in (
            1e-9, 1e9),
     Option("epochs", "integer", "passes over the training rows", 1, 100_000),
     Option("batch_size", "integer", "rows in one step", 1, 1 << 20),
-    Option("learning_rate", "number", "peak step size; it falls to zero along a cosine", 1e-9, 100),
+    Option("learning_rate", "number", "peak step size", 1e-9, 100),
+    Option("schedule", "choice", "how the step size changes: to zero along a cosine or a line, or "
+           "not at all", choices=("cosine", "linear", "constant")),
+    Option("patience", "integer", "nets: epochs without a smaller training loss after which it "
+           "ends, with the best weights; 0: never", 0, 100_000),
     Option("optimizer", "choice", "how steps are made", choices=("adam", "sgd")),
     Option("seed", "integer", "of the first weights and the order of rows", 0, 2**31 - 1),
     Option("tol", "number", "logistic_regression: gradient norm to reach, relative to the first",
@@ -142,8 +146,10 @@ def _fit_convex(model, X, y, weights, settings, seed, progress, theta0):
 
 
 @functools.lru_cache(maxsize=32)
-def _stepper(model: Model, optimizer: str, learning_rate: float, steps: int):
-    schedule = optax.cosine_decay_schedule(learning_rate, steps)
+def _stepper(model: Model, optimizer: str, learning_rate: float, steps: int, shape: str):
+    schedule = {"cosine": lambda: optax.cosine_decay_schedule(learning_rate, steps),
+                "linear": lambda: optax.linear_schedule(learning_rate, 0.0, steps),
+                "constant": lambda: optax.constant_schedule(learning_rate)}[shape]()
     rule = (optax.adam(schedule) if optimizer == "adam"
             else optax.sgd(schedule, momentum=0.9, nesterov=True))
 
@@ -165,24 +171,38 @@ def _fit_minibatch(model, X, y, weights, settings, seed, progress, theta0):
     per_epoch = n // size
     epochs = settings["epochs"]
     total = epochs * per_epoch
-    init, step = _stepper(model, settings["optimizer"], settings["learning_rate"], total)
+    init, step = _stepper(model, settings["optimizer"], settings["learning_rate"], total,
+                          settings.get("schedule", "cosine"))
     theta = jnp.array(model.init(seed) if theta0 is None else theta0, jnp.float32)
     state = init(theta)
     decay = settings["alpha"] / n            # L/N has alpha/N
     order = np.random.default_rng(seed)
-    loss, done = None, 0
+    loss, done, patience = None, 0, settings.get("patience", 0)
+    best, best_theta, best_epoch, status = float("inf"), None, 0, "finished"
     for epoch in range(epochs):
+        losses = []
         # Rows left over by the last whole batch differ every epoch.
         rows = order.permutation(n)
         for i in range(per_epoch):
             batch = rows[i * size: (i + 1) * size]
             theta, state, loss = step(theta, state, X[batch], y[batch], weights[batch], decay)
             done += 1
+            losses.append(loss)
             if progress is not None and done % 20 == 0:
                 progress(done, total, f"epoch {epoch + 1} of {epochs}: loss {float(loss):.4f}")
+        if patience:
+            # All rows are learned from and ranked, so none is held out: it is the training loss.
+            mean = float(np.mean(jax.device_get(losses)))
+            if mean < best:
+                best, best_theta, best_epoch = mean, np.asarray(theta), epoch + 1
+            elif epoch + 1 - best_epoch >= patience:
+                status = f"stopped early: no smaller loss in {patience} epochs"
+                break
+    if best_theta is not None:
+        theta = best_theta
     if progress is not None:
-        progress(total, total, f"{epochs} epochs: loss {float(loss):.4f}")
-    return np.asarray(theta), {"status": "finished", "epochs": epochs}
+        progress(total, total, f"{epoch + 1} epochs: loss {float(loss):.4f}")
+    return np.asarray(theta), {"status": status, "epochs": epoch + 1}
 
 
 @functools.partial(jax.jit, static_argnums=0)
