@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from provenance_harness import Lab, enumerate_expectation, random_probabilities
 
+from pgrain.errors import UnsupportedOperator
 from pgrain.provenance.circuit import Circuit
 from pgrain.provenance.over_join import OverJoinCircuit
 
@@ -219,3 +220,46 @@ def test_a_condition_on_a_label_beside_others_is_provenance(schema: Lab, query: 
     np.testing.assert_allclose(circuit.relaxed(P).numbers[:, column], expected.numbers[:, column],
                                rtol=1e-9)
     assert "pgrain.predict" not in schema.circuit(query)[1].sql
+
+
+ROUNDED = [
+    "SELECT round((count(*) * 0.5)::float8) AS n FROM s WHERE pgrain.predict('m', x) <> 'b'",
+    "SELECT (count(*) * 0.5::float8)::int AS n, (count(*) * 0.5)::int AS m FROM s "
+    "WHERE pgrain.predict('m', x) <> 'b'",
+    f"SELECT round(count(*) * 0.5::float8) AS n, round(count(*) * 0.5) AS m {ON}",
+    "SELECT round(avg(v::float8)) AS n, round(avg(v)) AS m FROM s "
+    "WHERE pgrain.predict('m', x) <> 'b'",
+    "SELECT round(sum(id) / 2.0::real) AS n FROM s WHERE pgrain.predict('m', x) <> 'b'",
+]
+
+
+@pytest.mark.parametrize("query", ROUNDED)
+def test_halves_are_rounded_as_their_type_is(schema: Lab, query: str) -> None:
+    """Away from zero in numeric, to even in double precision."""
+    right_under_every_relabelling(schema, query)
+
+
+def test_infinity_beside_a_factorised_join_is_refused(schema: Lab) -> None:
+    for number in ("'Infinity'::float8", "'NaN'::float8"):
+        with pytest.raises(UnsupportedOperator, match="NaN or infinity"):
+            schema.circuit(f"SELECT {number} * count(*) AS n {ON}")
+
+
+def test_exists_lists_no_row_that_cannot_be(schema: Lab) -> None:
+    """s.id = 4 has a NULL feature: no assignment of classes lets it pass."""
+    circuit, _ = schema.circuit("SELECT id FROM r WHERE EXISTS (SELECT 1 FROM s WHERE s.id = "
+                                "r.id + 1 AND pgrain.predict('m', s.x) = 'a')")
+    P = random_probabilities(np.random.default_rng(6), circuit)
+    assert (circuit.relaxed(P).weight > 0).all()
+    assert len(circuit.relaxed(P).weight) == 2
+
+
+@pytest.mark.parametrize("query", [
+    "SELECT count(*) FILTER (WHERE a.id % 2 = b.id % 2) AS n FROM s AS a, r AS b "
+    "WHERE pgrain.predict('m', a.x) = b.c",
+    "SELECT sum(a.v * b.v) AS n FROM s AS a, r AS b WHERE pgrain.predict('m', a.x) = b.c",
+    "SELECT count(*) AS n FROM s AS a, r AS b WHERE pgrain.predict('m', a.x) = b.c OR a.id = b.id",
+])
+def test_columns_of_both_sides_in_one_expression_keep_rows_together(schema: Lab, query) -> None:
+    circuit = right_under_every_relabelling(schema, query)
+    assert len(circuit.lineage.sides) == 1

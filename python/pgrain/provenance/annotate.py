@@ -199,7 +199,8 @@ class Annotator:
             # What nothing but the prediction ties to it stands on the other side.
             groups = [self.with_laterals(self.slots[0][1]), set()]
             self.spread(groups, tied_only=True)
-            self.side_of = [0 if unit in groups[0] else 1 for unit in range(len(self.units))]
+            if not self.ties(groups[0]):
+                self.side_of = [0 if unit in groups[0] else 1 for unit in range(len(self.units))]
         self.slots = [Slot(number, self.side_of[min(units, default=0)], call.model, call.argument,
                            column, tuple(sorted(units)))
                       for number, (call, units, column) in enumerate(self.slots)]
@@ -208,6 +209,24 @@ class Annotator:
         """`units`, and all that stand before a lateral one (it may refer to any of them)."""
         last = max((u for u in units if self.units[u].lateral), default=-1)
         return units | set(range(last)) if last > 0 else units
+
+    def ties(self, side: set[int]) -> bool:
+        """Whether an expression needs columns of `side` and of others: then a pattern would be as
+        fine as a pair of rows."""
+        expressions = [*self.query.conditions]
+        names = {name for columns in self.columns.values() for name, _ in columns}
+        expressions += resolve_keys(self.query, names)
+        for item in self.query.items:
+            if item.kind == "aggregate":
+                expressions += [e for e in (item.aggregate.argument, item.aggregate.filter)
+                                if e is not None]
+            elif item.expression is not None:
+                expressions.append(item.expression)
+        for expression in expressions:
+            units = self.units_of(expression.columns, expression.subquery)
+            if units & side and units - side:
+                return True
+        return False
 
     def spread(self, groups: list[set[int]], tied_only: bool = False) -> None:
         """Give each other unit to the side that a condition ties it to; the rest to the first,

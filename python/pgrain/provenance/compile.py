@@ -211,6 +211,8 @@ def _compile_disguised(query: str, facts, models: dict[str, ModelFacts],
     described = _describe(probes["output"], probes)
     if isinstance(described, Probes):
         return described
+    if not all(column.numeric for column in inner.output_columns[len(described):]):
+        return None         # dates and intervals
     numbers = over.numbers([column.type_oid for column in inner.output_columns])
     columns = []
     for (name, oid, type_name, numeric), column in zip(described, inner.output_columns,

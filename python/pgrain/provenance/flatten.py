@@ -145,6 +145,8 @@ class _Flattening:
 
     def lifted(self, expression: nodes.Expr, alias: str, hidden: dict[str, str]) -> str:
         """An expression over predictions as the query around it may spell it."""
+        if any(token.is_word("collate") for token in expression.tokens):
+            raise _Cannot       # outside it would be explicit, and clash with another
         replaced: dict[tuple[int, int], str] = {}
 
         def column(sql: str) -> str:

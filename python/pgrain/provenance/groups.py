@@ -38,9 +38,6 @@ class Groups:
         self.classes = lineage.entries[:, 1]
         for column in range(2, lineage.entries.shape[1]):
             self.classes = self.classes * (lineage.n_classes + 1) + lineage.entries[:, column]
-        if lineage.entries.shape[1] == 2 and len(lineage.sides) == 2:
-            # The second side has no prediction: its class is that of NULL.
-            self.classes = self.classes * (lineage.n_classes + 1) + lineage.n_classes
         self.group = lineage.group_of_entry
         self.base = (0,) * len(lineage.sides)
         self.gates: dict[int, Gate] = {}
@@ -140,7 +137,7 @@ class Groups:
                 self._scatter(to_sums, gate.total, gate.flags * values * to_total[self.group])
         result = np.zeros_like(P)
         for combination, entry_gradient in to_sums.items():
-            width = P.shape[1] ** max(self.lineage.entries.shape[1] - 1, len(self.lineage.sides))
+            width = P.shape[1] ** (self.lineage.entries.shape[1] - 1)
             n_patterns = self.joint.n if hasattr(self.joint, "n") else \
                 len(self.lineage.sides[0].starts)
             dense = np.bincount(self.pattern * width + self.classes, entry_gradient,

@@ -6,6 +6,7 @@ are independent, so with P the (V, R) probabilities
 
 - one slot:            S[q, a] = sum_i w_i p_i[a]
 - two slots, listed:   S[q] = sum_i w_i p_i p'_i^T, or w_i diag(p_i) where both are one variable
+- one slot, two sides: S[q] = sum over joining factors of A_f B_g, B_g the weight of g's rows
 - two sides, factored: S[q] = sum over joining factors of A_f A'_g^T, with A_f = sum of w_i p_i,
   corrected for variables that occur on both sides:  + sum_v c_v (diag(p_v) - p_v p_v^T),
   c_v = the joined weight of pairs of rows that are both v.
@@ -98,6 +99,49 @@ class TwoSlots:
     def variables_of_patterns(self):
         return (np.concatenate([self.factor, self.factor]),
                 np.concatenate([self.first, self.second]))
+
+
+class OneOfTwo:
+    """A join of rows with a prediction and rows without: nothing but the prediction ties them."""
+
+    def __init__(self, lineage: Lineage):
+        self.sides, self.n = lineage.sides, len(lineage.joint[0])
+        self.f0, self.f1, self.q = _pairs_with_pattern(lineage)
+        side = self.sides[0]
+        self.variables = side.variables[0]
+        self.factors = [Segments(s.factor, len(s.starts)) for s in self.sides]
+        self.by_variable = Segments(self.variables, lineage.n_variables + 1)
+        self.to_pattern = Segments(self.q, self.n)
+        self.to_f0 = Segments(self.f0, len(side.starts))
+
+    def _beside(self, combination) -> np.ndarray:
+        """(pairs, 1): weight of the rows without a prediction."""
+        weights = self.sides[1].weights[combination[1]]
+        return self.factors[1].sum(weights[:, None])[self.f1]
+
+    def forward(self, P: np.ndarray, combination: tuple) -> np.ndarray:
+        """(Q, R + 1)."""
+        rows = P[self.variables]
+        if combination[0]:
+            rows = rows * self.sides[0].weights[combination[0]][:, None]
+        return self.to_pattern.sum(self.factors[0].sum(rows)[self.f0] * self._beside(combination))
+
+    def backward(self, P: np.ndarray, combination: tuple, gradient: np.ndarray) -> np.ndarray:
+        rows = self.to_f0.sum(gradient[self.q] * self._beside(combination))[self.sides[0].factor]
+        if combination[0]:
+            rows = rows * self.sides[0].weights[combination[0]][:, None]
+        return self.by_variable.sum(rows)
+
+    def variables_of_patterns(self):
+        """(pattern, variable) pairs, not distinct."""
+        side = self.sides[0]
+        pairs = np.unique(np.stack([self.f0, self.q]), axis=1)
+        order = np.argsort(side.factor, kind="stable")
+        counts = np.bincount(side.factor, minlength=len(side.starts))
+        n = counts[pairs[0]]
+        rows = np.arange(n.sum()) - np.repeat(np.cumsum(n) - n, n) + np.repeat(
+            (np.cumsum(counts) - counts)[pairs[0]], n)
+        return np.repeat(pairs[1], n), self.variables[order[rows]]
 
 
 class TwoSides:
@@ -226,8 +270,8 @@ def _pairs_with_pattern(lineage: Lineage):
     return f0, f1, order[np.searchsorted(codes[order], wanted)] if len(codes) else f0
 
 
-def joint_gate(lineage: Lineage) -> OneSlot | TwoSlots | TwoSides:
+def joint_gate(lineage: Lineage) -> OneSlot | OneOfTwo | TwoSlots | TwoSides:
     """The gate that fits the lineage."""
     if len(lineage.sides) == 2:
-        return TwoSides(lineage)
+        return TwoSides(lineage) if lineage.sides[1].variables else OneOfTwo(lineage)
     return OneSlot(lineage) if len(lineage.sides[0].variables) == 1 else TwoSlots(lineage)

@@ -119,12 +119,10 @@ def _read_groups(annotated, n_classes, table, digests, of_slot) -> Lineage:
     for number, side in enumerate(annotated.sides):
         _, counts, patterns, nulls = table[f"factor:{number}"]
         counts = _int32(counts)
-        # A side without a prediction has one all the same: that of NULL.
-        nothing = [] if side.slots else [np.full(counts.sum(), len(digests))]
         nulls = _array(nulls, np.uint8).astype(bool).reshape(len(counts), len(side.slots))
         factor = np.repeat(np.arange(len(counts)), counts)
         rows = SideRows(np.cumsum(counts) - counts, factor, _int32(patterns),
-                        _variables(side.slots, nulls[factor], of_slot, len(digests)) + nothing,
+                        _variables(side.slots, nulls[factor], of_slot, len(digests)),
                         [np.ones(len(factor))])
         for m, measure in enumerate(side.measures):
             _, flags, values, _ = table[f"measure:{number}:{m}"]

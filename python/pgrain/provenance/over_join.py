@@ -17,7 +17,7 @@ from pgrain.plan import nodes
 from pgrain.plan.reader import read_statement
 from pgrain.plan.spine import read_tree
 from pgrain.provenance.algebra.blocks import Number
-from pgrain.provenance.algebra.numbers import INTEGER_OIDS, Numbers
+from pgrain.provenance.algebra.numbers import FLOAT_OIDS, INTEGER_OIDS, Numbers
 from pgrain.provenance.algebra.program import conjuncts, cut
 from pgrain.provenance.annotate import quote
 from pgrain.provenance.circuit import Circuit
@@ -135,6 +135,9 @@ class _Reader(Numbers):
     def integer_piece(self, piece: nodes.Piece) -> bool:
         return self.type_of(None, self._text(piece)) in INTEGER_OIDS
 
+    def floating_piece(self, piece: nodes.Piece) -> bool:
+        return self.type_of(None, self._text(piece)) in FLOAT_OIDS
+
     def _case(self, expression, node, leaves):
         raise self.refuse_at(expression, node, "CASE over aggregates")
 
@@ -191,9 +194,13 @@ class OverJoinCircuit:
         for column in hidden:
             if column in self.inner.key_columns:
                 place = self.inner.key_columns.index(column)
-                self.constants[column] = np.array(
-                    [np.nan if row[place] is None else float(row[place])
-                     for row in lineage.texts], float)
+                texts = [row[place] for row in lineage.texts]
+                values = np.array([0.0 if text is None else float(text) for text in texts], float)
+                if not np.isfinite(values).all():
+                    raise UnsupportedOperator("arithmetic over NaN or infinity has no provenance",
+                                              hint="Filter such values out.")
+                values[[text is None for text in texts]] = np.nan
+                self.constants[column] = values
         # Numbers of the hidden aggregates first, column after column, then those made of them.
         self.places = {column: n * self.n for n, column in
                        enumerate(c for c in hidden if c not in self.constants)}

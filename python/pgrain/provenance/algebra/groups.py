@@ -16,7 +16,13 @@ from pgrain.provenance.algebra.blocks import (
     Relation,
 )
 from pgrain.provenance.algebra.linear import CONST, COUNT, EXTREME, LINEAR, OTHER, RATIO, degree
-from pgrain.provenance.algebra.numbers import COMPARISONS, CONNECTIVES, INTEGER_OIDS, Numbers
+from pgrain.provenance.algebra.numbers import (
+    COMPARISONS,
+    CONNECTIVES,
+    FLOAT_OIDS,
+    INTEGER_OIDS,
+    Numbers,
+)
 from pgrain.provenance.algebra.program import cut
 from pgrain.provenance.algebra.queries import order_refusal, output_name, position, untyped
 from pgrain.provenance.annotate import present
@@ -355,6 +361,12 @@ class GroupBuilder(Numbers):
             oid = self.program.type_of(self.select, piece.arguments[0].text)
             return oid in ((21, 23) if piece.function == "sum" else INTEGER_OIDS)
         return super().integer_piece(piece)
+
+    def floating_piece(self, piece: nodes.Piece) -> bool:
+        if isinstance(piece, nodes.AggregateCall):
+            return piece.function != "count" and bool(piece.arguments) and \
+                self.program.type_of(self.select, piece.arguments[0].text) in FLOAT_OIDS
+        return super().floating_piece(piece)
 
     # --- aggregates ------------------------------------------------------------------------
 

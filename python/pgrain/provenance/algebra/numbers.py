@@ -25,6 +25,7 @@ ARITHMETIC = {"+": "+", "-": "-", "*": "*", "/": "/", "%": "%", "neg": "neg", "a
               "greatest": "greatest", "least": "least", "sqrt": "sqrt", "exp": "exp", "ln": "ln",
               "power": "power", "pow": "power", "^": "power"}
 INTEGER_OIDS = (20, 21, 23)
+FLOAT_OIDS = (700, 701)
 _FLOATING = ("numeric", "decimal", "real", "float", "float4", "float8", "double precision")
 _INTEGER = ("int", "integer", "bigint", "smallint", "int2", "int4", "int8")
 
@@ -186,6 +187,8 @@ class Numbers:
         if plain == "coalesce":
             args = [_given(arg, leaves) for arg in args]
         operator = ARITHMETIC[plain]
+        if operator == "round" and len(args) == 1 and self.floating(expression, node.args[0]):
+            operator = "rint"       # to even, as PostgreSQL rounds double precision
         if operator == "/" and all(self.integer(expression, child) for child in node.args):
             operator = "//int"
         return (operator, *args)
@@ -203,7 +206,7 @@ class Numbers:
                 leaves.append(leaf)
             return ("round", inner, ("const", leaves.index(leaf)))
         if kind in _INTEGER:
-            return ("to_int", inner)
+            return ("rint" if self.floating(expression, node.args[0]) else "to_int", inner)
         raise self.refuse_at(expression, node,
                              f"a number that depends on predictions cast to {target}",
                              "Cast it to numeric, double precision or an integer type.")
@@ -301,6 +304,34 @@ class Numbers:
             values = [*node.args[1:-1:2], *([node.args[-1]] if node.args[-1] is not None else [])]
             return all(self.integer(expression, child) for child in values)
         return False
+
+    def floating(self, expression, node) -> bool:
+        """Whether PostgreSQL computes this part in real or double precision."""
+        if isinstance(node, SpineLeaf):
+            text = expression.text[node.start - expression.start:node.end - expression.start]
+            if all(t.kind != "word" for t in tokenize(text)):
+                return False
+            return self.program.type_of(self.select, text) in FLOAT_OIDS
+        if isinstance(node, PieceLeaf):
+            return self.floating_piece(node.piece)
+        if node.name.startswith("cast:"):
+            kind = node.name.removeprefix("cast:").strip().lower().removeprefix("pg_catalog.")
+            return kind in _FLOATING and kind not in ("numeric", "decimal")
+        children = [child for child in node.args if child is not None]
+        if node.name == "case":
+            children = [*node.args[1:-1:2], *children[-1:]]
+        return any(self.floating(expression, child) for child in children)
+
+    def floating_piece(self, piece: nodes.Piece) -> bool:
+        """Whether a number of the circuit is real or double precision in SQL."""
+        if isinstance(piece, nodes.ColumnRef):
+            found = self.resolve(piece.qualifier, piece.name)
+            return found is not None and found[1].oid in FLOAT_OIDS
+        if isinstance(piece, nodes.Subquery) and piece.form == "scalar":
+            unit, cell = self.answers[id(piece)]
+            columns = self.block.units[unit].relation.columns
+            return next(c.oid for c in columns if c.cell == cell) in FLOAT_OIDS
+        return isinstance(piece, nodes.ModelCall)
 
     def integer_piece(self, piece: nodes.Piece) -> bool:
         """Whether a number of the circuit is an integer in SQL."""

@@ -187,7 +187,9 @@ class Capture:
                 results.add(block.base, tag, a, b)
             self._entries(block, [])
             key = KEY if block.key is not None else ""
-            self.ctes.append(f"{block.row} AS (SELECT {key} FROM {block.base})")
+            self.ctes.append(f"{block.row} AS (SELECT {key} FROM {block.base} WHERE "
+                             f"{_null_pattern(labels)} OPERATOR(pg_catalog.=) ANY (ARRAY("
+                             f"SELECT _pgrain_p FROM {block.entry})))")
             return results.count(block.base, f"{n}.rows")
         numbered = [f"{NUMBER} AS _pgrain_b"]
         if labels and not block.simple:
@@ -200,9 +202,7 @@ class Capture:
             numbered += [f"{null} AS _pgrain_null{slot.number}"
                          for null, slot in zip(nulls, labels, strict=True)]
         elif labels:
-            numbered.append(" OPERATOR(pg_catalog.+) ".join(
-                f"CASE WHEN _pgrain_x{slot.number} IS NULL THEN {1 << i} ELSE 0 END"
-                for i, slot in enumerate(labels)) + " AS _pgrain_p")
+            numbered.append(f"{_null_pattern(labels)} AS _pgrain_p")
         numbered += self._ranks(grouping, "base")
         self.ctes.append(f"{block.base} AS MATERIALIZED (\nSELECT {', '.join(numbered)}, "
                          f"_pgrain_s.* FROM (\n{inner}\n) AS _pgrain_s\n)")
@@ -521,6 +521,13 @@ class Capture:
                   "_pgrain_place) AS _pgrain_s")
         self.results.ints(source, f"{n}.o.id", ID)
         self.results.ints(source, f"{n}.o.part", "_pgrain_part")
+
+
+def _null_pattern(labels: list[Slot]) -> str:
+    """SQL of which labels are NULL, a bit each."""
+    return "(" + " OPERATOR(pg_catalog.+) ".join(
+        f"CASE WHEN _pgrain_x{slot.number} IS NULL THEN {1 << i} ELSE 0 END"
+        for i, slot in enumerate(labels)) + ")"
 
 
 def _measure_results(results: Results, grouping, tag: str, source: str, where: str) -> None:

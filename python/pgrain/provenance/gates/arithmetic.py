@@ -26,10 +26,10 @@ class Arithmetic(Layer):
         ("x", j): X and K at the places leaves[j]; ("p", j): a truth value, leaves[j] the places of
         its literal "false" (then "true", "null"), as a number 0 or 1; ("const", j): leaves[j], NaN
         for NULL. Or an operator with its arguments: + - * / //int % neg abs round floor ceil trunc
-        to_int identity coalesce nullif greatest least sqrt exp ln power case. round and trunc may
-        have a second argument, the digits, a "const". ("case", condition, value, …, else), also
-        with (condition, value) as pairs; a condition is a "p", a "const" (0, NaN: not met) or a
-        comparison of two "const"; else may be None.
+        rint to_int identity coalesce nullif greatest least sqrt exp ln power case. round and
+        trunc may have a second argument, the digits, a "const". ("case", condition, value, …,
+        else), also with (condition, value) as pairs; a condition is a "p", a "const" (0, NaN: not
+        met) or a comparison of two "const"; else may be None.
     leaves : list of (n,) arrays
     """
 
@@ -420,6 +420,7 @@ _OPERATORS = {
     "round": _rounding(half_away),
     "trunc": _rounding(_truncated),
     "to_int": _rounding(half_away),
+    "rint": _rounding(lambda x: np.rint(x) + 0.0),
     "floor": _rounding(lambda x: np.floor(_snapped(x)) + 0.0),
     "ceil": _rounding(lambda x: np.ceil(_snapped(x)) + 0.0),
     "sqrt": _make(lambda hard, x: np.sqrt(x), lambda x: (0.5 / np.sqrt(x),)),
