@@ -208,7 +208,7 @@ class Annotator:
     def with_laterals(self, units: set[int]) -> set[int]:
         """`units`, and all that stand before a lateral one (it may refer to any of them)."""
         last = max((u for u in units if self.units[u].lateral), default=-1)
-        return units | set(range(last)) if last > 0 else units
+        return units | set(range(last)) if last > 0 else set(units)   # spread adds to it
 
     def ties(self, side: set[int]) -> bool:
         """Whether an expression needs columns of `side` and of others: then a pattern would be as
