@@ -56,7 +56,8 @@ def _select(block: SelectBlock, assembly) -> list[str]:
             lines.append(f"     HAVING {_line(grouping.having)}")
             lines += _atoms(grouping.atoms, "_pgrain_h")
     for item in block.from_:
-        if not item.startswith(("(VALUES", "LATERAL (SELECT _pgrain", "(SELECT _pgrain_k")):
+        if not item.startswith(("(VALUES", "LATERAL (SELECT _pgrain", "(SELECT _pgrain_k",
+                                "(SELECT * FROM _pgrain_k")):
             lines.append(f"     from {_line(item)}")
     for unit in block.units:
         lines.append(f"     {unit.alias}: {len(assembly.rows[unit.relation.block])} possible rows "
