@@ -34,7 +34,10 @@ def _worker(plpy) -> tuple:
 
 @entry_point
 def worker_here(plpy) -> list[tuple]:
-    """What the session's worker says about itself; nothing if it does not answer."""
+    """What a standby's worker says about itself; nothing if it does not answer. Asked on a standby
+    alone: elsewhere the table knows, and a worker that hangs must not keep anybody waiting."""
+    if not query(plpy, "SELECT pg_catalog.pg_is_in_recovery() AS r")[0]["r"]:
+        return []
     try:
         answer, _ = session.call(plpy, "ping", {})
     except WorkerUnreachable:
