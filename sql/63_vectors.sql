@@ -29,16 +29,3 @@ return backend.rank(plpy, model, vector, top_k, intervention, options)
 $python$;
 COMMENT ON FUNCTION pgrain.rank IS
     'the ranking that a complaint vector asks for; for those who may read the training table';
-
--- As in 60_complain.sql: nothing that the caller's query writes stays.
-DO $$
-DECLARE f regprocedure;
-BEGIN
-    IF pg_catalog.current_setting('server_version_num')::int < 160000 THEN
-        FOR f IN SELECT oid FROM pg_catalog.pg_proc
-                 WHERE pronamespace = 'pgrain'::pg_catalog.regnamespace
-                   AND proname = 'complaint_vector' LOOP
-            EXECUTE pg_catalog.format('ALTER FUNCTION %s SET transaction_read_only = on', f);
-        END LOOP;
-    END IF;
-END $$;

@@ -25,19 +25,6 @@ COMMENT ON FUNCTION pgrain.plan_repair(text, text, text, jsonb) IS
 COMMENT ON FUNCTION pgrain.plan_repair(text, text[], text, jsonb) IS
     'the same for several complaints that hold together';
 
--- As in 60_complain.sql: nothing that the caller's query writes stays.
-DO $$
-DECLARE f regprocedure;
-BEGIN
-    IF pg_catalog.current_setting('server_version_num')::int < 160000 THEN
-        FOR f IN SELECT oid FROM pg_catalog.pg_proc
-                 WHERE pronamespace = 'pgrain'::pg_catalog.regnamespace
-                   AND proname = 'plan_repair' LOOP
-            EXECUTE pg_catalog.format('ALTER FUNCTION %s SET transaction_read_only = on', f);
-        END LOOP;
-    END IF;
-END $$;
-
 -- The loop: plan, apply, train, run the query, until the complaint holds.
 
 CREATE TABLE pgrain.repair_round (
@@ -80,18 +67,6 @@ SET plan_cache_mode = force_generic_plan SET enable_nestloop = on AS $python$
 @BACKEND@
 return backend.complaints_hold(plpy, query, complaint)
 $python$;
-
-DO $$
-DECLARE f regprocedure;
-BEGIN
-    IF pg_catalog.current_setting('server_version_num')::int < 160000 THEN
-        FOR f IN SELECT oid FROM pg_catalog.pg_proc
-                 WHERE pronamespace = 'pgrain'::pg_catalog.regnamespace
-                   AND proname IN ('_plan_repair', '_holds') LOOP
-            EXECUTE pg_catalog.format('ALTER FUNCTION %s SET transaction_read_only = on', f);
-        END LOOP;
-    END IF;
-END $$;
 
 CREATE PROCEDURE pgrain.repair(name text, query text, complaint text[],
                                intervention text DEFAULT 'delete', options jsonb DEFAULT '{}')

@@ -20,16 +20,3 @@ COMMENT ON FUNCTION pgrain.assess(text, text) IS
     'is this complaint useful: one row a finding, in words, with what to do';
 COMMENT ON FUNCTION pgrain.assess(text, text[]) IS
     'the same for several complaints that hold together';
-
--- As in 60_complain.sql: nothing that the caller's query writes stays.
-DO $$
-DECLARE f regprocedure;
-BEGIN
-    IF pg_catalog.current_setting('server_version_num')::int < 160000 THEN
-        FOR f IN SELECT oid FROM pg_catalog.pg_proc
-                 WHERE pronamespace = 'pgrain'::pg_catalog.regnamespace
-                   AND proname = 'assess' LOOP
-            EXECUTE pg_catalog.format('ALTER FUNCTION %s SET transaction_read_only = on', f);
-        END LOOP;
-    END IF;
-END $$;

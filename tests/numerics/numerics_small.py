@@ -15,11 +15,6 @@ ARCHITECTURES = {
     "lstm": ((6,), {"embedding": 3, "units": 3}),
     "numerics_small:Residual": ((5,), {"arguments": {"width": 4}}),
 }
-# The same blocks more often; compiled for one test alone.
-DEEPER = {
-    "wide_resnet_18": ((3, 3, 2), {"stem": 2, "widths": [2]}),
-    "wide_resnet_26": ((4, 4, 1), {"stem": 2, "widths": [2], "stem_stride": 2}),
-}
 WORDS = 9
 
 
@@ -38,7 +33,7 @@ class Residual(nn.Module):
 
 def small_model(architecture: str, n: int = 24, n_classes: int = 3, seed: int = 0):
     """A model of some dozens of parameters away from any optimum, and rows for it."""
-    shape, options = {**ARCHITECTURES, **DEEPER}[architecture]
+    shape, options = ARCHITECTURES[architecture]
     tokens = architecture == "lstm"
     model = registry.build(architecture, n_classes, shape, options,
                            n_tokens=WORDS if tokens else 0)

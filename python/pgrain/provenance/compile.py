@@ -19,7 +19,7 @@ from pgrain.provenance.capture_sql import capture_sql, digests, side_from, with_
 from pgrain.provenance.circuit import Circuit
 from pgrain.provenance.flatten import flatten
 from pgrain.provenance.lineage import Lineage, read_lineage
-from pgrain.provenance.output import OutputColumn, match_sql
+from pgrain.provenance.output import OutputColumn, match_sql, result_sql
 from pgrain.provenance.over_join import OverJoin, split
 from pgrain.provenance.probes import (
     Catalog,
@@ -223,7 +223,7 @@ def _compile_disguised(query: str, facts, models: dict[str, ModelFacts],
             columns.append(OutputColumn(name, oid, type_name, True, True, "aggregate"))
         else:
             columns.append(replace(column, name=name))
-    return OverJoin(inner, columns, _result_sql(bare(query), len(columns)), numbers)
+    return OverJoin(inner, columns, result_sql(bare(query), len(columns)), numbers)
 
 
 def _compile_named(prefix: str, text: str, facts, models: dict[str, ModelFacts],
@@ -235,12 +235,6 @@ def _compile_named(prefix: str, text: str, facts, models: dict[str, ModelFacts],
     if isinstance(made, Probes):
         return Probes({prefix + name: sql for name, sql in made.sql.items()}, made.models)
     return made
-
-
-def _result_sql(text: str, n_columns: int) -> str:
-    numbered = ", ".join(f"_pgrain_{i}" for i in range(n_columns))
-    return ("SELECT " + ", ".join(f"_pgrain_{i}::pg_catalog.text" for i in range(n_columns))
-            + f" FROM (\n{text}\n) AS _pgrain_result ({numbered})")
 
 
 def _compile_join(query: str, facts, models: dict[str, ModelFacts],
@@ -298,7 +292,7 @@ def _compile_join(query: str, facts, models: dict[str, ModelFacts],
                                          {stamp.slot: stamp_sql(stamp) for stamp in stamps})
     return Capture(annotated, models, described,
                    capture_sql(annotated, classes, digests(annotated, models)),
-                   _result_sql(asked.query, len(described)),
+                   result_sql(asked.query, len(described)),
                    stamps or [], stamped_sql, fingerprint_sql(select, facts.functions),
                    hidden_notes(catalog))
 

@@ -21,6 +21,13 @@ _INTEGERS = (20, 21, 23)
 _NOT_READ = (705, 2249, 2287)     # unknown, record, record[]: no text can be read as one
 
 
+def result_sql(text: str, n_columns: int) -> str:
+    """The query `text` with each of its columns as text."""
+    numbered = ", ".join(f"_pgrain_{i}" for i in range(n_columns))
+    return ("SELECT " + ", ".join(f"_pgrain_{i}::pg_catalog.text" for i in range(n_columns))
+            + f" FROM (\n{text}\n) AS _pgrain_result ({numbered})")
+
+
 @dataclass(frozen=True)
 class OutputColumn:
     """One column of the query's output."""

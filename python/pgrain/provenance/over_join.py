@@ -8,7 +8,7 @@ taken to be known where it has anything to add.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -153,10 +153,6 @@ class OverJoin:
     output_columns: list[OutputColumn]
     result_sql: str
     arithmetic: dict[int, Number]
-    n_columns: int = field(init=False)
-
-    def __post_init__(self):
-        self.n_columns = len(self.output_columns)
 
     def __getattr__(self, name: str):
         return getattr(self.inner, name)
@@ -186,7 +182,7 @@ class OverJoinCircuit:
     def __init__(self, capture: OverJoin, lineage):
         self.inner = Circuit(capture.inner, lineage)
         self.columns, self.arithmetic = capture.output_columns, capture.arithmetic
-        self.first = capture.n_columns       # of the hidden columns
+        self.first = len(self.columns)       # of the hidden columns
         self.key_columns = [c for c in self.inner.key_columns if c < self.first]
         self.n = len(lineage.texts)
         hidden = range(self.first, len(self.inner.columns))

@@ -258,7 +258,7 @@ class Assembly:
     def _select(self, block: SelectBlock) -> Rows:
         base = self.bases[block.number] = Base(self, block)
         if block.grouping is not None:
-            return Groups(base, self._count(block.key)).rows()
+            return Groups(base).rows()
         if block.number in self.gapped:
             row, entry, literals = base.all_pairs()
         elif block.enumerated:

@@ -18,7 +18,7 @@ from pgrain.provenance.algebra.scope import Core, analyse, columns_sql, read_col
 from pgrain.provenance.algebra.select import select_sql
 from pgrain.provenance.algebra.sql import Capture as Renderer
 from pgrain.provenance.algebra.views import expand_views
-from pgrain.provenance.output import OutputColumn, match_sql
+from pgrain.provenance.output import OutputColumn, match_sql, result_sql
 from pgrain.provenance.probes import (
     Catalog,
     ProbeResult,
@@ -161,10 +161,7 @@ def compile_network(query: str, facts: PlanFacts, models: dict, probes: dict[str
     sql = renderer.render(final, by_row)
     output = [_output(spec, column, block.outputs[n] if by_row else None)
               for n, (spec, column) in enumerate(zip(described, final.columns, strict=True))]
-    numbered = ", ".join(f"_pgrain_{i}" for i in range(len(described)))
-    result = ("SELECT " + ", ".join(f"_pgrain_{i}::pg_catalog.text"
-                                    for i in range(len(described)))
-              + f" FROM (\n{bare(query)}\n) AS _pgrain_result ({numbered})")
+    result = result_sql(bare(query), len(described))
     program.notes += hidden_notes(catalog)
     stamps = [slot.stamped for slot in program.slots]
     stamps = [] if None in stamps or program.plain else stamps

@@ -39,7 +39,7 @@ class Terms:
 class Groups:
     """Groups of a Base; `comparisons` treats them as rows whose leaves are aggregates."""
 
-    def __init__(self, base, n_keys: int):
+    def __init__(self, base):
         self.base, self.assembly, self.block = base, base.assembly, base.block
         self.grouping = base.block.grouping
         packed, number = self.assembly.packed, self.block.number
