@@ -15,11 +15,13 @@ import time
 from pathlib import Path
 
 import bench_complain
-import bench_data
 import bench_page
 import bench_peers
 import bench_predict
-from bench_common import Bench, machine, say, server
+from bench_common import Bench, machine, server
+
+from pgrain.demo import shop
+from pgrain.demo.timing import multiply_rate, say
 
 RESULTS = Path(__file__).with_name("results")
 
@@ -30,7 +32,7 @@ def main() -> None:
     parser.add_argument("--queried", type=int, default=10_000, help="rows of the inference table")
     parser.add_argument("--seconds", type=float, default=15, help="of each pgbench run")
     parser.add_argument("--repeat", type=int, default=31, help="calls behind a median")
-    parser.add_argument("--models", default=",".join(bench_data.SIZES))
+    parser.add_argument("--models", default=",".join(shop.SIZES))
     parser.add_argument("--only", default="complain,predict,peers")
     parser.add_argument("--note", default="", help="printed at the top: what else the machine did")
     parser.add_argument("--page", type=Path, default=Path("docs/benchmarks.md"))
@@ -43,7 +45,11 @@ def main() -> None:
     if "complain" in options.only or "predict" in options.only:
         with server(bench):
             say("loading, training, precomputing")
-            bench_data.load(bench, models)
+            shop.fill(bench.connection, bench.rows, bench.queried)
+            for name in models:
+                seconds = shop.model(bench.connection, name, *shop.SIZES[name], say)
+                bench.facts |= {f"{step} {name}": took for step, took in seconds.items()}
+            bench.facts["multiply"] = multiply_rate()
             if "complain" in options.only:
                 bench_complain.measure(bench)
             if "predict" in options.only:

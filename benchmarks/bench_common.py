@@ -1,28 +1,21 @@
-"""What the sections of `make bench` share: the server, medians, floors, entries."""
+"""What the sections of `make bench` share: the run, its entries, the machine."""
 
 from __future__ import annotations
 
 import contextlib
 import os
 import platform
-import shutil
-import statistics
 import subprocess
-import sys
-import tempfile
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import version as version_of
-from pathlib import Path
 
-import numpy as np
 import psycopg
 
 from pgrain.cli.background import WorkerProcess
 from pgrain.cli.cluster import Cluster
-from pgrain.cli.install import find_server, install
-from pgrain.cli.place import prepare, server_account
+from pgrain.cli.install import find_server
+from pgrain.demo.timing import private_server, say
 
 DATABASE = "bench"
 
@@ -88,64 +81,11 @@ class Bench:
                              " 'pgrain'::regnamespace", [name]))
 
 
-def say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
-
-
-def times(work: Callable[[], object], repeat: int, warm: int = 1) -> list[float]:
-    """Milliseconds of `repeat` calls after `warm` calls that do not count."""
-    for _ in range(warm):
-        work()
-    found = []
-    for _ in range(repeat):
-        began = time.perf_counter()
-        work()
-        found.append(1000 * (time.perf_counter() - began))
-    return found
-
-
-def median(work: Callable[[], object], repeat: int, warm: int = 1) -> float:
-    return statistics.median(times(work, repeat, warm))
-
-
 @contextlib.contextmanager
 def server(bench: Bench, name: str = DATABASE) -> Iterator[None]:
     """A private cluster with one database and its worker; all of it goes afterwards."""
-    installation, account = find_server(), server_account()
-    install(installation)
-    place = Path(tempfile.mkdtemp(prefix="pgrain-", dir="/tmp"))
-    prepare(place, account)
-    cluster = Cluster(place, server=installation, account=account,
-                      settings={"fsync": "off", "shared_buffers": "512MB", "work_mem": "64MB",
-                                "max_parallel_workers_per_gather": "0"})
-    worker = None
-    try:
-        cluster.start()
-        cluster.ensure_database(name)
-        worker = WorkerProcess(cluster, name)
-        worker.start()
-        with cluster.connect(name) as connection:
-            bench.cluster, bench.worker, bench.connection = cluster, worker, connection
-            yield
-    finally:
-        if worker:
-            worker.stop()
-        cluster.stop("immediate")
-        shutil.rmtree(place, ignore_errors=True)
-
-
-# --- floors --------------------------------------------------------------------------------------
-
-def memory_bandwidth() -> float:
-    """Bytes a second that one numpy call reads from memory (256 MB, far beyond any cache)."""
-    data = np.ones(1 << 25, np.float64)
-    return data.nbytes / (median(data.sum, 7) / 1000)
-
-
-def multiply_rate() -> float:
-    """Float32 operations a second of a large matrix product, all cores."""
-    a = np.ones((1024, 1024), np.float32)
-    return 2 * 1024**3 / (median(lambda: a @ a, 7) / 1000)
+    with private_server(name) as (bench.cluster, bench.worker, bench.connection):
+        yield
 
 
 # --- machine -------------------------------------------------------------------------------------

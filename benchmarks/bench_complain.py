@@ -3,7 +3,6 @@ against Rain++; scaling in k, interventions and table size; precomputation."""
 
 from __future__ import annotations
 
-import json
 import re
 import statistics
 import subprocess
@@ -12,29 +11,18 @@ import time
 from pathlib import Path
 
 import numpy as np
-from bench_common import Bench, median, memory_bandwidth, say, times
+from bench_common import Bench
 
+from pgrain.demo import shop
+from pgrain.demo.shop import COMPLAINT, join, report
+from pgrain.demo.timing import median, memory_bandwidth, say, times
 from pgrain.influence.scores import deletion_changes, top_k
 
-COMPLAINT = "flagged too high WHERE hour = 13"
 FLOATS = 4
 
 
-def report(model: str, table: str = "sellerdata", extra: str = "") -> str:
-    return (f"SELECT hour, count(*) AS flagged FROM {table} WHERE "
-            f"pgrain.predict('{model}', image) <> clothingtype{extra} GROUP BY hour")
-
-
-def join(model: str) -> str:
-    return ("SELECT count(*) AS n FROM left_side l JOIN right_side r"
-            f" ON pgrain.predict('{model}', l.image) = pgrain.predict('{model}', r.image)")
-
-
-def complain(bench: Bench, query: str, complaint: str = COMPLAINT, top: int = 100,
-             intervention: str = "delete", **options) -> list[tuple]:
-    return bench.run("SELECT * FROM pgrain.complain(%s, %s, top_k => %s, intervention => %s,"
-                     " options => %s)",
-                     [query, complaint, top, intervention, json.dumps(options)])
+def complain(bench: Bench, query: str, *given, **options) -> list[tuple]:
+    return shop.complain(bench.connection, query, *given, **options)
 
 
 def floor_of(bench: Bench, rows_touched: int, k: int) -> tuple[float, str]:

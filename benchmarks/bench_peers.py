@@ -1,41 +1,26 @@
 """Other public implementations on the same model, data and complaint, in an environment of their
-own (`.local/peers`, made by pip when it is not there).
-
-The case is the bright trousers; the complaint says that there are too few trousers. Each peer gets
-the trained weights and returns one score a training row; what it cannot express (a sum over
-probabilities, a sign) is given in its nearest terms, said in peer_run.py.
-"""
+own (`pgrain.demo.peers`). The case is the bright trousers; the complaint says that there are too
+few trousers."""
 
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
 import tempfile
-import time
 from pathlib import Path
 
 import numpy as np
-from bench_common import Bench, median, say
+from bench_common import Bench
 
-from pgrain.demo.metrics import auc_r
-from pgrain.demo.paper.cases import Setting, load
-from pgrain.demo.paper.measure import dot_products, fit, rule
+from pgrain.demo.paper.cases import TROUSER, Setting, load
+from pgrain.demo.paper.measure import dot_products, fit, judge, rule
+from pgrain.demo.peers import environment
+from pgrain.demo.timing import median, say
 from pgrain.influence.baselines import losses
 from pgrain.influence.gradient import objective_gradient
 from pgrain.influence.projections import objective_projection
 from pgrain.influence.scores import deletion_changes
 from pgrain.models.softmax import softmax
-from pgrain.models.training import predict_proba, train
 
-PEERS = {"kronfluence": "kronfluence (EK-FAC)", "captum": "captum (TracInCP, one checkpoint)",
-         "dattri": "dattri (TRAK, one checkpoint)", "pydvl": "pyDVL (Arnoldi, rank 20)",
-         "cleanlab": "cleanlab (self-confidence, out of fold)"}
-PACKAGES = ("torch", "kronfluence", "captum", "dattri", "pyDVL", "distributed", "zarr", "cleanlab")
-# pyDVL imports distributed and zarr, and does not say so.
-ENVIRONMENT = Path(".local/peers")
 SECTION = "Peers: bright trousers, mlp of 256"
-LIMIT = 900
 
 
 def measure(bench: Bench, rows: int | None = None, queried: int = 2_000) -> None:
@@ -46,32 +31,19 @@ def measure(bench: Bench, rows: int | None = None, queried: int = 2_000) -> None
     case = type(case)(**{**case.__dict__, "query_X": case.query_X[:queried],
                          "query_y": case.query_y[:queried]})
     fitted = fit(setting, case)
-    _ours(bench, setting, fitted)
-    python = environment()
-    if python is None:
-        bench.skip("peers: no environment could be made with pip (" + ", ".join(PACKAGES) + ")")
-        return
+    dq = _ours(bench, setting, fitted)
     with tempfile.TemporaryDirectory() as folder:
-        _export(Path(folder), setting, fitted)
-        for name, what in PEERS.items():
-            _peer(bench, python, Path(folder), name, what, case.wrong)
-
-
-def environment() -> str | None:
-    """The peers' Python; made once, in an environment of its own."""
-    python = ENVIRONMENT.absolute() / "bin" / "python"
-    if not python.exists():
-        say(f"  making {ENVIRONMENT}: " + ", ".join(PACKAGES))
-        subprocess.run([sys.executable, "-m", "venv", str(ENVIRONMENT)], check=True)
-        for package in PACKAGES:
-            subprocess.run([str(python), "-m", "pip", "install", "--quiet", package], check=False)
-    done = subprocess.run([str(python), "-c", "import torch"], capture_output=True, check=False)
-    return str(python) if done.returncode == 0 else None
-
-
-def judge(scores: np.ndarray, wrong: np.ndarray) -> float:
-    n = int(wrong.sum())
-    return auc_r(wrong[np.argsort(-scores, kind="stable")[:n]], n)
+        environment.export(Path(folder), fitted.case, fitted.model, fitted.theta, {"Q3": dq},
+                           TROUSER, dict(setting.options))
+        for name, what in environment.NAMES.items():
+            try:
+                found, scores = environment.run(environment.python((name,), say), Path(folder),
+                                                name)
+            except environment.PeerFailed as error:
+                bench.skip(str(error))
+                continue
+            _add(bench, f"{what}, {found['version']}", found["complaint"], found["prepare"],
+                 scores["Q3"], case.wrong, found.get("note", ""))
 
 
 def _add(bench: Bench, what: str, complaint: float, prepare: float, scores, wrong, note="") -> None:
@@ -80,7 +52,8 @@ def _add(bench: Bench, what: str, complaint: float, prepare: float, scores, wron
                    + (f"; {note}" if note else ""))
 
 
-def _ours(bench: Bench, setting: Setting, fitted) -> None:
+def _ours(bench: Bench, setting: Setting, fitted) -> np.ndarray:
+    """Our own rankings; dq/dp of the complaint."""
     query = fitted.case.query("Q3", "fashion")
     dq = -np.asarray(query.gradient(fitted.query_p), np.float64)
     w = 1 / fitted.spectrum.eigenvalues[:fitted.k]
@@ -103,38 +76,4 @@ def _ours(bench: Bench, setting: Setting, fitted) -> None:
     _add(bench, "the rule: not labelled trouser, by p(trouser)", 0, 0,
          rule(p, fitted.case.y, query.classes, -1), wrong)
     _add(bench, "loss", 0, 0, losses(fitted.logits, fitted.case.y), wrong)
-
-
-def _export(folder: Path, setting: Setting, fitted) -> None:
-    """Weights, rows, and out-of-fold probabilities, as arrays that any Python can read."""
-    case = fitted.case
-    weights = fitted.model.to_pytree(fitted.theta)
-    began = time.perf_counter()
-    folds = np.random.default_rng(0).integers(0, 3, len(case.y))
-    held = np.zeros((len(case.y), case.n_classes), np.float32)
-    for fold in range(3):
-        inside = folds != fold
-        trained = train(fitted.model, case.X[inside], case.y[inside],
-                        options=dict(setting.options), seed=0)
-        held[~inside] = predict_proba(fitted.model, trained.theta, case.X[~inside])[1]
-    np.savez(folder / "case.npz", X=case.X.reshape(len(case.X), -1), y=case.y,
-             query=case.query_X.reshape(len(case.query_X), -1), query_y=case.query_y,
-             held=held, held_seconds=time.perf_counter() - began,
-             alpha=fitted.alpha, **{f"w:{name}": value for name, value in weights.items()})
-
-
-def _peer(bench: Bench, python: str, folder: Path, name: str, what: str, wrong) -> None:
-    script = Path(__file__).with_name("peer_run.py")
-    try:
-        done = subprocess.run([python, str(script.resolve()), name, str(folder)], cwd=folder,
-                              capture_output=True, text=True, timeout=LIMIT, check=False)
-    except subprocess.TimeoutExpired:
-        bench.skip(f"{what}: more than {LIMIT} s")
-        return
-    if done.returncode:
-        bench.skip(f"{what}: " + ([line for line in done.stderr.splitlines() if line.strip()]
-                                  or ["failed"])[-1][:200])
-        return
-    found = json.loads(done.stdout.splitlines()[-1])
-    _add(bench, f"{what}, {found['version']}", found["complaint"], found["prepare"],
-         np.load(folder / f"{name}.npy"), wrong, found.get("note", ""))
+    return dq

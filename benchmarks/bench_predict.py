@@ -8,9 +8,11 @@ import time
 from pathlib import Path
 
 import numpy as np
-from bench_common import Bench, median, say
-from bench_complain import complain, report
+from bench_common import Bench
+from bench_complain import complain
 
+from pgrain.demo.shop import report
+from pgrain.demo.timing import median, say
 from pgrain.models.registry import build
 from pgrain.models.training import predict_proba
 

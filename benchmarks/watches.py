@@ -19,26 +19,16 @@ import argparse
 import json
 import os
 import platform
-import shutil
 import statistics
-import sys
-import tempfile
 import time
 from pathlib import Path
 
-from pgrain.cli.background import WorkerProcess
-from pgrain.cli.cluster import Cluster
-from pgrain.cli.install import find_server, install
-from pgrain.cli.place import prepare, server_account
+from pgrain.demo.timing import private_server, say
 
 ROW = """(SELECT array_agg(sin(i * (j + 3.7) * {a}) + CASE WHEN i % 10 = j THEN 1.2 ELSE 0 END)
           FROM generate_series(0, 19) AS j)"""
 QUERY = ("SELECT hour, count(*) AS flagged FROM {} WHERE pgrain.predict('m', x) <> claim "
          "GROUP BY hour")
-
-
-def say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
 
 
 def timed(connection, statement: str, parameters=None) -> float:
@@ -167,33 +157,17 @@ def main() -> None:
     parser.add_argument("--repeat", type=int, default=5)
     parser.add_argument("--write", type=Path)
     options = parser.parse_args()
-    server, account = find_server(), server_account()
-    install(server)
-    place = Path(tempfile.mkdtemp(prefix="pgrain-", dir="/tmp"))
-    prepare(place, account)
-    cluster = Cluster(place, server=server, account=account, settings={
-        "fsync": "off", "shared_buffers": "1GB", "work_mem": "128MB"})
-    worker = None
-    try:
-        cluster.start()
-        cluster.ensure_database("bench")
-        worker = WorkerProcess(cluster, "bench")
-        worker.start()
-        with cluster.connect("bench") as connection:
-            connection.execute("SET client_min_messages = error")
-            connection.execute("CREATE EXTENSION IF NOT EXISTS pgrain CASCADE")
-            fill(connection, options.train)
-            results = [one_size(connection, rows, options.repeat) for rows in options.rows]
-        text = report(results, options.train)
-        print(text)
-        if options.write:
-            options.write.write_text(text)
-            options.write.with_suffix(".json").write_text(json.dumps(results, indent=1) + "\n")
-    finally:
-        if worker:
-            worker.stop()
-        cluster.stop("immediate")
-        shutil.rmtree(place, ignore_errors=True)
+    settings = {"fsync": "off", "shared_buffers": "1GB", "work_mem": "128MB"}
+    with private_server("bench", settings) as (_, _, connection):
+        connection.execute("SET client_min_messages = error")
+        connection.execute("CREATE EXTENSION IF NOT EXISTS pgrain CASCADE")
+        fill(connection, options.train)
+        results = [one_size(connection, rows, options.repeat) for rows in options.rows]
+    text = report(results, options.train)
+    print(text)
+    if options.write:
+        options.write.write_text(text)
+        options.write.with_suffix(".json").write_text(json.dumps(results, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 
-from pgrain.demo.paper import draw, measure
-from pgrain.demo.paper.cases import Case, Setting
+from pgrain.demo import cifar10
+from pgrain.demo.paper import cases, command, costs, draw, measure, page
+from pgrain.demo.paper.cases import Case, Setting, load
 from pgrain.demo.paper.experiments import NAMES, experiment, jobs_of, setting_of
-from pgrain.demo.paper.records import Job, Records
+from pgrain.demo.paper.records import Job, Records, changes
 from pgrain.demo.paper.scales import SCALES
 
 RNG = np.random.default_rng(0)
@@ -85,7 +88,9 @@ def test_the_rule_takes_what_the_complaint_asks_for():
 def test_settings_survive_their_records(scale):
     for name in NAMES:
         for job in experiment(name).jobs(scale):
-            assert jobs_of([setting_of(job.what)])[0].what == job.what
+            if "error" in job.what:
+                assert jobs_of([setting_of(job.what)])[0].what == job.what
+            assert json.loads(json.dumps(job.what)) == job.what
 
 
 def test_a_record_is_measured_once_and_keyed_by_all_that_it_depends_on(tmp_path):
@@ -103,6 +108,94 @@ def test_a_record_is_measured_once_and_keyed_by_all_that_it_depends_on(tmp_path)
     with pytest.raises(RuntimeError):
         records.measure(other, fails)
     assert records.get(other) is None and len(list(tmp_path.iterdir())) == 1
+
+
+def test_what_was_kept_is_shown_and_compared_but_measured_again(tmp_path):
+    job, kept = Job("setting", {"data": "mnist", "seed": 0}), tmp_path / "kept" / "small.jsonl"
+    first = Records(tmp_path / "first", kept)
+    first.measure(job, lambda: {"k": 2, "queries": {"Q3": {"rain++": [0.1, 0.9]}}})
+    first.keep([job])
+    later = Records(tmp_path / "later", kept)
+    assert later.get(job) is None and later.all([job])[0]["k"] == 2
+    later.measure(job, lambda: {"k": 1, "queries": {"Q3": {"rain++": [0.5, 0.9]}}})
+    assert later.all([job])[0]["k"] == 1
+    (change, what), = changes(later, [job])
+    assert change == pytest.approx(-0.4) and "0.900 -> 0.500" in what
+    later.keep([])
+    assert kept.read_text().count("\n") == 1
+
+
+def test_a_run_goes_on_after_a_failure_and_an_interrupt(tmp_path, monkeypatch):
+    jobs = [Job("setting", {"seed": seed}) for seed in range(3)]
+    records, asked = Records(tmp_path), []
+
+    def work(job, say):
+        asked.append(job.what["seed"])
+        if job.what["seed"] == 0:
+            raise RuntimeError("no such data")
+        if job.what["seed"] == 2 and len(asked) < 4:
+            raise KeyboardInterrupt
+        return {}
+
+    monkeypatch.setattr(command, "work", work)
+    with pytest.raises(KeyboardInterrupt):
+        command.run(jobs, records, lambda text: None)
+    failures = command.run(jobs, records, lambda text: None)
+    assert asked == [0, 1, 2, 0, 2] and len(failures) == 1 and "no such data" in failures[0]
+    failures = command.run(jobs, records, lambda text: None, hours=1e-9)
+    assert asked == [0, 1, 2, 0, 2] and "would end after" in failures[0]
+
+
+def test_costs_are_those_of_what_is_most_alike():
+    def record(cpu, **what):
+        return {"kind": "setting", "setting": what, "cpu": cpu}
+
+    class Kept:
+        def every_kept(self):
+            return [record(10, data="a", architecture="x", rows=1),
+                    record(20, data="a", architecture="x", rows=2),
+                    record(40, data="b", architecture="x", rows=1)]
+
+    table = costs.known(Kept())
+    assert costs.predict(Job("setting", {"data": "a", "architecture": "x", "rows": 2}), table) == 20
+    assert costs.predict(Job("setting", {"data": "a", "architecture": "x", "rows": 9}), table) == 15
+    assert costs.predict(Job("setting", {"data": "c"}), table) == 20
+    assert costs.predict(Job("other", {}), table) == costs.SECONDS
+
+
+def test_a_section_of_lost_records_stays_until_as_many_are_measured(tmp_path, monkeypatch):
+    pytest.importorskip("matplotlib")
+    folder = tmp_path / "paper"
+    (folder / "earlier").mkdir(parents=True)
+    (folder / "earlier" / "controls.md").write_text(
+        "<!-- measured: 1; commit: abc1234; sizes: fashion; note: two cores -->\n\nas it was\n")
+    records = Records(tmp_path / "records")
+    before = page.section("controls", SCALES["small"], records, folder)
+    assert "as it was" in before and "abc1234" in before
+    job = experiment("controls").jobs(SCALES["small"])[1]
+    records.measure(job, lambda: {"k": 1, "chance": 0.1, "n_rows": 10, "n_parameters": 5, "queries":
+                                  {"Q3": {"rain++": [0.123], "gradient_dot": 0.2}}})
+    after = page.section("controls", SCALES["small"], records, folder)
+    assert "as it was" not in after and "0.123" in after
+
+
+def test_cifar10_is_read_where_the_user_has_it(tmp_path, monkeypatch):
+    rng = np.random.default_rng(1)
+    for name in (*cifar10.TRAIN_FILES, *cifar10.TEST_FILES):
+        data = rng.integers(0, 256, (20, 3073), dtype=np.uint8)
+        data[:, 0] = np.arange(20) % 10
+        (tmp_path / name).write_bytes(data.tobytes())
+    monkeypatch.setenv("PGRAIN_CIFAR10", str(tmp_path))
+    cases._pictures.cache_clear()
+    try:
+        case = load(Setting("cifar10", "cnn", "flip", rate=0.5, rows=60))
+        assert case.X.shape == (60, 32, 32, 3) and case.wrong.sum() == 3
+        assert set(case.y[case.wrong]) == {cifar10.CLASSES.index("horse")}
+        spoiled = load(Setting("cifar10", "cnn", "salt_and_pepper", rate=1.0, rows=60,
+                               denoise=True))
+        assert spoiled.wrong.sum() == 6 and spoiled.denoised.shape == spoiled.X.shape
+    finally:
+        cases._pictures.cache_clear()
 
 
 @pytest.mark.parametrize("name", NAMES)

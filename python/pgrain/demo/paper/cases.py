@@ -13,19 +13,19 @@ from dataclasses import asdict, dataclass
 
 import numpy as np
 
-from pgrain.demo import census, corruptions, digits, reviews
-from pgrain.demo.datasets import Images, fashion_mnist
+from pgrain.demo import census, cifar10, corruptions, digits, reviews
+from pgrain.demo.datasets import DatasetMissing, Images, fashion_mnist
 from pgrain.demo.feature_errors import ERRORS, damage, median_denoise
 from pgrain.demo.label_errors import flip_class, flip_classes, flip_where, permute
 from pgrain.models.encoding import Encoder
 
 TROUSER = corruptions.TROUSER
+AUTOMOBILE, HORSE = map(cifar10.CLASSES.index, ("automobile", "horse"))
 FLIPS = {"mnist": (1, 7), "fashion": (TROUSER, corruptions.SNEAKER), "adult": (0, 1),
-         "reviews": (0, 1)}
+         "reviews": (0, 1), "cifar10": (AUTOMOBILE, HORSE)}
 """Table 2: from which class to which."""
-FILTERED = {"mnist": 1, "fashion": TROUSER, "adult": 1, "reviews": 1}
+FILTERED = {"mnist": 1, "fashion": TROUSER, "adult": 1, "reviews": 1, "cifar10": AUTOMOBILE}
 """The class that Q3 filters on (section 6.3)."""
-N_CLASSES = {"mnist": 10, "fashion": 10, "adult": 2, "reviews": 2}
 
 
 @dataclass(frozen=True)
@@ -114,7 +114,9 @@ def load(setting: Setting) -> Case:
     if setting.data == "reviews":
         return _reviews(setting)
     train, query = _pictures(setting.data)
-    train, query = train.first(setting.rows), query.first(setting.queried or len(query))
+    queried = setting.queried or len(query)
+    train = Images(train.pixels[:setting.rows], train.labels[:setting.rows])
+    query = Images(query.pixels[:queried], query.labels[:queried])
     n = len(train)
     pixels, labels, wrong = train.pixels, train.labels, np.zeros(n, bool)
     source, target = FLIPS[setting.data]
@@ -137,10 +139,15 @@ def load(setting: Setting) -> Case:
         wrong = _marked(n, setting.seed)
     elif setting.error != "none":
         raise ValueError(f'no error "{setting.error}" for pictures')
-    return Case(10, pixels[..., None], labels.astype(np.int32), wrong, train.pixels[..., None],
-                train.labels.astype(np.int32), query.pixels[..., None],
+    return Case(10, _channels(pixels), labels.astype(np.int32), wrong, _channels(train.pixels),
+                train.labels.astype(np.int32), _channels(query.pixels),
                 query.labels.astype(np.int32),
-                denoised=median_denoise(pixels)[..., None] if setting.denoise else None)
+                denoised=_channels(median_denoise(pixels)) if setting.denoise else None)
+
+
+def _channels(pixels: np.ndarray) -> np.ndarray:
+    """(N, H, W, C): grey pictures have one channel."""
+    return pixels if pixels.ndim == 4 else pixels[..., None]
 
 
 def _marked(n: int, seed: int) -> np.ndarray:
@@ -149,9 +156,14 @@ def _marked(n: int, seed: int) -> np.ndarray:
 
 
 @functools.cache
-def _pictures(data: str) -> tuple[Images, Images]:
-    return digits.mnist_split() if data == "mnist" else (fashion_mnist("train"),
-                                                         fashion_mnist("t10k"))
+def _pictures(data: str) -> tuple:
+    """Training and queried pictures, each with `pixels` and `labels`."""
+    readers = {"mnist": digits.mnist_split,
+               "fashion": lambda: (fashion_mnist("train"), fashion_mnist("t10k")),
+               "cifar10": lambda: (cifar10.cifar10("train"), cifar10.cifar10("test"))}
+    if data not in readers:
+        raise DatasetMissing(f'there is no data set "{data}"')
+    return readers[data]()
 
 
 @functools.lru_cache(maxsize=4)

@@ -16,7 +16,7 @@ _LEAST = 0.1
 
 def jobs(scale) -> list[Job]:
     every = [job for module in (iterations, peaks, adult, baselines) for job in module.jobs(scale)]
-    return list({job.key: job for job in every}.values())
+    return list({job.key: job for job in every if job.kind == "setting"}.values())
 
 
 def render(records, folder: Path) -> str:

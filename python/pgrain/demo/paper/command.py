@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import click
 
 from pgrain.demo.datasets import DatasetBroken, DatasetMissing
+from pgrain.demo.paper import costs
 from pgrain.demo.paper.experiments import NAMES, experiment, work
-from pgrain.demo.paper.records import Job, Records
+from pgrain.demo.paper.records import Job, Records, changes
 from pgrain.demo.paper.scales import SCALES, Scale
 from pgrain.errors import PgrainError
 
 RECORDS = Path(".local/paper")
+FELL = 0.03
+"""AUC_R that falls by more than this against the kept records is printed at the end of a run."""
 
 
 def plan(names: tuple[str, ...], scale: Scale) -> list[Job]:
@@ -23,26 +28,57 @@ def plan(names: tuple[str, ...], scale: Scale) -> list[Job]:
     return sorted(by_key.values(), key=lambda job: job.what.get("seed", 0))
 
 
-def run(names: tuple[str, ...], scale: Scale, records: Records, say) -> list[str]:
-    """Measures every job that has no record; sentences about those that could not be."""
-    jobs = plan(names, scale)
-    failures = []
-    started = time.monotonic()
+def label(job: Job) -> str:
+    """A job in a few words."""
+    return f"{job.kind} " + " ".join(
+        str(job.what[name]) for name in ("data", "architecture", "error", "rate", "seed")
+        if name in job.what)
+
+
+def run(jobs: list[Job], records: Records, say: Callable[[str], None],
+        hours: float | None = None) -> list[str]:
+    """Measures every job that has no record; sentences about those that could not be. hours: no
+    job is begun that is predicted to end after them."""
+    failures: list[str] = []
+    table = costs.known(records)
+    left = {job.key: costs.predict(job, table) for job in jobs if records.get(job) is None}
+    everything, started = sum(left.values()), time.monotonic()
+    # Predictions are of processor time; what the clock shows for it is learned on the way.
+    spent = passed = 0.0
     for number, job in enumerate(jobs, 1):
-        if records.get(job) is not None:
+        if job.key not in left:
             continue
-        label = f"[{number}/{len(jobs)}] {job.kind} " + " ".join(
-            str(job.what[name]) for name in ("data", "architecture", "error", "rate", "seed")
-            if name in job.what)
-        say(label)
+        name = label(job)
+        elapsed = time.monotonic() - started
+        pace = passed / spent if spent else 1.0
+        if hours is not None and elapsed + pace * left[job.key] > 3600 * hours:
+            failures.append(f"{name}: would end after {hours:g} hours")
+            continue
+        done = 1 - sum(left.values()) / everything if everything else 1.0
+        say(f"[{number}/{len(jobs)}, {done:.0%}, about "
+            f"{costs.duration(pace * sum(left.values()))} to go] {name}")
         try:
-            found = records.measure(job, lambda job=job, label=label: work(
-                job, lambda text: say(f"{label}: {text}")))
-            say(f"{label}: {found['took']} s; {time.monotonic() - started:.0f} s in all")
-        except (DatasetMissing, DatasetBroken, PgrainError, RuntimeError) as error:
-            failures.append(f"{label.split('] ')[1]}: {error}")
-            say(f"{label}: {error}")
+            found = records.measure(job, lambda job=job, name=name: work(
+                job, lambda text: say(f"  {name}: {text}")))
+        except (DatasetMissing, DatasetBroken, PgrainError, RuntimeError, OSError) as error:
+            failures.append(f"{name}: {error}")
+            say(f"  {name}: {error}")
+        else:
+            passed += found["took"]
+            spent += left[job.key]
+            say(f"  {name}: {found['took']:g} s, {found['cpu']:g} s of processor time")
+        del left[job.key]
     return failures
+
+
+def estimate(jobs: list[Job], records: Records, say: Callable[[str], None]) -> None:
+    """What is missing and how long it will take."""
+    table = costs.known(records)
+    missing = [job for job in jobs if records.get(job) is None]
+    seconds = sum(costs.predict(job, table) for job in missing)
+    say(f"{len(jobs)} configurations, {len(missing)} to be measured: about "
+        f"{costs.duration(seconds)} of processor time; on two quiet cores between half of that and "
+        "all of it. It may be stopped at any time (Ctrl-C); the same command goes on.")
 
 
 def _check(say) -> None:
@@ -64,26 +100,52 @@ def _check(say) -> None:
 @click.command(context_settings={"help_option_names": ["-h", "--help"], "show_default": True})
 @click.argument("names", nargs=-1, type=click.Choice(NAMES))
 @click.option("--scale", default="small", type=click.Choice(sorted(SCALES)))
-@click.option("--page", default=Path("docs/paper.md"), type=click.Path(path_type=Path),
-              help="where to write what was found; plots go into a folder beside it")
+@click.option("--page", type=click.Path(path_type=Path),
+              help="where to write what was found, docs/paper.md at the scale `small` and "
+                   "docs/paper-<scale>.md at the others; plots and records go into a folder of "
+                   "that name beside it")
 @click.option("--records", default=RECORDS, type=click.Path(path_type=Path),
               help="measurements, one file each; what is there is not measured again")
 @click.option("--check", is_flag=True,
               help="measure nothing but what the bounds of the quick scale need, and check them")
 @click.option("--note", default="", help="a sentence for the page: what else the machine did")
 @click.option("--render-only", is_flag=True, help="write the page from what is there")
-def command(names: tuple[str, ...], scale: str, page: Path, records: Path,
-            note: str, render_only: bool, check: bool) -> None:
+@click.option("--plan", "plan_only", is_flag=True,
+              help="print what would be measured, how large it is and how long it takes")
+@click.option("--hours", type=float, help="begin nothing that would end after so many")
+def command(names: tuple[str, ...], scale: str, page: Path | None, records: Path, note: str,
+            render_only: bool, check: bool, plan_only: bool, hours: float | None) -> None:
     """The paper's experiments: all of them, or those named."""
     if check:
         _check(click.echo)
         return
-    store = Records(records / scale)
+    page = page or Path("docs") / ("paper.md" if scale == "small" else f"paper-{scale}.md")
+    store = Records(records / scale, page.with_suffix("") / "records" / f"{scale}.jsonl")
+    jobs = plan(names or NAMES, SCALES[scale])
+    if plan_only or not render_only:
+        if plan_only or scale == "full":
+            from pgrain.demo.paper.sizes import describe
+            describe(jobs, store, click.echo)
+        estimate(jobs, store, click.echo)
+        if plan_only:
+            return
     failures: list[str] = []
+    stopped = False
     if not render_only:
-        failures = run(names or NAMES, SCALES[scale], store, click.echo)
+        try:
+            failures = run(jobs, store, click.echo, hours)
+        except KeyboardInterrupt:
+            stopped = True
+            click.echo("stopped; the same command goes on where it was")
+    fell = [what for change, what in changes(store, jobs) if change < -FELL]
     from pgrain.demo.paper.page import write
+    store.keep(plan(NAMES, SCALES[scale]))
     write(page, SCALES[scale], store, note)
-    click.echo(f"wrote {page}")
+    click.echo(f"wrote {page} and {store.kept}")
+    if fell:
+        click.echo(f"AUC_R at the automatic k fell by more than {FELL} against the kept records:\n"
+                   "  " + "\n  ".join(fell))
+    if stopped:
+        sys.exit(130)
     if failures:
         raise click.ClickException("not measured:\n  " + "\n  ".join(failures))

@@ -153,7 +153,7 @@ def _judge(setting: Setting, fitted: Fitted, query: Query, clean_p: np.ndarray) 
         return found
     found["rain++"] = by_k(fitted.A, fitted.spectrum.eigenvalues, c, case.wrong)
     if setting.denoise:
-        found["denoise"] = by_k(fitted.A - _denoised(fitted), fitted.spectrum.eigenvalues, c,
+        found["denoise"] = by_k(fitted.A - denoised(fitted), fitted.spectrum.eigenvalues, c,
                                 case.wrong)
     if setting.baselines or setting.cg:
         gradient = objective_gradient(fitted.model, fitted.theta, case.query_X, dq)
@@ -189,7 +189,7 @@ def by_k(A: np.ndarray, eigenvalues: np.ndarray, c: np.ndarray, wrong: np.ndarra
     return [judge(-changes[:, i], wrong) for i in range(changes.shape[1])]
 
 
-def _denoised(fitted: Fitted) -> np.ndarray:
+def denoised(fitted: Fitted) -> np.ndarray:
     """(N, m): projections of the rows as they would be after the repair."""
     logits, J = project(fitted.model, fitted.theta, fitted.case.denoised,
                         fitted.spectrum.vectors)

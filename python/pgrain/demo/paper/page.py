@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import os
 import platform
-import subprocess
 from importlib.metadata import version
 from pathlib import Path
 
-from pgrain.demo.paper import draw
+from pgrain.demo.paper import draw, earlier
 from pgrain.demo.paper.experiments import NAMES, experiment
-from pgrain.demo.paper.records import Records
+from pgrain.demo.paper.records import Records, commit
 from pgrain.demo.paper.scales import Scale
 
 
@@ -26,36 +25,51 @@ def machine() -> str:
         if line.startswith("model name"):
             cpu = line.split(":")[1].strip()
             break
-    try:
-        commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True,
-                                text=True, check=True).stdout.strip()
-    except (OSError, subprocess.CalledProcessError):
-        commit = "unknown"
-    return (f"{cpu}, {os.cpu_count()} cores, no GPU; Python {platform.python_version()}, "
-            f"jax {version('jax')}, numpy {version('numpy')}; commit {commit}.")
+    return (f"{cpu}, {os.cpu_count()} cores; Python {platform.python_version()}, "
+            f"jax {version('jax')}, numpy {version('numpy')}; rendered at commit {commit()}.")
+
+
+def sizes(records: list[dict]) -> str:
+    """Rows and models of records, each once."""
+    found = sorted({f"{r['setting']['data']} {r['n_rows']:,} rows, {r['setting']['architecture']} "
+                    f"of {r['n_parameters']:,} parameters"
+                    for r in records if "n_parameters" in r and "data" in r["setting"]})
+    return "; ".join(found) + "." if found else ""
+
+
+def section(name: str, scale: Scale, records: Records, folder: Path) -> str:
+    """One experiment: how to make it alone, what the paper reports, what was found; `folder` takes
+    the plots. From the records, or, while they are fewer than those of a section kept from
+    earlier, that one."""
+    one = experiment(name)
+    jobs = one.jobs(scale)
+    found = records.all(jobs)
+    old = earlier.read(folder, name) if scale.name == "small" else None
+    command = f"`pgrain paper {name} --scale {scale.name}`"
+    if old is not None and len(found) < min(old.measured, len(jobs)):
+        head = (f"{command}: {old.measured} configurations, measured at commit {old.commit} "
+                f"({old.note}); their records are lost, the section is as it was written then. "
+                f"{len(found)} of {len(jobs)} have been measured since. {old.sizes}.")
+        body = old.text
+    else:
+        used = sum(record.get("cpu", 0) for record in found)
+        commits = ", ".join(sorted({r["commit"] for r in found if "commit" in r}))
+        head = (f"{command}: {len(found)} of {len(jobs)} configurations measured, {used:,.0f} s of "
+                f"processor time{f', commit {commits}' if commits else ''}. {sizes(found)}")
+        body = one.render(found, folder) if found else draw.table([], [])
+    return "\n\n".join([f"## {one.TITLE}", head.strip(), f"**Reported:** {one.REPORTED}",
+                        body.strip()])
 
 
 def write(path: Path, scale: Scale, records: Records, note: str = "") -> None:
-    """The page, its plots beside it in the folder `paper`."""
-    folder = path.parent / "paper"
+    """The page, its plots beside it in the folder of its name."""
+    folder = path.with_suffix("")
     models = ", ".join(f"{name} {dict(options)}" if options else f"{name} of default size"
                        for name, options in ((n, scale.options.get(n, ())) for n in scale.sample))
     parts = [_template("page_head.md").format(
         scale=scale.name, machine=f"{machine()} {note}".strip(), fashion_rows=scale.rows["fashion"],
-        models=models.replace("{", "(").replace("}", ")").replace("'", ""))]
-    for name in NAMES:
-        one = experiment(name)
-        jobs = one.jobs(scale)
-        found = records.all(jobs)
-        seconds = sum(record["took"] for record in found)
-        sizes = sorted({f"{r['setting']['data']} {r['n_rows']:,} rows, "
-                        f"{r['setting']['architecture']} of {r['n_parameters']:,} parameters"
-                        for r in found if "setting" in r})
-        parts += [f"## {one.TITLE}", f"`pgrain paper {name} --scale {scale.name}`: {len(found)} of "
-                  f"{len(jobs)} configurations measured, {seconds:,.0f} s. "
-                  + ("; ".join(sizes) + "." if sizes else ""),
-                  f"**Reported:** {one.REPORTED}",
-                  one.render(found, folder) if found else draw.table([], [])]
+        models=models.replace("{", "(").replace("}", ")").replace("'", "")).strip()]
+    parts += [section(name, scale, records, folder) for name in NAMES]
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text("\n\n".join([*(part.strip() for part in parts),
-                                 _template("page_tail.md").strip()]) + "\n")
+    text = "\n\n".join([*parts, _template("page_tail.md").strip()]) + "\n"
+    path.write_text(text.replace("](paper/", f"]({folder.name}/"))

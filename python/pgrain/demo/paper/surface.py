@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
-import tempfile
 from pathlib import Path
 
 from pgrain.demo.paper import draw
@@ -26,97 +24,104 @@ QUERIES = {
 
 
 def jobs(scale) -> list[Job]:
-    rows = min(4_000, scale.rows["mnist"])
-    settings = [scale.setting("adult", "logistic_regression", "male_private", rate=0.6,
-                              rows=min(8_000, scale.rows["adult"]), sample=10_000,
-                              queries=("Q4", "Q5", "Q6", "Q7"), baselines=False, options=()),
-                scale.setting("mnist", "mlp", "flip", rate=0.4, rows=rows, sample=10_000,
-                              queries=("Q1", "Q3"), baselines=False,
-                              options=(("hidden", (64,)),))]
+    """Figure 12's first seed, table 2's flips, figure 15's two repairs, with the settings of those
+    figures: what they say about the library holds for the product."""
+    full = scale.name != "quick"
+    settings = [scale.setting("adult", "logistic_regression", "male_private", rate=rate,
+                              queries=("Q4", "Q5", "Q6", "Q7"), baselines=False)
+                for rate in ((0.5, 0.6, 0.7) if full else (0.6,))]
+    settings.append(scale.setting("mnist", "mlp", "flip", rate=scale.rate, queries=("Q1", "Q3"),
+                                  baselines=False))
+    settings += [scale.setting("mnist", "mlp", "salt_and_pepper", rate=rate, queries=("Q1", "Q3"),
+                               denoise=True, baselines=False)
+                 for rate in ((0.5, 0.9) if full else (0.9,))]
     return [Job("surface", setting.as_json()) for setting in settings]
 
 
 def measure(what: dict, say) -> dict:
-    """Both rankings of every query: AUC_R, and how many of the first N rows are the same."""
+    """Both rankings of every query and intervention: AUC_R, and how many of the first N rows are
+    the same."""
     import numpy as np
 
     from pgrain.demo.metrics import auc_r
     from pgrain.demo.paper.cases import load
     from pgrain.demo.paper.experiments import setting_of
-    from pgrain.demo.paper.measure import direction, fit
+    from pgrain.demo.paper.measure import denoised, direction, fit
     from pgrain.influence.projections import objective_projection
     from pgrain.influence.scores import deletion_changes
     setting = setting_of(what)
     case = load(setting)
     fitted = fit(setting, case, say)
     n = int(case.wrong.sum())
-    found = {}
     w = 1 / fitted.spectrum.eigenvalues[:fitted.k]
+    effects = {"delete": fitted.A}
+    if setting.denoise:
+        effects["denoise"] = fitted.A - denoised(fitted)
     complaints, orders = {}, {}
     for name in setting.queries:
         query = case.query(name, setting.data)
         sign = direction(query, fitted.predicted, fitted.query_p)
         c = objective_projection(fitted.query_p, fitted.query_J,
                                  sign * np.asarray(query.gradient(fitted.query_p), float))
-        orders[name] = np.argsort(deletion_changes(fitted.A[:, :fitted.k], w, c[:fitted.k]),
-                                  kind="stable")[:n]
         column = "n" if name in ("Q1", "Q3") else "share"
         complaints[name] = f"{column} too {'high' if sign > 0 else 'low'}"
-    through = _through_sql(setting, case, complaints, n, say)
-    for name, (value, ids) in through.items():
-        mine = orders[name]
-        found[name] = {
-            "complaint": complaints[name], "value": value,
+        for intervention, A in effects.items():
+            changes = deletion_changes(A[:, :fitted.k], w, c[:fitted.k])
+            orders[name, intervention] = np.argsort(changes, kind="stable")[:n]
+    through = _through_sql(setting, case, complaints, tuple(effects), n, say)
+    found: dict = {}
+    for (name, intervention), (value, ids) in through.items():
+        mine = orders[name, intervention]
+        found.setdefault(name, {"complaint": complaints[name], "value": value})[intervention] = {
             "library": auc_r(case.wrong[mine], n), "sql": auc_r(case.wrong[ids], n),
             "shared": len(set(mine.tolist()) & set(ids.tolist())) / n}
-    return {"setting": what, "n_parameters": fitted.model.n_parameters, "n_rows": len(case.y),
-            "n_wrong": n, "k": fitted.k, "queries": found}
+    return {"n_parameters": fitted.model.n_parameters, "n_rows": len(case.y), "n_wrong": n,
+            "k": fitted.k, "through": found}
 
 
-def _through_sql(setting, case, complaints: dict, n: int, say) -> dict:
-    """query -> (value, numbers of the first n rows of the ranking), from a private cluster that is
-    made for it and removed."""
+def _through_sql(setting, case, complaints: dict, interventions: tuple, n: int, say) -> dict:
+    """(query, intervention) -> (value, numbers of the first n rows of the ranking), from a private
+    cluster that is made for it and removed."""
     import numpy as np
 
-    from pgrain.cli.background import WorkerProcess
-    from pgrain.cli.cluster import Cluster
-    from pgrain.cli.install import find_server, install
-    from pgrain.cli.place import prepare, server_account
-    server, account = find_server(), server_account()
-    install(server)
-    place = Path(tempfile.mkdtemp(prefix="pgrain-", dir="/tmp"))
-    prepare(place, account)
-    cluster = Cluster(place, server=server, account=account, settings={"fsync": "off"})
-    worker = None
-    try:
-        cluster.start()
-        cluster.ensure_database("paper")
-        worker = WorkerProcess(cluster, "paper")
-        worker.start()
-        with cluster.connect("paper") as connection:
-            say("load")
-            features, options = _tables(connection, setting, case)
+    from pgrain.demo.timing import private_server
+    with private_server("paper") as (_, _, connection):
+        say("load")
+        features, options = _tables(connection, setting, case)
+        connection.execute(
+            "SELECT pgrain.create_model('m', 'learned', 'id', %s, 'label', %s, %s)",
+            [features, setting.architecture, json.dumps(options)])
+        if "denoise" in interventions:
             connection.execute(
-                "SELECT pgrain.create_model('m', 'learned', 'id', %s, 'label', %s, %s)",
-                [features, setting.architecture, json.dumps(options)])
-            for call in (f"CALL pgrain.train('m', '{json.dumps({'seed': setting.seed})}')",
-                         f"CALL pgrain.precompute('m', '{json.dumps({'seed': setting.seed})}')",
-                         "CALL pgrain.attach('m', 'asked')"):
-                say(call)
-                connection.execute(call)
-            found = {}
-            for name, complaint in complaints.items():
-                value = connection.execute(QUERIES[name]).fetchone()[0]
+                "SELECT pgrain.create_intervention('m', 'denoise', library => 'median')")
+        spectrum = {"seed": setting.seed, "sample": setting.sample, "pairs": setting.pairs}
+        for call in (f"CALL pgrain.train('m', '{json.dumps({'seed': setting.seed})}')",
+                     f"CALL pgrain.precompute('m', '{json.dumps(spectrum)}')",
+                     "CALL pgrain.attach('m', 'asked')"):
+            say(call)
+            connection.execute(call)
+        found = {}
+        for name, complaint in complaints.items():
+            value = connection.execute(QUERIES[name]).fetchone()[0]
+            for intervention in interventions:
                 rows = connection.execute(
-                    "SELECT train_id FROM pgrain.complain(%s, %s, top_k => %s) ORDER BY rank",
-                    [QUERIES[name], complaint, n]).fetchall()
-                found[name] = float(value), np.array([row[0] for row in rows])
-            return found
-    finally:
-        if worker:
-            worker.stop()
-        cluster.stop("immediate")
-        shutil.rmtree(place, ignore_errors=True)
+                    "SELECT train_id FROM pgrain.complain(%s, %s, top_k => %s, "
+                    "intervention => %s) ORDER BY rank",
+                    [QUERIES[name], complaint, n, intervention]).fetchall()
+                found[name, intervention] = (float(value), np.array([row[0] for row in rows]))
+        return found
+
+
+def at(records: list[dict], setting: dict, query: str, intervention: str = "delete") -> str:
+    """AUC_R through SQL at a setting of another figure, for its table; a dash where there is
+    none."""
+    for record in records:
+        of = record["setting"]
+        if record["kind"] == "surface" and query in record["through"] and all(
+                of[name] == setting[name] for name in ("data", "architecture", "error", "rate",
+                                                       "seed", "rows")):
+            return f"{record['through'][query][intervention]['sql']:.3f}"
+    return "–"
 
 
 def _tables(connection, setting, case) -> tuple[list[str], dict]:
@@ -148,12 +153,17 @@ def _tables(connection, setting, case) -> tuple[list[str], dict]:
 
 
 def render(records, folder: Path) -> str:
-    rows = [[f"{r['setting']['data']}, {r['setting']['architecture']}", query, j["complaint"],
+    rows = [[f"{r['setting']['data']}, {r['setting']['architecture']}, {r['setting']['error']} "
+             f"{r['setting']['rate']:.0%}", query, judged["complaint"], intervention,
              f"{r['n_rows']:,}", f"{r['n_wrong']:,}", f"{j['library']:.4f}", f"{j['sql']:.4f}",
-             f"{j['shared']:.1%}"] for r in records for query, j in r["queries"].items()]
+             f"{j['shared']:.1%}"]
+            for r in records for query, judged in r["through"].items()
+            for intervention, j in judged.items() if isinstance(j, dict)]
     statements = "\n".join(f"{name}: {text};" for name, text in QUERIES.items())
-    return (draw.table(["data, model", "query", "complaint", "rows", "wrong", "AUC_R, library",
-                        "AUC_R, through SQL", "first N rows in common"], rows)
+    return (draw.table(["data, model, error", "query", "complaint", "intervention", "rows",
+                        "wrong", "AUC_R, library", "AUC_R, through SQL",
+                        "first N rows in common"], rows)
             + "\n\nTrained, precomputed and complained about in a PostgreSQL of its own, from the "
             "same rows, with the automatic k; in the library the same functions without a "
-            f"database. The queries:\n\n```text\n{statements}\n```")
+            "database. `denoise` is `create_intervention(…, library => 'median')`. The queries:"
+            f"\n\n```text\n{statements}\n```")

@@ -1,9 +1,9 @@
-"""One peer on one exported case; runs in the peers' environment (`bench_peers.py`), without pgrain.
+"""One peer on one exported case; runs in the peers' environment (`environment.py`), without pgrain.
 
-    python peer_run.py kronfluence FOLDER
+    python runner.py kronfluence FOLDER
 
-Prints one JSON line: seconds of preparation, seconds of one complaint, version; writes one score a
-training row (larger is more suspect) to FOLDER/<peer>.npy.
+Prints one JSON line: seconds of preparation, seconds of a complaint, version; writes one score a
+training row and complaint (larger is more suspect) to FOLDER/<peer>.npz, by the complaint's name.
 """
 
 import json
@@ -15,33 +15,43 @@ from pathlib import Path
 import numpy as np
 import torch
 
-TROUSER = 1
-
 
 class Case:
+    """The rows, the trained model, the complaints: each the gradient of q (to be reduced) with
+    respect to the class probabilities of the queried rows, which q is linear in."""
+
     def __init__(self, folder):
         data = np.load(Path(folder) / "case.npz")
-        self.X = torch.tensor(data["X"], dtype=torch.float32) / 255
+        self.X = torch.tensor(data["X"])
         self.y = torch.tensor(data["y"], dtype=torch.long)
-        self.query = torch.tensor(data["query"], dtype=torch.float32) / 255
+        self.query = torch.tensor(data["query"])
         self.query_y = torch.tensor(data["query_y"], dtype=torch.long)
         self.held, self.held_seconds = data["held"], float(data["held_seconds"])
-        first, last = data["w:hidden_0.kernel"], data["w:output.kernel"]
-        self.model = torch.nn.Sequential(torch.nn.Linear(*first.shape), torch.nn.ReLU(),
-                                         torch.nn.Linear(*last.shape))
-        with torch.no_grad():
-            for layer, name in ((0, "hidden_0"), (2, "output")):
-                self.model[layer].weight.copy_(torch.tensor(data[f"w:{name}.kernel"].T))
-                self.model[layer].bias.copy_(torch.tensor(data[f"w:{name}.bias"]))
+        self.target = int(data["target"])
+        self.complaints = {name[3:]: torch.tensor(data[name], dtype=torch.float32)
+                           for name in data.files if name.startswith("dq:")}
+        layers, i = [], 0
+        while f"kernel{i}" in data.files:
+            kernel, bias = torch.tensor(data[f"kernel{i}"]), torch.tensor(data[f"bias{i}"])
+            layer = torch.nn.Linear(*kernel.shape)
+            with torch.no_grad():
+                layer.weight.copy_(kernel.T)
+                layer.bias.copy_(bias)
+            layers += [layer, torch.nn.ReLU()]
+            i += 1
+        self.model = torch.nn.Sequential(*layers[:-1])
 
-    def rows(self, query=False):
-        return torch.utils.data.TensorDataset(*((self.query, self.query_y) if query
-                                                else (self.X, self.y)))
+    def rows(self):
+        return torch.utils.data.TensorDataset(self.X, self.y)
+
+    def trousers(self):
+        """The queried rows of the class that the query counts, with their true labels."""
+        which = self.query_y == self.target
+        return self.query[which], self.query_y[which]
 
 
 def kronfluence(case):
-    """EK-FAC. The measurement is the complaint itself, minus the expected number of trousers; its
-    gradient is summed over the queried rows."""
+    """EK-FAC. The measurement is the complaint itself, summed over the queried rows."""
     from kronfluence.analyzer import Analyzer, prepare_model
     from kronfluence.arguments import FactorArguments, ScoreArguments
     from kronfluence.task import Task
@@ -56,7 +66,7 @@ def kronfluence(case):
             return torch.nn.functional.cross_entropy(logits, drawn, reduction="sum")
 
         def compute_measurement(self, batch, model):
-            return -model(batch[0]).softmax(-1)[:, TROUSER].sum()
+            return (batch[1] * model(batch[0]).softmax(-1)).sum()
 
     task = Ours()
     analyzer = Analyzer("case", prepare_model(case.model, task), task, cpu=True,
@@ -65,15 +75,17 @@ def kronfluence(case):
     analyzer.fit_all_factors("ekfac", case.rows(), factor_args=FactorArguments("ekfac"),
                              per_device_batch_size=512, overwrite_output_dir=True)
     prepare = time.perf_counter() - start
+    found = {}
     start = time.perf_counter()
-    analyzer.compute_pairwise_scores(
-        "scores", "ekfac", case.rows(query=True), case.rows(),
-        score_args=ScoreArguments(aggregate_query_gradients=True),
-        per_device_query_batch_size=512, per_device_train_batch_size=512,
-        overwrite_output_dir=True)
-    complaint = time.perf_counter() - start
-    scores = analyzer.load_pairwise_scores("scores")["all_modules"].sum(0).numpy()
-    return prepare, complaint, -scores, ""       # removing z changes q by +scores
+    for name, dq in case.complaints.items():
+        analyzer.compute_pairwise_scores(
+            name, "ekfac", torch.utils.data.TensorDataset(case.query, dq), case.rows(),
+            score_args=ScoreArguments(aggregate_query_gradients=True),
+            per_device_query_batch_size=512, per_device_train_batch_size=512,
+            overwrite_output_dir=True)
+        scores = analyzer.load_pairwise_scores(name)["all_modules"].sum(0).numpy()
+        found[name] = -scores                    # removing z changes q by +scores
+    return prepare, (time.perf_counter() - start) / len(found), found, ""
 
 
 def captum(case):
@@ -91,9 +103,8 @@ def captum(case):
                           checkpoints_load_func=load, batch_size=512,
                           loss_fn=torch.nn.CrossEntropyLoss(reduction="sum"))
     prepare = time.perf_counter() - start
-    which = case.query_y == TROUSER
     start = time.perf_counter()
-    found = tracin.influence((case.query[which], case.query_y[which]))
+    found = tracin.influence(case.trousers())
     return (prepare, time.perf_counter() - start, -found.sum(0).numpy(),
             "last layer; the complaint as the loss of the true trousers")
 
@@ -116,9 +127,8 @@ def dattri(case):
     attributor = TRAKAttributor(task=task, correct_probability_func=correct, device="cpu",
                                 projector_kwargs={"proj_dim": 512, "device": "cpu"})
     train = torch.utils.data.DataLoader(case.rows(), batch_size=128, shuffle=False)
-    which = case.query_y == TROUSER
-    query = torch.utils.data.DataLoader(torch.utils.data.TensorDataset(
-        case.query[which], case.query_y[which]), batch_size=128, shuffle=False)
+    query = torch.utils.data.DataLoader(torch.utils.data.TensorDataset(*case.trousers()),
+                                        batch_size=128, shuffle=False)
     start = time.perf_counter()
     with torch.no_grad():
         attributor.cache(train)
@@ -139,9 +149,8 @@ def pydvl(case):
     start = time.perf_counter()
     influence = ArnoldiInfluence(case.model, loss, rank=20).fit(train)
     prepare = time.perf_counter() - start
-    which = case.query_y == TROUSER
     start = time.perf_counter()
-    factors = influence.influence_factors(case.query[which], case.query_y[which])
+    factors = influence.influence_factors(*case.trousers())
     factors = factors.sum(0, keepdim=True)
     found = []
     for at in range(0, len(case.X), 250):
@@ -164,8 +173,12 @@ def cleanlab(case):
 if __name__ == "__main__":
     name, folder = sys.argv[1:3]
     torch.manual_seed(0)
-    prepare, complaint, scores, note = globals()[name](Case(folder))
-    np.save(Path(folder) / f"{name}.npy", np.asarray(scores, np.float64))
+    case = Case(folder)
+    prepare, complaint, scores, note = globals()[name](case)
+    if not isinstance(scores, dict):             # the same for every complaint
+        scores = dict.fromkeys(case.complaints, scores)
+    np.savez(Path(folder) / f"{name}.npz",
+             **{query: np.asarray(values, np.float64) for query, values in scores.items()})
     package = {"pydvl": "pyDVL"}.get(name, name)
     print(json.dumps({"prepare": prepare, "complaint": complaint, "version": version(package),
                       "note": note}))
