@@ -9,6 +9,14 @@ backend.create_model(plpy, model, training_table, key, features, label, architec
 $python$;
 COMMENT ON FUNCTION pgrain.create_model IS 'declare a model: its training table, key, features, label, architecture';
 
+CREATE FUNCTION pgrain.alter_model(model text, training_table regclass DEFAULT NULL, key name DEFAULT NULL,
+                                   features name[] DEFAULT NULL, label name DEFAULT NULL)
+RETURNS void LANGUAGE plpython3u VOLATILE PARALLEL UNSAFE AS $python$
+@BACKEND@
+backend.alter_model(plpy, model, training_table, key, features, label)
+$python$;
+COMMENT ON FUNCTION pgrain.alter_model IS 'say where the training rows of a model are by now: another table, other names of its columns';
+
 CREATE FUNCTION pgrain.drop_model(model text)
 RETURNS void LANGUAGE plpython3u VOLATILE STRICT PARALLEL UNSAFE AS $python$
 @BACKEND@

@@ -18,7 +18,11 @@ CREATE FUNCTION pgrain._of_the_model() RETURNS trigger
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
     IF TG_OP = 'DELETE' THEN
-        IF NOT coalesce(has_column_privilege(OLD.training_table, OLD.key, 'SELECT'), true) THEN
+        -- Where the column is gone, who may read the whole table; where that is gone, anybody.
+        IF NOT coalesce(
+            (SELECT has_column_privilege(t.attrelid, t.attnum, 'SELECT') FROM pg_attribute t
+             WHERE t.attrelid = OLD.training_table AND t.attname = OLD.key),
+            has_table_privilege(OLD.training_table, 'SELECT'), true) THEN
             RAISE EXCEPTION 'pgrain: permission denied for relation %', OLD.training_table
                 USING ERRCODE = 'insufficient_privilege',
                       HINT = 'Who may read the training keys may show them to others.';

@@ -8,6 +8,19 @@ CREATE TABLE pgrain.attachment_hint (
 );
 COMMENT ON TABLE pgrain.attachment_hint IS 'relations that statements have written to of late';
 
+-- How many values a relation had when it was read last; all of them were stored for that version.
+CREATE TABLE pgrain.attachment_state (
+    model    text NOT NULL,
+    relation regclass NOT NULL,
+    version  bigint NOT NULL REFERENCES pgrain.model_version ON DELETE CASCADE,
+    n_values bigint NOT NULL,
+    read_at  timestamptz NOT NULL DEFAULT clock_timestamp(),
+    PRIMARY KEY (model, relation, version),
+    FOREIGN KEY (model, relation) REFERENCES pgrain.attachment ON DELETE CASCADE ON UPDATE CASCADE
+);
+CREATE INDEX ON pgrain.attachment_state (version);
+COMMENT ON TABLE pgrain.attachment_state IS 'when attached relations were read last, for which version';
+
 CREATE FUNCTION pgrain._hint() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
@@ -72,3 +85,19 @@ EXCEPTION WHEN lock_not_available THEN
 END $$;
 CREATE TRIGGER unhint AFTER DELETE ON pgrain.attachment
     FOR EACH ROW EXECUTE FUNCTION pgrain._unhint();
+
+-- What was dropped is not attached any more, and no training table: a number that PostgreSQL may
+-- give to another relation one day, in a restored dump tomorrow. The worker calls this now and then.
+CREATE FUNCTION pgrain._tidy() RETURNS void
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    a record;
+BEGIN
+    FOR a IN SELECT x.model, x.relation FROM pgrain.attachment x
+             WHERE NOT EXISTS (SELECT FROM pg_class c WHERE c.oid = x.relation) LOOP
+        PERFORM pgrain._drop_predictions(a.model, a.relation);
+        DELETE FROM pgrain.attachment x WHERE x.model = a.model AND x.relation = a.relation;
+    END LOOP;
+    UPDATE pgrain.model m SET training_table = '-' WHERE m.training_table <> '-'::regclass
+        AND NOT EXISTS (SELECT FROM pg_class c WHERE c.oid = m.training_table);
+END $$;

@@ -42,17 +42,21 @@ FROM pgrain._worker_here() WHERE pg_is_in_recovery();
 COMMENT ON VIEW pgrain.workers IS 'worker processes that have registered in this database';
 
 CREATE VIEW pgrain.attached AS
-SELECT a.model, a.relation, a.features,
-       (SELECT coalesce(sum(c.n_values), 0) FROM pgrain.prediction_chunk c
-        WHERE c.version = m.active_version) AS stored_values,
-       a.attached_by, a.attached_at
-FROM pgrain.attachment a JOIN pgrain.model m USING (model);
-COMMENT ON VIEW pgrain.attached IS 'inference relations known beforehand';
+SELECT a.model, a.relation, a.features, coalesce(s.n_values, 0) AS stored_values,
+       a.attached_by, a.attached_at, s.read_at
+FROM pgrain.attachment a JOIN pgrain.model m USING (model)
+JOIN pg_class c ON c.oid = a.relation
+LEFT JOIN pgrain.attachment_state s ON s.model = a.model AND s.relation = a.relation
+     AND s.version = m.active_version;
+COMMENT ON VIEW pgrain.attached IS 'inference relations known beforehand; stored_values: distinct feature values when it was read last';
 
 CREATE VIEW pgrain.edits AS
 SELECT e.model,
-       CASE WHEN p.model IS NULL OR (has_column_privilege(p.training_table, p.key, 'SELECT')
-                                     AND NOT row_security_active(p.training_table))
+       CASE WHEN p.model IS NULL OR (NOT row_security_active(p.training_table)
+                 -- by its number: a name that is gone would be an error
+                 AND EXISTS (SELECT FROM pg_attribute t
+                             WHERE t.attrelid = p.training_table AND t.attname = p.key
+                               AND has_column_privilege(p.training_table, t.attnum, 'SELECT')))
             THEN e.train_key END AS train_key,
        e.intervention, e.applied_by, e.applied_at
 FROM pgrain.training_edit e LEFT JOIN pgrain.protected_keys p ON p.model = e.model;

@@ -36,12 +36,13 @@ FROM (
            s.created_at AS precomputed_at, e.n AS edits_since_training, s.changed_rows,
            a.n AS not_attached, a.relation,
            CASE WHEN c.oid IS NULL THEN 'its training table is gone'
+                WHEN g.name IS NOT NULL THEN format('its training table has no column "%s" any more', g.name)
                 WHEN m.active_version IS NULL THEN 'not trained'
                 WHEN e.n > 0 THEN 'edits since it was trained'
                 WHEN s.spectrum IS NULL THEN 'no spectrum of the active version'
                 WHEN s.changed_rows > 0 THEN 'training rows have changed since it was trained'
                 WHEN a.n > 0 THEN 'an attached relation has no stored predictions' END AS problem,
-           CASE WHEN c.oid IS NULL THEN 'SELECT pgrain.drop_model(%1$L)'
+           CASE WHEN c.oid IS NULL OR g.name IS NOT NULL THEN 'SELECT pgrain.alter_model(%1$L, ...)'
                 WHEN m.active_version IS NULL OR e.n > 0 THEN 'CALL pgrain.train(%1$L)'
                 WHEN s.spectrum IS NULL THEN 'CALL pgrain.precompute(%1$L)'
                 WHEN s.changed_rows > 0 THEN 'CALL pgrain.train(%1$L)'
@@ -54,7 +55,13 @@ FROM (
                         WHERE e.model = m.model AND e.applied_at > v.created_at) AS e
     CROSS JOIN LATERAL (
         SELECT count(*) AS n, min(a.relation::text) AS relation FROM pgrain.attachment a
+        JOIN pg_class r ON r.oid = a.relation
         WHERE a.model = m.model AND NOT EXISTS (
-            SELECT FROM pgrain.prediction_chunk p WHERE p.version = m.active_version)) AS a
+            SELECT FROM pgrain.attachment_state x WHERE x.model = a.model
+                AND x.relation = a.relation AND x.version = m.active_version)) AS a
+    LEFT JOIN LATERAL (
+        SELECT min(f.name) AS name FROM unnest(m.features || m.key || m.label) AS f (name)
+        WHERE NOT EXISTS (SELECT FROM pg_attribute t WHERE t.attrelid = c.oid
+                          AND t.attname = f.name AND NOT t.attisdropped)) AS g ON c.oid IS NOT NULL
 ) AS found;
 COMMENT ON VIEW pgrain.staleness IS 'one row a model: what is out of date, and the statement that mends it';

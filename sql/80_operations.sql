@@ -33,7 +33,7 @@ BEGIN
                                'brightness', 'contrast', 'cluster', 'resembles',
                                '_load_watch', '_load_watch_cells', '_watch_print') THEN
             EXECUTE format('GRANT EXECUTE ON FUNCTION %s TO %I', routine.signature, role);
-        ELSIF admin AND routine.proname IN ('create_model', 'drop_model', 'activate', 'detach',
+        ELSIF admin AND routine.proname IN ('create_model', 'alter_model', 'drop_model', 'activate', 'detach',
                                             'apply', 'revert', 'rank', 'create_intervention',
                                             'drop_intervention', 'edits_sql', 'cancel', 'forget',
                                             'unwatch', '_arm_watch', '_hint_at',
@@ -79,5 +79,8 @@ LANGUAGE sql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS 
         WHERE v.version = c.version AND v.model = $1 AND c.relation = $2 RETURNING c.seq, c.version)
     DELETE FROM pgrain.spectrum_chunk k USING pgrain.spectrum s, gone
     WHERE k.spectrum = s.spectrum AND s.version = gone.version AND k.kind = 'attached'
-      AND k.seq = gone.seq
+      AND k.seq = gone.seq;
+    -- Values that others have too were stored once, maybe there: the worker looks at them again.
+    INSERT INTO pgrain.attachment_hint (relation)
+    SELECT a.relation FROM pgrain.attachment a WHERE a.model = $1 AND a.relation <> $2
 $$;

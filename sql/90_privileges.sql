@@ -6,13 +6,14 @@ GRANT USAGE ON SCHEMA pgrain TO pgrain_worker;
 GRANT SELECT ON ALL TABLES IN SCHEMA pgrain TO pgrain_worker;
 GRANT INSERT, UPDATE, DELETE ON pgrain.model_version, pgrain.version_chunk, pgrain.spectrum,
     pgrain.spectrum_chunk, pgrain.prediction_chunk, pgrain.job, pgrain.worker,
-    pgrain.intervention_ready, pgrain.weights TO pgrain_worker;
+    pgrain.intervention_ready, pgrain.weights, pgrain.attachment_state TO pgrain_worker;
 GRANT DELETE ON pgrain.training_edit, pgrain.intervention_value TO pgrain_worker;
 GRANT INSERT ON pgrain.erasure TO pgrain_worker;
 GRANT UPDATE (fitted) ON pgrain.intervention TO pgrain_worker;
 GRANT INSERT, UPDATE, DELETE ON pgrain.watch_state, pgrain.watch_cell TO pgrain_worker;
 GRANT DELETE ON pgrain.watch_note, pgrain.attachment_hint TO pgrain_worker;
 GRANT UPDATE (note_new, note_old, shape) ON pgrain.watch TO pgrain_worker;
+GRANT EXECUTE ON FUNCTION pgrain._tidy() TO pgrain_worker;
 GRANT EXECUTE ON FUNCTION pgrain._watch_print(bigint), pgrain._make_watch_functions(bigint),
     pgrain._arm_watch(bigint) TO pgrain_worker;
 GRANT UPDATE (active_version) ON pgrain.model TO pgrain_worker;

@@ -15,7 +15,7 @@ USER = {"_worker_here", "_settings",
         "resembles",
         "_load_watch", "_load_watch_cells", "_watch_print"}
 ADMIN = USER | {"protect_keys",
-                "create_model", "drop_model", "activate", "detach", "apply", "revert",
+                "create_model", "alter_model", "drop_model", "activate", "detach", "apply", "revert",
                 "create_intervention", "drop_intervention", "edits_sql", "rank", "forget",
                 "train", "import_weights", "precompute", "attach", "cancel", "repair",
                 "_plan_repair", "_holds", "_ensure_secret", "_drop_predictions", "watch",
@@ -23,7 +23,7 @@ ADMIN = USER | {"protect_keys",
 VIEWS = {"settings", "sizes", "staleness",
          "attached", "edits", "erasures", "interventions", "jobs", "models", "progress",
          "versions", "watches", "workers"}
-TABLES = {"protected_keys", "attachment_hint",
+TABLES = {"protected_keys", "attachment_hint", "attachment_state",
           "attachment", "erasure", "installation", "intervention", "intervention_ready",
           "intervention_value", "job", "model", "model_version", "prediction_chunk",
           "repair_round", "spectrum", "spectrum_chunk", "training_edit", "version_chunk", "watch",
@@ -31,6 +31,7 @@ TABLES = {"protected_keys", "attachment_hint",
 
 SIGNATURES = """
 f activate(model text, version bigint) -> void
+f alter_model(model text, training_table regclass DEFAULT NULL::regclass, key name DEFAULT NULL::name, features name[] DEFAULT NULL::name[], label name DEFAULT NULL::name) -> void
 f apply(model text, train_keys text[], intervention text) -> void
 f cancel(job bigint) -> boolean
 f assess(query text, complaint text) -> TABLE(check_name text, value double precision, verdict text, hint text)

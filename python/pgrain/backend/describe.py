@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 
 from pgrain.backend import session
+from pgrain.backend.models import check_key, gone
 from pgrain.backend.spi import entry_point, fetch_all, query
 from pgrain.errors import InsufficientPrivilege, InvalidArgument, UndefinedObject
 
@@ -101,12 +102,14 @@ def _options(text: str) -> dict:
 
 def _training_table(plpy, name: str) -> tuple[str, str, str]:
     rows = query(plpy, """
-        SELECT pg_catalog.format('%I.%I', n.nspname, c.relname) AS name, m.key, m.label
+        SELECT pg_catalog.quote_ident(n.nspname) || '.' || pg_catalog.quote_ident(c.relname)
+                   AS name, m.key, m.label
         FROM pgrain.models m LEFT JOIN pg_catalog.pg_class c ON c.oid = m.training_table
         LEFT JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace WHERE m.model = $1
         """, ["text"], [name])
-    if rows[0]["name"] == "." or rows[0]["name"] is None:
-        raise UndefinedObject(f'the training table of model "{name}" does not exist any more')
+    if rows[0]["name"] is None:
+        raise gone(name)
+    check_key(plpy, name, rows[0]["name"], rows[0]["key"])
     return rows[0]["name"], rows[0]["key"], rows[0]["label"]
 
 

@@ -55,14 +55,21 @@ def settings_rows(plpy) -> list[tuple]:
 def _models(plpy) -> list[tuple]:
     rows = query(plpy, """
         SELECT model, version, k, stored_pairs, n_rows, training_table::text,
-               EXISTS (SELECT FROM pg_catalog.pg_class c WHERE c.oid = training_table) AS there
+               EXISTS (SELECT FROM pg_catalog.pg_class c WHERE c.oid = training_table) AS there,
+               (SELECT pg_catalog.min(f.name) FROM pg_catalog.unnest(features || key || label)
+                    AS f (name) WHERE NOT EXISTS (
+                    SELECT FROM pg_catalog.pg_attribute a WHERE a.attrelid = training_table
+                    AND a.attname = f.name AND NOT a.attisdropped)) AS lacks
         FROM pgrain.models ORDER BY model""")
     checks = []
     for row in rows:
         name, hint, detail = row["model"], None, f"version {row['version']}, {row['n_rows']} rows"
         if not row["there"]:
-            detail = f"its training table ({row['training_table']}) does not exist any more"
-            hint = f"SELECT pgrain.drop_model({quoted(name)})"
+            detail = "its training table does not exist any more"
+            hint = f"SELECT pgrain.alter_model({quoted(name)}, 'table'), or pgrain.drop_model"
+        elif row["lacks"] is not None:
+            detail = f'its training table has no column "{row["lacks"]}" any more'
+            hint = f"SELECT pgrain.alter_model({quoted(name)}, ...) with the column's name by now"
         elif row["version"] is None:
             detail, hint = "not trained", f"CALL pgrain.train({quoted(name)})"
         elif row["k"] is None:

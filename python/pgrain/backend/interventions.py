@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 
 from pgrain.backend import session
-from pgrain.backend.models import quoted, require_model
+from pgrain.backend.models import gone, quoted, require_model
 from pgrain.backend.spi import entry_point, fetch_all, query
 from pgrain.errors import (
     DuplicateObject,
@@ -40,7 +40,7 @@ def create_intervention(plpy, name: str, title: str, features: list[str] | None,
                               detail="delete, relabel, relabel:<class> and any are built in.")
     model = require_model(plpy, name)
     if not model["there"]:
-        raise UndefinedObject(f'the training table of model "{name}" does not exist any more')
+        raise gone(name)
     fields = json.loads(options)
     if not isinstance(fields, dict):
         raise InvalidArgument("options is not a JSON object")
@@ -85,7 +85,7 @@ def edits_sql(plpy, name: str) -> list[str]:
     """The model's edits as statements; at most KEYS_A_STATEMENT rows each."""
     model = require_model(plpy, name)
     if not model["there"]:
-        raise UndefinedObject(f'the training table of model "{name}" does not exist any more')
+        raise gone(name)
     table = _full_name(plpy, model)
     repairs = {row["name"]: row for row in query(plpy, """
         SELECT intervention, name, features, library FROM pgrain.intervention WHERE model = $1

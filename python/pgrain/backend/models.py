@@ -61,6 +61,57 @@ def create_model(plpy, name: str, relation: str, key: str, features: list[str], 
 
 
 @entry_point
+def alter_model(plpy, name: str | None, relation: str | None, key: str | None,
+                features: list[str] | None, label: str | None) -> None:
+    """Say where the training rows are by now; what is None stays. Versions stay as they are: the
+    next `train` and `precompute` read there. The kind of input can't change, nor can the names of
+    many feature columns, by which `predict` takes them."""
+    if name is None:
+        raise InvalidArgument("alter_model needs the name of a model")
+    model = require_model(plpy, name)
+    if relation is None and not model["there"]:
+        raise gone(name)
+    relation = relation or model["training_table"]
+    key, label = key or model["key"], label or model["label"]
+    features = list(features or model["features"])
+    kind, columns = model["kind"], relation_columns(plpy, relation)
+    for column in (key, *features, label):
+        _check_column(relation, column, columns)
+    if label in features or len(set(features)) != len(features):
+        raise InvalidArgument("each feature is one column, and none of them the label")
+    if kind == "columns" and features != list(model["features"]):
+        raise InvalidArgument("features that are many columns keep their names",
+                              detail="pgrain.predict takes them by name.",
+                              hint="Make a view with these names, and name it as training_table.")
+    if len(features) != len(model["features"]):
+        raise InvalidArgument(f'model "{name}" reads {len(model["features"])} features, '
+                              f"not {len(features)}")
+    check_features(relation, features, columns, kind)
+    grant_to_worker(plpy, relation)
+    query(plpy, "UPDATE pgrain.model SET training_table = $2::pg_catalog.regclass, key = $3, "
+                "features = $4::name[], label = $5 WHERE model = $1",
+          ["text", "text", "name", "text[]", "name"], [name, relation, key, features, label])
+    session.forget_models(plpy)
+
+
+def gone(name: str) -> UndefinedObject:
+    """The error where a model's training table was dropped."""
+    return UndefinedObject(f'the training table of model "{name}" does not exist any more',
+                           hint=f"Name another one: SELECT pgrain.alter_model({quoted(name)}, "
+                                "'table'). What is stored keeps answering.")
+
+
+def check_key(plpy, name: str, relation: str, key: str) -> None:
+    """42703 if the training table's key column was renamed or dropped."""
+    columns = relation_columns(plpy, relation)
+    if key not in columns:
+        raise UndefinedColumn(
+            f'training table {relation} has no column "{key}" any more',
+            detail=f"Its columns: {', '.join(columns)}.",
+            hint=f"Say the new one: SELECT pgrain.alter_model({quoted(name)}, key => '...').")
+
+
+@entry_point
 def drop_model(plpy, name: str) -> None:
     """All versions, projections, predictions and edits go; unfinished jobs are cancelled."""
     require_model(plpy, name)
@@ -92,13 +143,13 @@ def activate(plpy, name: str, version: int) -> None:
 def detach(plpy, name: str, relation: str) -> None:
     """Forget a relation and the stored predictions that its attach brought."""
     require_model(plpy, name)
-    gone = query(plpy, "DELETE FROM pgrain.attachment WHERE model = $1 AND relation = $2::regclass "
-                       "RETURNING 1 AS x", ["text", "text"], [name, relation])
-    if not gone:
+    # As a regclass, which reads the number of a dropped relation, too.
+    found = query(plpy, "DELETE FROM pgrain.attachment WHERE model = $1 AND relation = $2 "
+                        "RETURNING 1 AS x", ["text", "regclass"], [name, relation])
+    if not found:
         raise UndefinedObject(f'relation "{relation}" is not attached to model "{name}"',
                               hint="See pgrain.attached.")
-    query(plpy, "SELECT pgrain._drop_predictions($1, $2::regclass)", ["text", "text"],
-          [name, relation])
+    query(plpy, "SELECT pgrain._drop_predictions($1, $2)", ["text", "regclass"], [name, relation])
     session.forget_models(plpy)
 
 
@@ -107,7 +158,8 @@ def apply(plpy, name: str, keys: list[str | None], intervention: str) -> None:
     """Record one edit a key (the last one counts); keys that the table lacks are refused."""
     model = require_model(plpy, name)
     if not model["there"]:
-        raise UndefinedObject(f'the training table of model "{name}" does not exist any more')
+        raise gone(name)
+    check_key(plpy, name, model["training_table"], model["key"])
     intervention = check_intervention(plpy, model, intervention)
     if None in keys:
         raise InvalidArgument("a training key is null")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pgrain.backend import session
 from pgrain.backend.complain import check_options, evaluate_complaints
 from pgrain.backend.keys import visible
-from pgrain.backend.models import require_model
+from pgrain.backend.models import gone, require_model
 from pgrain.backend.spi import entry_point, query, writes_nothing
 from pgrain.errors import InsufficientPrivilege
 from pgrain.settings import TOP_K
@@ -36,6 +36,8 @@ def rank(plpy, name: str, vector: bytes, top_k: int, intervention: str,
     options = check_options(options, _OPTIONS)
     TOP_K.check(top_k)
     model = require_model(plpy, name)
+    if not model["there"]:
+        raise gone(name)
     if not query(plpy, "SELECT pg_catalog.has_table_privilege($1::regclass, 'SELECT') AS mine",
                  ["text"], [model["training_table"]])[0]["mine"]:
         raise InsufficientPrivilege(f"permission denied for relation {model['training_table']}",

@@ -66,6 +66,25 @@ def delete(connection: psycopg.Connection, version: int, keep: list[int]) -> Non
                        "AND seq <> ALL (%s)", [version, keep])
 
 
+def caught_up(connection: psycopg.Connection, model: str, relation: int, version: int,
+              n_values: int) -> None:
+    """Record that all values of a relation are stored for a version (nothing, if it was detached
+    meanwhile)."""
+    connection.execute("""
+        INSERT INTO pgrain.attachment_state (model, relation, version, n_values)
+        SELECT a.model, a.relation, %(version)s, %(n)s FROM pgrain.attachment a
+        WHERE a.model = %(model)s AND a.relation = %(relation)s::oid
+        ON CONFLICT (model, relation, version) DO UPDATE
+            SET n_values = excluded.n_values, read_at = clock_timestamp()""",
+        {"model": model, "relation": relation, "version": version, "n": n_values})
+
+
+def fell_behind(connection: psycopg.Connection, model: str, relation: int, version: int) -> None:
+    """Take back `caught_up`."""
+    connection.execute("DELETE FROM pgrain.attachment_state WHERE model = %s "
+                       "AND relation = %s::oid AND version = %s", [model, relation, version])
+
+
 def attachments(connection: psycopg.Connection, model: str) -> list[dict]:
     """The attached relations of a model that still exist: relation (oid), features."""
     return connection.execute("""

@@ -13,7 +13,12 @@ from dataclasses import dataclass
 import psycopg
 from psycopg import sql
 
-from pgrain.errors import InsufficientPrivilege, UndefinedObject
+from pgrain.errors import (
+    InsufficientPrivilege,
+    InvalidArgument,
+    UndefinedColumn,
+    UndefinedObject,
+)
 from pgrain.wire.identity import digest, hasher, parse_columns
 
 Progress = Callable[[int, int, str], None]
@@ -47,12 +52,20 @@ def reading(connection: psycopg.Connection, relation: int, columns: list[str],
     `reader`: the role for which it is read, which must have SELECT itself. Gives the relation's
     name.
 
-    Raises 42704 if it is gone, 42501 if `reader` may not read it, or for code that would run.
+    Raises 42704 if it is gone, 42703 if a column is, 42501 if `reader` or the worker may not read
+    it, or for code that would run.
     """
     with connection.transaction():
         connection.execute("SET TRANSACTION READ ONLY")
         connection.execute("SET LOCAL row_security = off")
-        name, kind = _name(connection, relation)
+        name, kind, shown = _name(connection, relation)
+        schema = connection.execute(_SCHEMA_CLOSED, [relation]).fetchone()
+        if schema is not None:
+            raise InsufficientPrivilege(
+                f"the worker may not read {shown}",
+                detail=f"Its role {READER_ROLE} may not enter that schema.",
+                hint=sql.SQL("GRANT USAGE ON SCHEMA {} TO {}.").format(
+                    sql.Identifier(schema["nspname"]), sql.Identifier(READER_ROLE)).as_string())
         # As a role that can do nothing but read. (Whoever granted SELECT to the worker's own role,
         # as before 0.2.0, need not do it again.)
         if connection.execute(_READER_MAY, {"relation": relation}).fetchone()["may"]:
@@ -63,17 +76,35 @@ def reading(connection: psycopg.Connection, relation: int, columns: list[str],
                 "SELECT EXISTS (SELECT FROM pg_roles WHERE rolname = %s) AND "
                 "has_table_privilege(%s::name, %s::oid, 'SELECT') AS may",
                 [reader, reader, relation]).fetchone()["may"]:
-            raise InsufficientPrivilege(f'role "{reader}" may not read {name.as_string()}')
+            raise InsufficientPrivilege(f'role "{reader}" may not read {shown}')
+        there = connection.execute(_COLUMNS, [relation]).fetchone()["columns"]
+        for column in columns:
+            if column not in there:
+                raise UndefinedColumn(f'{shown} has no column "{column}" any more',
+                                      detail=f"Its columns: {', '.join(there)}.", hint=_ANEW)
         foreign = connection.execute(_FOREIGN_CODE, {"relation": relation,
                                                      "columns": columns}).fetchone()
         if foreign is not None:
             raise InsufficientPrivilege(
-                f"reading {name.as_string()} would run {foreign['what']}",
+                f"reading {shown} would run {foreign['what']}",
                 detail="The worker runs no code of ordinary users with its own rights.",
                 hint="Use a materialised view or a table.")
         yield name
 
 
+READER_ROLE = "pgrain_reader"
+_ANEW = ("Columns are found by name. Say the new one: SELECT pgrain.alter_model(...) for a "
+         "training table, CALL pgrain.attach(...) with features for an attached relation.")
+_ELSEWHERE = ("A training table of another name: SELECT pgrain.alter_model(...). What is stored "
+              "keeps answering.")
+_SCHEMA_CLOSED = """
+SELECT n.nspname FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+WHERE c.oid = %s AND NOT has_schema_privilege(n.oid, 'USAGE')
+"""
+_COLUMNS = """
+SELECT coalesce(array_agg(attname::text ORDER BY attnum), '{}') AS columns
+FROM pg_attribute WHERE attrelid = %s AND attnum > 0 AND NOT attisdropped
+"""
 _READER_MAY = """
 SELECT has_table_privilege('pgrain_reader', c.oid, 'SELECT')
        AND has_schema_privilege('pgrain_reader', c.relnamespace, 'USAGE') AS may
@@ -140,9 +171,14 @@ def read(connection: psycopg.Connection, relation: int, kind: str, features: lis
         columns.append(sql.SQL("t.{}").format(sql.Identifier(features[0])))
         condition = sql.SQL("t.{} IS NOT NULL").format(sql.Identifier(features[0]))
     used = [column for column in (key, label, *features) if column is not None]
+    wanted = {"bytea": "bytea", "float8": "double precision[]"}.get(kind)
     types = ["text", "text", {"bytea": "bytea", "float8": "float8[]"}.get(kind, "text")]
     keyed, plain = hasher(secret), hasher(b"")
     with reading(connection, relation, used, reader) as name, connection.cursor() as cursor:
+        found = _type_of(connection, relation, features[0])
+        if wanted not in (None, found):
+            raise InvalidArgument(f'column "{features[0]}" of {_name(connection, relation)[2]} is '
+                                  f"{found} now, but the model reads {wanted}")
         statement = sql.SQL("COPY (SELECT {} FROM {} AS t WHERE {}) TO STDOUT (FORMAT BINARY)"
                             ).format(sql.SQL(", ").join(columns), name, condition)
         with cursor.copy(statement) as copy:
@@ -168,14 +204,23 @@ def is_integer(connection: psycopg.Connection, relation: int, column: str) -> bo
     return bool(row and row["yes"])
 
 
-def _name(connection: psycopg.Connection, relation: int) -> tuple[sql.Composed, str]:
-    """The relation's full name and kind."""
+def _type_of(connection: psycopg.Connection, relation: int, column: str) -> str:
+    """A column's type as PostgreSQL prints it (a domain's: what it is a domain over)."""
+    return connection.execute(
+        "SELECT format_type(coalesce(nullif(t.typbasetype, 0), t.oid), NULL) AS type "
+        "FROM pg_attribute a JOIN pg_type t ON t.oid = a.atttypid "
+        "WHERE attrelid = %s AND attname = %s", [relation, column]).fetchone()["type"]
+
+
+def _name(connection: psycopg.Connection, relation: int) -> tuple[sql.Composed, str, str]:
+    """The relation's full name, its kind, and the name as messages have it."""
     row = connection.execute(
-        "SELECT n.nspname, c.relname, c.relkind FROM pg_class c "
+        "SELECT n.nspname, c.relname, c.relkind, c.oid::regclass::text AS shown FROM pg_class c "
         "JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = %s", [relation]).fetchone()
     if row is None:
-        raise UndefinedObject("the relation does not exist any more")
-    return sql.Composed([sql.Identifier(row["nspname"], row["relname"])]), row["relkind"]
+        raise UndefinedObject("the relation does not exist any more", hint=_ELSEWHERE)
+    return (sql.Composed([sql.Identifier(row["nspname"], row["relname"])]), row["relkind"],
+            row["shown"])
 
 
 def _text(column: str | None) -> sql.Composable:

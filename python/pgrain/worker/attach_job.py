@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import numpy as np
+import psycopg
 
+from pgrain.errors import InsufficientPrivilege, InvalidArgument, UndefinedColumn, UndefinedObject
 from pgrain.settings import CHUNK_ROWS
 from pgrain.store import predictions, relations, spectra, versions
 from pgrain.wire.identity import DIGEST_BYTES
@@ -27,12 +29,37 @@ def run(job) -> str:
     return f"{stored} new values predicted by version {resident.row.version}{projected}"
 
 
-def predict_attached(job, version: int) -> None:
-    """Predictions of every attached relation for a version that is about to become active."""
+# What may be wrong with a relation that was attached once: it, or what the roles may, was altered.
+_ALTERED = (UndefinedObject, UndefinedColumn, InsufficientPrivilege, InvalidArgument,
+            psycopg.ProgrammingError, psycopg.DataError)
+
+
+def predict_attached(job, version: int) -> str:
+    """Predictions of every attached relation for a version that is about to become active; a note
+    of those that are left out."""
     resident = load_version(job.connection, version)
     known = stored_digests(job.connection, resident)
+    return store_all(job, resident, known, None, None)[1]
+
+
+def store_all(job, resident: Resident, known: set[bytes], spectrum: int | None,
+              vectors: np.ndarray | None) -> tuple[list[int], str]:
+    """`store_relation` of every attached relation: (seqs of the new chunks, a note of those that
+    are left out). Their predictions are computed live, which is slower and no less right, so a
+    relation that was altered holds nothing up."""
+    seqs, note = [], ""
     for attachment in predictions.attachments(job.connection, job.model):
-        store_relation(job, resident, attachment, known, None, None)
+        try:
+            seqs += store_relation(job, resident, attachment, known, spectrum, vectors)[0]
+        except _ALTERED as error:
+            if job.connection.closed:
+                raise
+            reason = (error.diag.message_primary if isinstance(error, psycopg.Error)
+                      else error.message)
+            predictions.fell_behind(job.connection, job.model, attachment["relation"],
+                                    resident.row.version)
+            note += f"; attached {attachment['name']} is left out: {reason}"
+    return seqs, note
 
 
 def stored_digests(connection, resident: Resident) -> set[bytes]:
@@ -59,12 +86,14 @@ def store_relation(job, resident: Resident, attachment: dict, known: set[bytes],
     chunk_rows = int(CHUNK_ROWS.default)
     values: list = []
     names: list[bytes] = []
+    found: set[bytes] = set()
     seqs: list[int] = []
     added: list[bytes] = []
     # Read all first: the connection is busy while a COPY runs, and chunks are written on it.
     for done, row in enumerate(relations.read(
             connection, attachment["relation"], kind, attachment["features"], secret,
             reader=attachment["attached_by"], names=resident.features), 1):
+        found.add(row.digest)
         if row.digest not in known:
             known.add(row.digest)
             names.append(row.digest)
@@ -84,5 +113,7 @@ def store_relation(job, resident: Resident, attachment: dict, known: set[bytes],
                 spectra.write(connection, spectrum, "attached", seq, {"J": J})
         seqs.append(seq)
         added.extend(part_names)
+    predictions.caught_up(connection, resident.row.model, attachment["relation"],
+                          resident.row.version, len(found))
     job.report(f"predict {attachment['name']}", 1, 1)
     return seqs, added

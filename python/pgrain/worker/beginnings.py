@@ -78,6 +78,26 @@ def warm_start(job, model: versions.ModelRow, classes: list[str], values: list,
                   f"started from {before}"), "")
 
 
+def whose(error: InvalidArgument, model: versions.ModelRow, rows: list[relations.Row],
+          options: dict) -> str | None:
+    """The row whose value an encoder has refused with `error`, as a sentence; None if it was no
+    row's. Encodings are refused value by value, so the first one is found by halving."""
+    def refused(count: int) -> bool:
+        try:
+            Encoder.fit(model.kind, [row.value for row in rows[:count]], model.features, options)
+        except InvalidArgument as again:
+            return again.message == error.message
+        return False
+
+    low, high = 0, len(rows)
+    if not refused(high):
+        return None
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (low, middle) if refused(middle) else (middle, high)
+    return f"In the row with key {rows[high - 1].key}."
+
+
 def import_options(given: dict) -> dict:
     """The options of an import, taken out of `given`, checked (22023)."""
     own = check(pick(given, IMPORT_OPTIONS), IMPORT_OPTIONS, what="import_weights")

@@ -8,7 +8,6 @@ whole, so it rests for `RESTS` times as long as that took.
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Callable
 from types import SimpleNamespace
@@ -18,9 +17,9 @@ import structlog
 
 from pgrain.errors import PgrainError, WorkerUnreachable
 from pgrain.worker import attach_job
+from pgrain.worker.polling import Poller
 
 log = structlog.get_logger()
-POLL_SECONDS = 0.5
 SWEEP_SECONDS = 60.0
 BLIND_SECONDS = 900.0
 RESTS = 10
@@ -28,32 +27,18 @@ FAILED_SECONDS = 600.0
 LOCK_CLASS = 0x70677263   # "pgrc": advisory locks are (this, relation)
 
 
-class CatchUp(threading.Thread):
+class CatchUp(Poller):
     """One thread for all attached relations of the database."""
 
+    poll_seconds = 0.5
+
     def __init__(self, connect: Callable[[], psycopg.Connection]):
-        super().__init__(name="catch up", daemon=True)
-        self._connect = connect
-        self.stopping = threading.Event()
+        super().__init__("catching up", connect)
         self._dirty: set[int] = set()
         self._rests: dict[int, float] = {}      # relation -> not before
         self._written: dict[int, int] = {}      # relation -> rows written, as last counted
         self._swept = time.monotonic()
         self._blind = time.monotonic()
-
-    def run(self) -> None:
-        """Until told to stop; a lost database is waited for."""
-        while not self.stopping.is_set():
-            try:
-                with self._connect() as connection:
-                    while not self.stopping.is_set():
-                        if not connection.execute("SELECT pg_is_in_recovery() AS r"
-                                                  ).fetchone()["r"]:
-                            self.step(connection)
-                        self.stopping.wait(POLL_SECONDS)
-            except psycopg.Error as error:
-                log.warning("catching up waits for the database", error=str(error).strip())
-                self.stopping.wait(1.0)
 
     def step(self, connection) -> None:
         """Look for relations with something new; read one that is due."""
@@ -73,6 +58,7 @@ class CatchUp(threading.Thread):
 
     def _sweep(self, connection) -> None:
         self._swept = time.monotonic()
+        connection.execute("SELECT pgrain._tidy()")
         blind = self._swept - self._blind > BLIND_SECONDS
         if blind:
             self._blind = self._swept

@@ -38,6 +38,10 @@ def run(job) -> str:
     resident = load_version(connection, model.active_version)
     repairing = Repairing(connection, model, versions.read_secret(connection))
     rows, changed = learned_rows(job, model, resident, repairing)
+    if not rows:
+        raise NotReady(f'no training row of model "{job.model}" is as it was learned',
+                       detail="They have changed since, or are gone.",
+                       hint=f"Run CALL pgrain.train('{job.model}').")
     values = [row.value for row, _ in rows]
     numbers = np.array([number for _, number in rows], np.int64)
     if options["only"] == "interventions":
@@ -53,7 +57,7 @@ def run(job) -> str:
     store_landmarks(job, resident, spectrum, X, y, numbers)
     repaired = project_repairs(job, resident, repairing, spectrum, vectors,
                                [row for row, _ in rows], numbers)
-    seqs = project_attached(job, resident, spectrum, vectors)
+    seqs, left_out = attach_job.store_all(job, resident, set(), spectrum, vectors)
     with connection.transaction():
         spectra.finish(connection, spectrum, changed)
         predictions.delete(connection, resident.row.version, seqs)
@@ -62,7 +66,7 @@ def run(job) -> str:
     note = (f"; {changed} training rows have changed since training and are not ranked"
             if changed else "")
     return (f"version {resident.row.version} of {job.model}: {len(stored.eigenvalues)} eigenpairs, "
-            f"k = {stored.k}, {len(numbers)} rows projected{note}{repaired}{short}")
+            f"k = {stored.k}, {len(numbers)} rows projected{note}{repaired}{short}{left_out}")
 
 
 def only_repairs(job, resident: Resident, repairing: Repairing, rows: list, numbers: np.ndarray
@@ -148,12 +152,3 @@ def store_landmarks(job, resident: Resident, spectrum: int, X, y, numbers) -> No
                 else np.full(len(y), -1, np.int16))
     spectra.write(job.connection, spectrum, "landmarks", 0,
                   {"rows": numbers, "cluster": clusters(J), "resembles": likeness})
-
-
-def project_attached(job, resident: Resident, spectrum: int, vectors) -> list[int]:
-    """Predictions with projections of every attached relation; the seqs of the new chunks."""
-    known: set[bytes] = set()
-    seqs = []
-    for attachment in predictions.attachments(job.connection, job.model):
-        seqs += attach_job.store_relation(job, resident, attachment, known, spectrum, vectors)[0]
-    return seqs

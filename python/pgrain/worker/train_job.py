@@ -23,9 +23,10 @@ def run(job) -> str:
     connection = job.connection
     done = versions.stored(connection, job.number)
     if done is not None:   # an interrupted attempt came as far as that; nothing is trained twice
-        attach_job.predict_attached(job, done)
+        left_out = attach_job.predict_attached(job, done)
         versions.activate(connection, job.model, done)
-        return f"version {done} of {job.model}, trained before its worker was interrupted"
+        return (f"version {done} of {job.model}, trained before its worker was interrupted"
+                + left_out)
     model = versions.read_model(connection, job.model)
     secret = versions.read_secret(connection)
     given = dict(job.arguments.get("options", {}))
@@ -41,8 +42,12 @@ def run(job) -> str:
     if not rows:
         raise InvalidArgument(f'training table of model "{job.model}" has no usable rows')
     job.report("encode", 0, 1)
-    start = (beginnings.imported(job, model, rows, options, own) if imported else
-             beginnings.prepare(job, model, rows, options))
+    try:
+        start = (beginnings.imported(job, model, rows, options, own) if imported else
+                 beginnings.prepare(job, model, rows, options))
+    except InvalidArgument as error:
+        error.detail = beginnings.whose(error, model, rows, options) or error.detail
+        raise
     number = {label: index for index, label in enumerate(start.classes)}
     labels = np.array([number[row.label] for row in rows], np.int32)
     if imported:
@@ -65,7 +70,7 @@ def run(job) -> str:
                                shapes=start.network.shapes(),
                                metrics={**trained.metrics, "start": start.note})
     # Active last: whoever predicts with it finds the attached values already stored.
-    attach_job.predict_attached(job, version)
+    left_out = attach_job.predict_attached(job, version)
     versions.activate(connection, job.model, version)
     versions.drop_weights(connection, job.number)
     n_repaired = np.count_nonzero(learned.repairs)
@@ -74,7 +79,7 @@ def run(job) -> str:
     return (f"version {version} of {job.model}: {len(rows)} rows{edited}, {len(start.classes)} "
             f"classes, {start.network.n_parameters} parameters, "
             f"accuracy {trained.metrics['accuracy']:.4f}, {trained.metrics['seconds']:.1f} s"
-            + (f"; {start.note}" if imported or options.get("warm_start") else ""))
+            + (f"; {start.note}" if imported or options.get("warm_start") else "") + left_out)
 
 
 def read_training_rows(job, model: versions.ModelRow, secret: bytes) -> list[relations.Row]:

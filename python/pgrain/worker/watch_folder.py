@@ -1,14 +1,12 @@
 """The thread that keeps watches up: folds notes into states, has states computed again.
 
-It asks every `POLL_SECONDS`. A NOTIFY from the triggers would be quicker and make the commits of
+It asks every `poll_seconds`. A NOTIFY from the triggers would be quicker and make the commits of
 all writers wait for each other (PostgreSQL serialises commits that notify).
 """
 
 from __future__ import annotations
 
-import threading
 import time
-import traceback
 from collections.abc import Callable
 
 import psycopg
@@ -16,41 +14,24 @@ import structlog
 from psycopg import sql
 
 from pgrain.errors import PgrainError
+from pgrain.worker.polling import Poller
 from pgrain.worker.watches import Rebuild, Watches
 
 log = structlog.get_logger()
-POLL_SECONDS = 0.1
 LOOK_SECONDS = 2.0          # between two looks at what no note tells
 LONGEST_PAUSE = 60.0        # between two tries to compute a state that failed
 
 
-class Folder(threading.Thread):
+class Folder(Poller):
     """One thread for all watches of the database."""
 
+    poll_seconds = 0.1
+
     def __init__(self, connect: Callable[[], psycopg.Connection], watches: Watches):
-        super().__init__(name="watches", daemon=True)
-        self._connect, self._watches = connect, watches
-        self.stopping = threading.Event()
+        super().__init__("watches", connect)
+        self._watches = watches
         self._failed: dict[int, tuple[float, float]] = {}   # watch -> (not before, pause)
         self._looked = 0.0
-
-    def run(self) -> None:
-        """Until told to stop; a lost database is waited for."""
-        while not self.stopping.is_set():
-            try:
-                with self._connect() as connection:
-                    while not self.stopping.is_set():
-                        # A standby's watches are kept up by the primary's worker.
-                        if not connection.execute("SELECT pg_is_in_recovery() AS r"
-                                                  ).fetchone()["r"]:
-                            self.step(connection)
-                        self.stopping.wait(POLL_SECONDS)
-            except psycopg.Error as error:
-                log.warning("watches wait for the database", error=str(error).strip())
-                self.stopping.wait(1.0)
-            except Exception:
-                log.error("watches failed", traceback=traceback.format_exc())
-                self.stopping.wait(1.0)
 
     def step(self, connection) -> None:
         """One look at the notes and, every `LOOK_SECONDS`, at everything else."""
