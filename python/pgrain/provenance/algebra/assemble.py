@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -9,6 +10,7 @@ import numpy as np
 from pgrain import settings
 from pgrain.provenance.algebra import comparisons
 from pgrain.provenance.algebra.blocks import (
+    PAIRS_A_FACTOR_PAIR,
     ArrayBlock,
     LimitBlock,
     MergeBlock,
@@ -150,7 +152,7 @@ class Base:
         row, entry = Buckets(entry_pattern).pairs(pattern)
         settings.ASSIGNMENTS.limit(packed.count(f"{n}.assignments"), hint="Let expressions that "
                                    "call the model use columns with fewer distinct values.")
-        settings.FACTOR_PAIRS.limit(len(row) / 8, hint="Filter the rows first.")
+        limit_possible(len(row))
         return row, entry, self.joined(row, entry)
 
     _assignments = None
@@ -158,7 +160,7 @@ class Base:
     def all_pairs(self):
         """(base row, assignment, literals) of every pair, impossible ones too: see `gapped`."""
         passing = self.assembly.packed.ints(f"{self.block.number}.e.p")
-        settings.FACTOR_PAIRS.limit(self.n * len(passing) / 8, hint="Filter the rows first.")
+        limit_possible(self.n * len(passing))
         row = np.repeat(np.arange(self.n), len(passing))
         entry = np.tile(np.arange(len(passing)), self.n)
         literals = self.joined(row, entry)
@@ -185,6 +187,13 @@ class Base:
             classes = packed.ints(f"{n}.e.a{slot.number}")[entry]
             parts.append(np.where(variable < 0, CERTAIN, variable + classes))
         return self.assembly.wiring.conjunction(*parts)
+
+
+def limit_possible(rows: int) -> None:
+    """54000 for more possible rows than a SELECT may have."""
+    settings.FACTOR_PAIRS.limit(math.ceil(rows / PAIRS_A_FACTOR_PAIR),
+                                hint="Filter the rows first: each counts once for each class that "
+                                "its predictions can have.")
 
 
 def _skips_null(tree) -> bool:
@@ -263,6 +272,7 @@ class Assembly:
             row, entry, literals = base.all_pairs()
         elif block.enumerated:
             row = self.packed.ints(f"{block.number}.r.b")
+            limit_possible(len(row))
             entry = self.packed.ints(f"{block.number}.r.e")
             literals = base.joined(row, entry)
         else:

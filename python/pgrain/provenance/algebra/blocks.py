@@ -15,6 +15,8 @@ from pgrain.provenance.stamps import Stamped
 # Names of ours never meet a name of the caller's: all begin with "_pgrain_", which is reserved.
 ID = "_pgrain_id"        # number of a possible row in its relation
 KEY = "_pgrain_k"        # number of the outer values for which an inner query's row stands
+# Possible rows (base row and class assignment) cost less than what joins: so many make one pair.
+PAIRS_A_FACTOR_PAIR = 8
 
 
 # bool, int8, int2, int4, oid, date

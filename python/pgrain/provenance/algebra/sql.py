@@ -6,9 +6,12 @@ numbers float8, both big-endian; where a value may be NULL, `b` has a byte a row
 
 from __future__ import annotations
 
+import math
+
 from pgrain.provenance.algebra.blocks import (
     ID,
     KEY,
+    PAIRS_A_FACTOR_PAIR,
     ArrayBlock,
     LimitBlock,
     MergeBlock,
@@ -313,14 +316,13 @@ class Capture:
                     for slot in labels]
         columns += self._placed(block, "entry")
         from_ = f"FROM {pattern} AS _pgrain_q" + "".join(exposed(block.details, "_pgrain_q"))
-        where, size = [], 1
+        where, size = [], _assignments(self.program, block)
         order = list(self.program.classes)
         for slot in labels:
             from_ += f"\nCROSS JOIN _pgrain_class{order.index(slot.model)} AS " \
                 f"_pgrain_c{slot.number}"
             where.append(f"(_pgrain_c{slot.number}._pgrain_label IS NULL) OPERATOR(pg_catalog.=) "
                          f"_pgrain_q._pgrain_null{slot.number}")
-            size *= len(self.program.classes[slot.model]) + 1
         where.append(f"(SELECT pg_catalog.count(*) FROM {pattern}) OPERATOR(pg_catalog.<=) "
                      f"{ASSIGNMENTS.default // size}")
         where += [f"({condition}\n)" for condition in block.mixed]
@@ -357,7 +359,13 @@ class Capture:
             return
         joined = (f"FROM {block.base} AS _pgrain_b JOIN {block.entry} AS _pgrain_e "
                   "ON _pgrain_e._pgrain_p OPERATOR(pg_catalog.=) _pgrain_b._pgrain_p")
+        most = PAIRS_A_FACTOR_PAIR * FACTOR_PAIRS.default
         if n in self.gapped:
+            if (FACTOR_PAIRS.default + 1) * _assignments(self.program, block) > 2 ** 31:
+                # Too many for these numbers, and for the limit, too, which the reader then names.
+                joined += ("\nWHERE (SELECT pg_catalog.count(*) FROM "
+                           f"{block.base}) OPERATOR(pg_catalog.*) (SELECT pg_catalog.count(*) FROM "
+                           f"{block.entry}) OPERATOR(pg_catalog.<=) {most}")
             number = ("(_pgrain_b._pgrain_b OPERATOR(pg_catalog.*) (SELECT pg_catalog.count(*) "
                       f"FROM {block.entry}) OPERATOR(pg_catalog.+) _pgrain_e._pgrain_e)"
                       "::pg_catalog.int4")
@@ -366,7 +374,8 @@ class Capture:
             return
         made = ", ".join([f"{NUMBER} AS {ID}", *key, "_pgrain_b._pgrain_b", "_pgrain_e._pgrain_e",
                           *columns])
-        self.ctes.append(f"{block.row} AS MATERIALIZED (\nSELECT {made}\n{joined}\n)")
+        self.ctes.append(f"{block.row} AS MATERIALIZED (\nSELECT {made}\n{joined}\n"
+                         f"LIMIT {most + 1}\n)")
         self.results.ints(block.row, f"{n}.r.b", "_pgrain_b")
         self.results.ints(block.row, f"{n}.r.e", "_pgrain_e")
 
@@ -521,6 +530,11 @@ class Capture:
                   "_pgrain_place) AS _pgrain_s")
         self.results.ints(source, f"{n}.o.id", ID)
         self.results.ints(source, f"{n}.o.part", "_pgrain_part")
+
+
+def _assignments(program: Program, block: SelectBlock) -> int:
+    """How many class assignments a pattern has, NULL as a class of its own."""
+    return math.prod(len(program.classes[slot.model]) + 1 for slot in block.enumerated)
 
 
 def _null_pattern(labels: list[Slot]) -> str:
