@@ -120,8 +120,8 @@ def test_names_of_who_may_connect(serve, keys):
 
 def test_a_worker_under_another_name_is_not_spoken_to(serve, keys, monkeypatch):
     where = address.parse(serve())
-    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: [
-        (socket.AF_INET, socket.SOCK_STREAM, 0, "", ("127.0.0.1", where.port))])
+    found = socket.getaddrinfo(where.host, where.port, type=socket.SOCK_STREAM)
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: found)
     with pytest.raises(WorkerUnreachable, match="not reachable") as caught:
         Client(f"tls://elsewhere.example:{where.port}", "1", "db", tls=keys["server"]
                ).call("echo", {})

@@ -91,6 +91,7 @@ class Annotated:
     keys: list[str]              # grouping expressions for each assignment
     cells: list[Cell]
     notes: list[str]
+    exact: bool = False          # no collation takes different texts for equal
 
     @property
     def by_row(self) -> bool:

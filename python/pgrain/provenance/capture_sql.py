@@ -6,8 +6,8 @@ big-endian, booleans one byte, digests 16 bytes:
 ==============  =====================================================================
 ``factor:s``    a = rows of each factor of side s, b = its pattern, c = NULL digests by slot
 ``digest:i``    a = digests of slot i, factor after factor (none for a NULL factor)
-``measure:s:m`` a = presence of measure m for each row of side s; of one with values: b = these,
-                -Infinity where it is absent, a = how many are present (int8 a factor)
+``measure:s:m`` a = presence of measure m for each row of side s, or its values, `NULL_FLOAT`
+                where it is absent
 ``pair``        a, b = factors of side 0 and 1 that join; absent if all do
 ``pattern``     a, b = patterns of side 0 and 1 of each joint pattern (two sides)
 ``group``       meta = JSON texts of the groups' columns, a = entries of each group,
@@ -31,6 +31,8 @@ from pgrain.settings import ASSIGNMENTS, FACTOR_PAIRS, OUTPUT_ROWS
 from pgrain.wire.identity import digest_sql
 
 _EMPTY = "''::pg_catalog.bytea"
+# A NaN that PostgreSQL's arithmetic never makes: its own has no payload.
+NULL_FLOAT = 0x7FF8000000000001
 
 
 def literal(text: str) -> str:
@@ -40,9 +42,12 @@ def literal(text: str) -> str:
 
 
 def packed_floats(column: str) -> str:
-    """SQL for the float8 values of every row in one bytea, -Infinity for NULL (`read_floats`)."""
-    return (f"pg_catalog.string_agg(pg_catalog.float8send(coalesce({column}, "
-            f"'-Infinity'::pg_catalog.float8)), {_EMPTY})")
+    """SQL for the float8 values of every row in one bytea, `NULL_FLOAT` for NULL (`read_floats`).
+
+    A count of what is known, and a NULL flag, would each cost as much again as the value.
+    """
+    return (f"pg_catalog.string_agg(coalesce(pg_catalog.float8send({column}), "
+            f"pg_catalog.decode('{NULL_FLOAT:x}', 'hex')), {_EMPTY})")
 
 
 def with_clause(annotated: Annotated, ctes: Sequence[str]) -> str:
@@ -84,7 +89,7 @@ def capture_sql(annotated: Annotated, classes: Sequence[str], names: dict[int, s
 def _groups(annotated: Annotated, names, n_classes: int):
     ctes, results = [], []
     for number, side in enumerate(annotated.sides):
-        ctes += _factors(number, side, names)
+        ctes += _factors(annotated, number, side, names)
         results += _factor_results(number, side)
     ctes += _patterns(annotated)
     if len(annotated.sides) == 2:
@@ -108,9 +113,9 @@ def _groups(annotated: Annotated, names, n_classes: int):
     return ctes, results
 
 
-def _factors(number: int, side: Side, names) -> list[str]:
+def _factors(annotated: Annotated, number: int, side: Side, names) -> list[str]:
     """The base rows of one side, grouped by keys, details and which digests are NULL."""
-    kept = side.keys + side.details
+    kept, exact = side.keys + side.details, annotated.exact
     columns = [f"{names[slot.index]} AS _pgrain_x{slot.index}" for slot in side.slots]
     columns += [f"({detail.sql}) AS {detail.name}" for detail in kept]
     for m, measure in enumerate(side.measures):
@@ -121,7 +126,7 @@ def _factors(number: int, side: Side, names) -> list[str]:
     base = (f"SELECT {', '.join(columns) or '1 AS _pgrain_one'}\n{side_from(side)}\n"
             f"LIMIT {FACTOR_PAIRS.default + 1}")
     nulls = [f"(_pgrain_x{slot.index} IS NULL)" for slot in side.slots]
-    terms = [term for d in kept for term in group_terms(d.name, d.oid)] + nulls
+    terms = [term for d in kept for term in group_terms(d.name, d.oid, exact)] + nulls
     made = [f"{representative(d.name, d.oid)} AS {d.name}" for d in kept]
     made += [f"{null} AS _pgrain_null{slot.index}"
              for null, slot in zip(nulls, side.slots, strict=True)]
@@ -130,12 +135,11 @@ def _factors(number: int, side: Side, names) -> list[str]:
     made.append("pg_catalog.count(*)::pg_catalog.int4 AS _pgrain_n")
     for m, measure in enumerate(side.measures):
         if measure.value:
-            made.append(f"pg_catalog.count(_pgrain_mv{m}) AS _pgrain_mf{m}")
             made.append(f"{packed_floats(f'_pgrain_mv{m}')} AS _pgrain_mv{m}")
         else:
             made.append(f"pg_catalog.string_agg(pg_catalog.boolsend(_pgrain_mf{m}), {_EMPTY})"
                         f" AS _pgrain_mf{m}")
-    pattern = [term for d in side.details for term in group_terms(d.name, d.oid)]
+    pattern = [term for d in side.details for term in group_terms(d.name, d.oid, exact)]
     pattern += [f"_pgrain_null{slot.index}" for slot in side.slots]
     grouping = f"\nGROUP BY {', '.join(terms)}" if terms else "\nHAVING pg_catalog.count(*) > 0"
     rank = f"pg_catalog.dense_rank() OVER (ORDER BY {', '.join(pattern)})" if pattern else "1"
@@ -168,12 +172,10 @@ def _factor_results(number: int, side: Side) -> list[str]:
                             f"pg_catalog.string_agg({column}, {_EMPTY} ORDER BY {order})",
                             source=source))
     for m, measure in enumerate(side.measures):
-        present = f"pg_catalog.int8send(_pgrain_mf{m})" if measure.value else f"_pgrain_mf{m}"
-        results.append(_row(
-            f"measure:{number}:{m}", None,
-            f"pg_catalog.string_agg({present}, {_EMPTY} ORDER BY {order})",
-            f"pg_catalog.string_agg(_pgrain_mv{m}, {_EMPTY} ORDER BY {order})"
-            if measure.value else None, source=source))
+        packed = f"_pgrain_mv{m}" if measure.value else f"_pgrain_mf{m}"
+        results.append(_row(f"measure:{number}:{m}", None,
+                            f"pg_catalog.string_agg({packed}, {_EMPTY} ORDER BY {order})",
+                            source=source))
     return results
 
 
@@ -290,14 +292,14 @@ def _entries(annotated: Annotated, n_classes: int):
 
 def _rows(annotated: Annotated, names, n_classes: int):
     """Each row of the FROM is an output row; patterns say what the model-dependent part is."""
-    side = annotated.sides[0]
+    side, exact = annotated.sides[0], annotated.exact
     columns = ["(pg_catalog.row_number() OVER ())::pg_catalog.int4 AS _pgrain_r"]
     columns += [f"{names[slot.index]} AS _pgrain_x{slot.index}" for slot in side.slots]
     columns += [f"({d.sql}) AS {d.name}" for d in side.details]
     texts = [f"({cell.sql}\n)::pg_catalog.text" for cell in annotated.cells if cell.role == "row"]
     columns.append(f"pg_catalog.jsonb_build_array({', '.join(texts)}) AS _pgrain_o")
     nulls = [f"(_pgrain_x{slot.index} IS NULL)" for slot in side.slots]
-    terms = [term for d in side.details for term in group_terms(d.name, d.oid)] + nulls
+    terms = [term for d in side.details for term in group_terms(d.name, d.oid, exact)] + nulls
     numbered = [f"(pg_catalog.dense_rank() OVER (ORDER BY {', '.join(terms)}) - 1)"
                 "::pg_catalog.int4 AS _pgrain_q"]
     numbered += [f"{null} AS _pgrain_null{slot.index}"

@@ -270,7 +270,7 @@ def _compile_join(query: str, facts, models: dict[str, ModelFacts],
         return Probes({"columns": columns_sql(select, operators.from_, expressions,
                                               catalog.readable)})
     columns, types = read_columns(operators.from_, expressions, probes["columns"])
-    annotated = Annotator(operators, columns, types).run()
+    annotated = replace(Annotator(operators, columns, types).run(), exact=catalog.exact)
     columns_ = _describe(probes["output"], probes)
     if isinstance(columns_, Probes):
         return columns_

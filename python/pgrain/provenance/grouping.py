@@ -21,10 +21,13 @@ def known_type(oid: int) -> bool:
     return oid in _EXACT or oid in _TEXT or oid in _EQUAL_BUT_DISTINCT or oid in (114, 142, 600)
 
 
-def group_terms(sql: str, oid: int) -> list[str]:
-    """Terms for GROUP BY and ORDER BY that tell apart whatever can be told apart."""
+def group_terms(sql: str, oid: int, exact: bool = False) -> list[str]:
+    """Terms for GROUP BY and ORDER BY that tell apart whatever can be told apart.
+
+    exact: no collation takes different texts for equal.
+    """
     as_text = f'({sql})::pg_catalog.text COLLATE "C"'
-    if oid in _EXACT:
+    if oid in _EXACT or exact and oid in _TEXT:
         return [sql]
     if oid in _TEXT:
         return [sql, f'({sql}) COLLATE "C"']

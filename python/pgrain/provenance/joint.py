@@ -17,6 +17,7 @@ P is extended by a class for NULL (last column) and a variable that is always NU
 from __future__ import annotations
 
 import numpy as np
+from scipy.sparse import csr_matrix
 
 from pgrain.provenance.lineage import Lineage
 from pgrain.provenance.segments import OuterSum, Segments
@@ -37,23 +38,27 @@ class OneSlot:
     def __init__(self, lineage: Lineage):
         side = lineage.sides[0]
         self.variables, self.weights = side.variables[0], side.weights
-        self.factors = Segments(side.factor, len(side.starts))
-        self.by_variable = Segments(self.variables, lineage.n_variables + 1)
         self.row_factor = side.factor
+        self.shape = len(side.starts), lineage.n_variables + 1
+        # The rows come factor after factor: they are a sparse matrix as they stand.
+        self.indices = self.variables.astype(np.int32)
+        self.bounds = np.append(side.starts, len(side.factor)).astype(np.int32)
+        self.matrices: dict[int, csr_matrix] = {}
+
+    def _matrix(self, weight: int) -> csr_matrix:
+        """(Q, V + 1): the weight of each pattern's rows of each variable, row by row."""
+        if weight not in self.matrices:
+            self.matrices[weight] = csr_matrix((self.weights[weight], self.indices, self.bounds),
+                                               self.shape)
+        return self.matrices[weight]
 
     def forward(self, P: np.ndarray, combination: tuple) -> np.ndarray:
         """(Q, R + 1)."""
-        rows = P[self.variables]
-        if combination[0]:
-            rows = rows * self.weights[combination[0]][:, None]
-        return self.factors.sum(rows)
+        return self._matrix(combination[0]) @ P
 
     def backward(self, P: np.ndarray, combination: tuple, gradient: np.ndarray) -> np.ndarray:
         """(V + 1, R + 1): d sum(gradient * S) / dP."""
-        rows = gradient[self.row_factor]
-        if combination[0]:
-            rows = rows * self.weights[combination[0]][:, None]
-        return self.by_variable.sum(rows)
+        return self._matrix(combination[0]).T @ gradient
 
     def variables_of_patterns(self):
         """(pattern, variable) pairs, not distinct."""

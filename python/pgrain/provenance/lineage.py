@@ -10,6 +10,7 @@ import numpy as np
 from pgrain import settings
 from pgrain.errors import PgrainError, UnsupportedOperator
 from pgrain.provenance.annotate import Annotated
+from pgrain.provenance.capture_sql import NULL_FLOAT
 from pgrain.wire.identity import DIGEST_BYTES
 
 _HINTS = {
@@ -77,7 +78,7 @@ def number_digests(digests: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     halves = np.ascontiguousarray(digests).view(">u8").reshape(-1, 2).astype(np.uint64)
     if not len(halves):
         return digests.reshape(0, DIGEST_BYTES), np.zeros(0, np.int64)
-    order = np.argsort(halves[:, 0], kind="stable")
+    order = np.argsort(halves[:, 0])
     first = halves[order]
     new = first[1:, 0] != first[:-1, 0]
     if (~new & (first[1:, 1] != first[:-1, 1])).any():
@@ -125,9 +126,9 @@ def _read_groups(annotated, n_classes, table, digests, of_slot) -> Lineage:
                         _variables(side.slots, nulls[factor], of_slot, len(digests)),
                         [np.ones(len(factor))])
         for m, measure in enumerate(side.measures):
-            _, flags, values, _ = table[f"measure:{number}:{m}"]
+            flags = table[f"measure:{number}:{m}"][1]
             if measure.value:
-                values = read_floats(values, flags)
+                values = read_floats(flags)
                 if values is None:
                     raise _not_finite()
                 flags = ~np.isnan(values)
@@ -135,11 +136,16 @@ def _read_groups(annotated, n_classes, table, digests, of_slot) -> Lineage:
                 flags = _array(flags, np.uint8)
             if len(flags) != len(factor):
                 raise ValueError("measures do not fit their rows")
-            rows.flag_weight.append(len(rows.weights))
-            rows.weights.append(flags.astype(np.float64))
+            if flags.all():         # as the rows themselves
+                rows.flag_weight.append(0)
+            else:
+                rows.flag_weight.append(len(rows.weights))
+                rows.weights.append(flags.astype(np.float64))
             if measure.value:
                 rows.weights.append(np.where(flags, values, 0.0))
-            rows.value_weight.append(len(rows.weights) - 1)
+                rows.value_weight.append(len(rows.weights) - 1)
+            else:
+                rows.value_weight.append(rows.flag_weight[-1])
         sides.append(rows)
     meta, counts, codes, flags = table["group"]
     counts = _int32(counts)
@@ -200,20 +206,15 @@ def _variables(slots, nulls, of_slot, n_variables) -> list[np.ndarray]:
     return variables
 
 
-def read_floats(data: bytes | None, known: bytes | None) -> np.ndarray | None:
-    """(n,) float64, NaN for NULL, of numbers in which -Infinity stands for NULL; `known` says how
-    many are not NULL (int8 each, summed). None if NaN or an infinity of the user's is among them.
+def read_floats(data: bytes | None) -> np.ndarray | None:
+    """(n,) float64, NaN for NULL (`capture_sql.packed_floats`). None if NaN or an infinity of the
+    user's is among them.
     """
     values = _array(data, ">f8").astype(np.float64)
     finite = np.isfinite(values)
-    if finite.all():
+    if finite.all() or (finite | (_array(data, ">u8") == NULL_FLOAT)).all():
         return values
-    null = values == -np.inf
-    if (finite | null).sum() < len(values) or \
-            len(values) - null.sum() != _array(known, ">i8").sum():
-        return None
-    values[null] = np.nan
-    return values
+    return None
 
 
 def _finite(values: np.ndarray) -> None:

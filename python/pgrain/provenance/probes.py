@@ -86,6 +86,9 @@ SELECT DISTINCT 'hidden', 'materialised view ' || r.oid::pg_catalog.regclass::te
  JOIN pg_catalog.pg_proc AS p ON p.oid = d.refobjid AND p.proname IN {model_functions}
  JOIN pg_catalog.pg_namespace AS n ON n.oid = p.pronamespace AND n.nspname = 'pgrain'
 UNION ALL
+SELECT 'inexact', NULL, NULL, NULL, NULL
+ WHERE EXISTS (SELECT FROM pg_catalog.pg_collation WHERE NOT collisdeterministic)
+UNION ALL
 SELECT DISTINCT 'function', n.nspname::text, p.proname::text,
  p.prokind::text || p.provolatile::text || CASE WHEN p.proretset THEN 'r' ELSE '' END,
  pg_catalog.pg_function_is_visible(p.oid)::text
@@ -105,6 +108,9 @@ UNION ALL
 SELECT pg_catalog.concat_ws(':', 'o', o.oid, o.xmin, pg_catalog.pg_operator_is_visible(o.oid))
  FROM pg_catalog.pg_operator AS o
  WHERE o.oid OPERATOR(pg_catalog.>=) 16384::pg_catalog.oid
+UNION ALL
+SELECT 'd' WHERE EXISTS (SELECT FROM pg_catalog.pg_collation AS d WHERE NOT d.collisdeterministic
+ AND d.oid OPERATOR(pg_catalog.>=) 16384::pg_catalog.oid)
 UNION ALL
 SELECT pg_catalog.concat_ws(':', 'c', k.oid, k.xmin) FROM pg_catalog.pg_cast AS k
  WHERE k.oid OPERATOR(pg_catalog.>=) 16384::pg_catalog.oid) AS parts (part)"""
@@ -143,6 +149,7 @@ class Catalog:
     views: dict = field(default_factory=dict)    # quoted name -> query of those that call a model
     hidden: list = field(default_factory=list)    # functions and such that call a model inside
     policies: list = field(default_factory=list)    # (table, policy) of those that call a model
+    exact: bool = True            # no collation takes different texts for equal
     # Where the caller may read some columns only: quoted name of the table -> those columns.
     readable: dict = field(default_factory=lambda: defaultdict(list))
 
@@ -154,6 +161,9 @@ class Catalog:
             if what == "relation":
                 catalog.relations.add((schema, name))
                 catalog.kinds[schema, name] = kind
+                continue
+            if what == "inexact":
+                catalog.exact = False
                 continue
             if what == "hidden":
                 catalog.hidden.append(schema)

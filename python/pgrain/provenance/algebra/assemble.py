@@ -19,6 +19,7 @@ from pgrain.provenance.algebra.blocks import (
     ScalarBlock,
     SelectBlock,
     Slot,
+    Unit,
     gapped,
 )
 from pgrain.provenance.algebra.groups_wired import Groups
@@ -62,7 +63,7 @@ class Base:
         packed, n = assembly.packed, block.number
         self.n = packed.count(f"{n}.rows")
         settings.FACTOR_PAIRS.limit(self.n, hint="Filter the inputs first, or join on columns.")
-        self.units = [(assembly.rows[unit.relation.block], packed.ints(f"{n}.u{j}"))
+        self.units = [(assembly.rows[unit.relation.block], self._rows_of(j, unit))
                       for j, unit in enumerate(block.units)]
         self.leaves = [packed.floats(f"{n}.f{i}") for i in range(len(block.leaves))]
         self.key = packed.ints(f"{n}.k") if block.key is not None else None
@@ -84,6 +85,15 @@ class Base:
             code = packed.ints(f"{n}.t{i}")
             parts.append(three + code)
             self.literals = assembly.wiring.conjunction(self.literals, three + code)
+
+    def _rows_of(self, j: int, unit: Unit) -> np.ndarray:
+        """(n,) the row of a unit that each base row stands beside."""
+        packed, n = self.assembly.packed, self.block.number
+        if unit.by is None:
+            return packed.ints(f"{n}.u{j}.0")
+        parts = range(len(unit.values))
+        return 3 * found([packed.longs(f"{n}.u{j}.{i}") for i in parts],
+                         [packed.longs(f"{unit.by.cte}.{i}") for i in parts]) + unit.code
 
     def variable(self, slot: Slot) -> np.ndarray:
         """(n,) place of each row's variable (its first class), -1 where the value is NULL."""
@@ -187,6 +197,17 @@ class Base:
             classes = packed.ints(f"{n}.e.a{slot.number}")[entry]
             parts.append(np.where(variable < 0, CERTAIN, variable + classes))
         return self.assembly.wiring.conjunction(*parts)
+
+
+def found(wanted: list[np.ndarray], among: list[np.ndarray]) -> np.ndarray:
+    """(n,) the place of each row of the columns `wanted` among the distinct rows of `among`."""
+    code = np.zeros(len(wanted[0]) + len(among[0]), np.int64)
+    for mine, theirs in zip(wanted, among, strict=True):
+        _, number = np.unique(np.concatenate([mine, theirs]), return_inverse=True)
+        _, code = np.unique(code * (int(number.max(initial=0)) + 1) + number, return_inverse=True)
+    place = np.full(int(code.max(initial=-1)) + 1, -1, np.int64)
+    place[code[len(wanted[0]):]] = np.arange(len(among[0]))
+    return place[code[:len(wanted[0])]]
 
 
 def limit_possible(rows: int) -> None:
@@ -318,9 +339,13 @@ class Assembly:
             literals.append(inner[ids])
             unknown.append(np.full(len(ids), null))
         count = self._count(block.key)
-        out = self.wiring.any_of(count, np.concatenate(keys), np.concatenate(literals),
-                                 np.concatenate(unknown))
-        return Rows((out + np.arange(3 * count))[:, None])
+        keys, literals = np.concatenate(keys), np.concatenate(literals)
+        out = self.wiring.any_of(count, keys, literals, np.concatenate(unknown))
+        three = out + np.arange(3 * count)
+        # Without a row the answer is false whatever the model says.
+        none = 3 * np.flatnonzero(np.bincount(keys[literals[:, 0] != NEVER], minlength=count) == 0)
+        three[none], three[none + 1], three[none + 2] = CERTAIN, NEVER, NEVER
+        return Rows(three[:, None])
 
     def _array(self, block: ArrayBlock) -> Rows:
         packed, n = self.packed, block.number

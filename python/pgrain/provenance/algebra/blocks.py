@@ -20,6 +20,10 @@ PAIRS_A_FACTOR_PAIR = 8
 
 
 # bool, int8, int2, int4, oid, date
+_INT8 = 20
+_WHOLE = {_INT8, 21, 23, 26}         # int8, int2, int4, oid
+_NO_VALUE = -2 ** 40                 # NULL among narrower integers
+
 _STAND_IN = {16: "false", 20: "0", 21: "0", 23: "0", 26: "0", 1082: "'epoch'::pg_catalog.date"}
 
 
@@ -75,6 +79,21 @@ class Key:
     def plain(self) -> bool:
         """Whether what is equal is the same, and has a value that stands in for NULL."""
         return all(oid in _STAND_IN for _, _, oid in self.columns)
+
+    @property
+    def whole(self) -> bool:
+        """Whether its columns are integers, which the capture can bring as they are."""
+        return all(oid in _WHOLE for _, _, oid in self.columns)
+
+    def packed(self, names: list[str]) -> list[str]:
+        """SQL of int8 values, never NULL, that say what the columns `names` hold."""
+        made = []
+        for name, (_, _, oid) in zip(names, self.columns, strict=True):
+            if oid == _INT8:        # every int8 may be a value
+                made += [f"coalesce({name}, 0)", f"({name} IS NULL)::pg_catalog.int4"]
+            else:
+                made.append(f"coalesce({name}::pg_catalog.int8, {_NO_VALUE})")
+        return made
 
     @property
     def row(self) -> str:
@@ -186,11 +205,25 @@ class Detail:
 
 @dataclass
 class Unit:
-    """A relation of possible rows in FROM: SQL of the row's number, and whose rows they are."""
+    """A relation of possible rows in FROM: SQL of the row's number, and whose rows they are.
+
+    by: the key by whose values (`Key.packed`) the reader finds the boolean of a row in place of
+    PostgreSQL; code: whether it must be true (1) or false (0).
+    """
 
     id_sql: str
     relation: Relation
     alias: str
+    by: Key | None = None
+    code: int = 1
+
+    @property
+    def values(self) -> list[str]:
+        """SQL of what the capture brings of it for each base row."""
+        if self.by is None:
+            return [self.id_sql]
+        return self.by.packed([f"{quoted(alias)}.{quoted(name)}"
+                               for alias, name, _ in self.by.columns])
 
 
 @dataclass
@@ -292,6 +325,7 @@ class PredicateBlock:
     true: str
     unknown: str | None
     every: bool = False          # true for every row there is: EXISTS
+    joined: bool = True          # to what asks it by PostgreSQL (see Unit.by)
     kind: str = "predicate"
 
     def of_rows(self, inner) -> bool:

@@ -136,7 +136,8 @@ def compile_network(query: str, facts: PlanFacts, models: dict, probes: dict[str
         found = probes[f"scope:{mark}:{core.number}"]
         columns[id(core.select)] = read_columns(core, found.columns, found.types)[0]
         types |= _types(core, mark, probes)
-    program = Program(analysis, columns, types, {name: models[name].classes for name in names})
+    program = Program(analysis, columns, types, {name: models[name].classes for name in names},
+                      exact=catalog.exact)
     final = lower_query(program, statement.query, None)
     if not program.slots:
         raise UnsupportedOperator("a query of whose result nothing depends on a prediction",

@@ -33,14 +33,17 @@ class Packed:
         """(n,) int64."""
         return self._array(self._get(tag)[1], ">i4").astype(np.int64)
 
+    def longs(self, tag: str) -> np.ndarray:
+        """(n,) int64 of eight bytes each."""
+        return self._array(self._get(tag)[1], ">i8").astype(np.int64)
+
     def flags(self, tag: str) -> np.ndarray:
         """(n,) bool."""
         return self._array(self._get(tag)[1], np.uint8).astype(bool)
 
     def floats(self, tag: str) -> np.ndarray:
         """(n,) float64, NaN for NULL; NaN and infinity themselves are refused."""
-        _, a, b = self._get(tag)
-        values = read_floats(a, b)
+        values = read_floats(self._get(tag)[1])
         if values is None:
             raise UnsupportedOperator("arithmetic over NaN or infinity has no provenance",
                                       hint="Filter such values out.")

@@ -34,6 +34,7 @@ class Program:
     kept: list = field(default_factory=list)
     plain: list[nodes.Cte] = field(default_factory=list)
     recursive: bool = False
+    exact: bool = False          # no collation takes different texts for equal
 
     @property
     def text(self) -> str:

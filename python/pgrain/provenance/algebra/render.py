@@ -61,7 +61,9 @@ def _select(block: SelectBlock, assembly) -> list[str]:
             lines.append(f"     from {_line(item)}")
     for unit in block.units:
         lines.append(f"     {unit.alias}: {len(assembly.rows[unit.relation.block])} possible rows "
-                     f"of block {unit.relation.block}")
+                     f"of block {unit.relation.block}"
+                     + ("" if unit.by is None else ", found by the key: it must be "
+                        + ("true" if unit.code else "false")))
     for condition in block.where:
         if "OPERATOR(pg_catalog.=)" not in condition:
             lines.append(f"     where {_line(condition)}")

@@ -244,12 +244,15 @@ class SelectBuilder(Numbers):
 
     def add_where(self, own: bool = True) -> None:
         """WHERE (if `own`) and the ON conditions of inner joins: what needs no key first."""
+        from pgrain.provenance.algebra.subqueries import exists_alone
         if own and self.select.where is not None:
             self.conditions.append(self.select.where)
         parts = [part for condition in self.conditions for part in conjuncts(condition)]
         plain = [part for part in parts if not self.program.analysis.depends(part)
                  and not self.randoms(part)]
         for part in plain + [part for part in parts if part not in plain]:
+            if exists_alone(self, part):
+                continue
             made = self.prepare(part)
             (self.block.mixed if made.labelled else self.block.where).append(made.text)
 

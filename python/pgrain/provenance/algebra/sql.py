@@ -1,7 +1,7 @@
 """The capture of a program: one statement, packed rows ``(tag, meta, a, b, c)``.
 
 Tags are ``<block>.<what>``; layouts stand beside the functions that make them. Integers are int4,
-numbers float8, both big-endian; where a value may be NULL, `b` has a byte a row that says so.
+numbers float8, both big-endian; `NULL_FLOAT` stands for a number that is NULL.
 """
 
 from __future__ import annotations
@@ -55,10 +55,13 @@ class Results:
         """Integers of every row, in the order of the source."""
         self.add(source, tag, f"pg_catalog.string_agg(pg_catalog.int4send({column}), {EMPTY})")
 
+    def longs(self, source: str, tag: str, column: str) -> None:
+        """Integers of eight bytes of every row."""
+        self.add(source, tag, f"pg_catalog.string_agg(pg_catalog.int8send({column}), {EMPTY})")
+
     def floats(self, source: str, tag: str, column: str) -> None:
-        """Numbers of every row and how many are not NULL."""
-        self.add(source, tag, packed_floats(column),
-                 f"pg_catalog.int8send(pg_catalog.count({column}))")
+        """Numbers of every row."""
+        self.add(source, tag, packed_floats(column))
 
     def flags(self, source: str, tag: str, column: str) -> None:
         """Booleans (never NULL) of every row."""
@@ -144,6 +147,11 @@ class Capture:
     def _key(self, key) -> None:
         self.ctes.append(key.sql)
         self.results.count(key.cte, f"{key.cte}.count")
+        if any(block.kind == "predicate" and not block.joined and block.key is key
+               for block in self.program.blocks):
+            names = [f"_pgrain_c{n}" for n in range(len(key.columns))]
+            for i, sql in enumerate(key.packed(names)):
+                self.results.longs(key.cte, f"{key.cte}.{i}", sql)
 
     # --- a SELECT --------------------------------------------------------------------------
 
@@ -166,13 +174,14 @@ class Capture:
         return columns
 
     def _select(self, block: SelectBlock) -> None:
-        """``x<i>`` digests of slots, ``y<i>`` class of an expanded slot, ``u<j>`` rows of units,
+        """``x<i>`` digests of slots, ``y<i>`` class of an expanded slot, ``u<j>.<i>`` rows of units,
         ``t<i>`` atoms, ``f<i>`` leaves, ``p`` pattern, ``k`` key."""
         n, grouping, results = block.number, block.grouping, self.results
         columns = self.slot_columns(block)
         columns += [f"_pgrain_v{slot.number}._pgrain_i AS _pgrain_y{slot.number}"
                     for slot in block.slots if slot.mode == "expanded"]
-        columns += [f"{unit.id_sql} AS _pgrain_u{j}" for j, unit in enumerate(block.units)]
+        columns += [f"{sql} AS _pgrain_u{j}_{i}" for j, unit in enumerate(block.units)
+                    for i, sql in enumerate(unit.values)]
         columns += [f"{state_code(f'_pgrain_t{i}')} AS _pgrain_t{i}"
                     for i in range(len(block.atoms))]
         columns += [f"{leaf.sql} AS _pgrain_f{i}" for i, leaf in enumerate(block.leaves)]
@@ -197,7 +206,8 @@ class Capture:
         numbered = [f"{NUMBER} AS _pgrain_b"]
         if labels and not block.simple:
             nulls = [f"(_pgrain_x{slot.number} IS NULL)" for slot in labels]
-            terms = [t for d in block.details for t in group_terms(d.name, d.oid)] + nulls
+            terms = [t for d in block.details
+                     for t in group_terms(d.name, d.oid, self.program.exact)] + nulls
             if block.key is not None and grouping and grouping.by_entry:
                 terms.append(KEY)
             numbered.append(f"(pg_catalog.dense_rank() OVER (ORDER BY {', '.join(terms)}) "
@@ -234,8 +244,10 @@ class Capture:
             made.digests("", f"{n}.x{slot.number}", self.named(slot))
             if slot.mode == "expanded":
                 made.ints("", f"{n}.y{slot.number}", f"_pgrain_y{slot.number}")
-        for j in range(len(block.units)):
-            made.ints("", f"{n}.u{j}", f"_pgrain_u{j}")
+        for j, unit in enumerate(block.units):
+            pack = made.ints if unit.by is None else made.longs
+            for i in range(len(unit.values)):
+                pack("", f"{n}.u{j}.{i}", f"_pgrain_u{j}_{i}")
         for i in range(len(block.atoms)):
             made.ints("", f"{n}.t{i}", f"_pgrain_t{i}")
         for i in range(len(block.leaves)):
@@ -393,6 +405,8 @@ class Capture:
     def _predicate(self, block: PredicateBlock) -> None:
         """``q.k``, ``q.id``: key and row for which it is true (EXISTS of a SELECT's rows: all);
         ``w.…``: for which it is NULL."""
+        if not block.joined:
+            return
         n, keyed = block.number, block.key is not None
         parts = []
         inner = self.program.blocks[block.relation.block]

@@ -12,6 +12,7 @@ from dataclasses import replace
 
 from pgrain.plan import nodes
 from pgrain.plan.lexer import tokenize
+from pgrain.plan.spine import Op, PieceLeaf
 from pgrain.provenance.algebra.blocks import (
     ID,
     KEY,
@@ -21,6 +22,7 @@ from pgrain.provenance.algebra.blocks import (
     PredicateBlock,
     Relation,
     ScalarBlock,
+    Unit,
 )
 from pgrain.provenance.algebra.numbers import compared_arrays
 from pgrain.provenance.algebra.program import candidates, cut, free_columns
@@ -56,6 +58,41 @@ def join_answer(builder, piece: nodes.Subquery):
     true, unknown = _compared(program, piece, relation, key, operand)
     answer = _join_boolean(builder, PredicateBlock(program.number(), relation, key, true, unknown))
     return f"(NOT {answer})" if piece.form == "all" else answer
+
+
+def exists_alone(builder, condition: nodes.Expr) -> bool:
+    """Take up a condition that is [NOT] EXISTS by the values of its key, if that can be.
+
+    Then the reader finds each row's answer, and PostgreSQL need not join it: rows for which it
+    can't be true are read in vain, which costs less. Not where a row is shown for itself.
+    """
+    from pgrain.provenance.algebra.groups import is_grouped
+    from pgrain.provenance.algebra.queries import lower_query
+    tree, code = condition.tree, 1
+    while isinstance(tree, Op) and tree.name == "not":
+        tree, code = tree.args[0], 1 - code
+    piece = tree.piece if isinstance(tree, PieceLeaf) else None
+    program = builder.program
+    if not isinstance(piece, nodes.Subquery) or piece.form != "exists" \
+            or not program.analysis.depends(piece) or id(piece) in builder.answers \
+            or builder.key is not None or not is_grouped(builder):
+        return False
+    free = free_columns(program, piece.query)
+    needed = builder.outer_columns(free)
+    if not needed or not Key("", needed, "").whole:
+        return False
+    builder.refuse_random(free, piece)
+    key = builder.make_key(needed)
+    relation = lower_query(program, _without_limit(program, piece.query), key)
+    block = PredicateBlock(program.number(), relation, key, "", None, every=True, joined=False)
+    if not block.of_rows(program.blocks[relation.block]):
+        block.true, block.joined = f"SELECT {KEY}, {ID} FROM {relation.cte}", True
+        builder.answers[id(piece)] = _join_boolean(builder, block)
+        return False
+    program.blocks.append(block)
+    answer = Relation(block.number, "", [Column("_pgrain_v", 16)], True)
+    builder.block.units.append(Unit("", answer, f"_pgrain_q{block.number}", key, code))
+    return True
 
 
 def _without_limit(program, query: nodes.Query) -> nodes.Query:
