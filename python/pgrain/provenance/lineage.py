@@ -78,13 +78,13 @@ def number_digests(digests: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     halves = np.ascontiguousarray(digests).view(">u8").reshape(-1, 2).astype(np.uint64)
     if not len(halves):
         return digests.reshape(0, DIGEST_BYTES), np.zeros(0, np.int64)
-    order = np.argsort(halves[:, 0])
-    first = halves[order]
-    new = first[1:, 0] != first[:-1, 0]
-    if (~new & (first[1:, 1] != first[:-1, 1])).any():
+    first, second = np.ascontiguousarray(halves.T)
+    order = np.argsort(first)
+    first, second = first[order], second[order]
+    new = first[1:] != first[:-1]
+    if (~new & (second[1:] != second[:-1])).any():
         order = np.lexsort((halves[:, 1], halves[:, 0]))
-        first = halves[order]
-        new = (first[1:] != first[:-1]).any(axis=1)
+        new = (halves[order[1:]] != halves[order[:-1]]).any(axis=1)
     begins = np.concatenate(([True], new))
     numbers = np.empty(len(order), np.int64)
     numbers[order] = np.cumsum(begins) - 1
