@@ -174,7 +174,7 @@ class Capture:
         return columns
 
     def _select(self, block: SelectBlock) -> None:
-        """``x<i>`` digests of slots, ``y<i>`` class of an expanded slot, ``u<j>.<i>`` rows of units,
+        """``x<i>`` digests of slots, ``y<i>`` class of an expanded slot, ``u<j>.<i>`` rows of units
         ``t<i>`` atoms, ``f<i>`` leaves, ``p`` pattern, ``k`` key."""
         n, grouping, results = block.number, block.grouping, self.results
         columns = self.slot_columns(block)
