@@ -109,6 +109,7 @@ def test_what_cannot_be_reached_says_how_far_it_gets(small):
     ("n too high", "delete", "{}", "22023", "no target"),
     ("n <= 0", "explode", "{}", "22023", "no such intervention"),
     ("n <= 0", "delete", '{"rows": 0}', "22023", "rows"),
+    ("n <= 0", "delete", '{"directions": -1}', "22023", "directions"),
     ("n <= 0", "delete", '{"method": "rain"}', "22023", "no such option"),
     ("n <= 0", "delete", '{"model": "other"}', "22023", "does not depend"),
 ])
@@ -133,3 +134,39 @@ def test_protected_keys_stay_hidden(small, as_role):
     finally:
         small.execute("SELECT pgrain.protect_keys('colour', false)")
     assert small.value("SELECT count(*) FROM pgrain.edits") == 0
+
+
+def test_directions_of_the_edits_are_added_where_few_are_stored(small):
+    """With 3 of 9 directions stored, the plan finds the others and says what training does; told
+    not to look for any, it is farther off."""
+    small.execute("CALL pgrain.precompute('colour', '{\"pairs\": 3}')")
+    try:
+        before = small.value(COUNT)
+        rows = plan(small, COUNT, f"n <= {before - 8}", "relabel")
+        after = retrained(small, rows)
+        alone = plan(small, COUNT, f"n <= {before - 8}", "relabel", '{"directions": 0}')
+        far = retrained(small, alone)
+        assert abs(rows[-1][4] - after) <= 1
+        assert abs(alone[-1][4] - far) > abs(rows[-1][4] - after)
+    finally:
+        small.execute("CALL pgrain.precompute('colour', '{\"pairs\": 9}')")
+
+
+def test_repaired_features_are_planned_with_their_own_curvature(small):
+    """A feature repair of many rows: within one of what training them repaired gives, with few
+    directions stored and with all."""
+    small.execute("SELECT pgrain.create_intervention('colour', 'turned', "
+                  "features => ARRAY['ARRAY[-x[1], x[2]]'])")
+    small.execute("CALL pgrain.precompute('colour', '{\"pairs\": 3}')")
+    try:
+        before = small.value(COUNT)
+        for options in ("{}", '{"directions": 0}'):
+            rows = plan(small, COUNT, f"n <= {before - 6}", "turned", options)
+            after = retrained(small, rows)
+            if options == "{}":
+                assert len(rows) >= 3 and abs(rows[-1][4] - after) <= 1
+            else:
+                assert abs(rows[-1][4] - after) > 1     # 43 for 58, when this was written
+    finally:
+        small.execute("SELECT pgrain.drop_intervention('colour', 'turned')")
+        small.execute("CALL pgrain.precompute('colour', '{\"pairs\": 9}')")

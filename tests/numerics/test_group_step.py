@@ -7,7 +7,8 @@ import pytest
 from numerics_small import Reference, small_model
 from scipy.optimize import minimize
 
-from pgrain.influence.group_step import GroupStep, logits_of, moved_probabilities
+from pgrain.influence.completion import Completion
+from pgrain.influence.group_step import Added, GroupStep, logits_of, moved_probabilities
 from pgrain.influence.projections import project, training_projection
 from pgrain.models import registry
 from pgrain.models.softmax import log_softmax, residual, softmax
@@ -43,35 +44,94 @@ def retrained(case, keep, labels):
     return np.asarray(case["model"].from_pytree({"dense.kernel": W[:-1], "dense.bias": W[-1]}))
 
 
-@pytest.mark.parametrize("kind", ["delete one", "delete the wrong", "delete half", "relabel",
-                                  "both"])
-def test_it_is_retraining_where_the_subspace_is_everything(convex, kind):
-    case, y = convex, convex["y"].copy()
-    keep = np.ones(N, bool)
+KINDS = ["delete one", "delete the wrong", "delete half", "relabel", "relabel against evidence",
+         "repair", "all"]
+
+
+def edited(case, kind):
+    """(kept (N,) bool, labels (N,), rows whose features are repaired, those features)."""
+    keep, y, at = np.ones(N, bool), case["y"].copy(), np.zeros(0, np.int64)
     if kind == "delete one":
         keep[7] = False
     elif kind == "delete half":
         keep[::2] = False
     elif kind == "delete the wrong":
         keep[case["wrong"]] = False
-    else:
+    elif kind == "relabel against evidence":
+        y[:60] = (y[:60] + 1) % R
+    if kind in ("relabel", "all"):
         y[case["wrong"]] = 0
-        if kind == "both":
-            keep[200:260] = False
-    step = case["step"]
-    step.edit(keep.astype(float), y, np.zeros(step.m))
+    if kind == "all":
+        keep[200:260] = False
+    if kind in ("repair", "all"):
+        at = np.arange(100, 180)
+    new = -case["X"][at] + np.float32(0.5)
+    keep[at] = False
+    return keep, y, at, new
+
+
+def added(case, V, at, new, y):
+    logits, J = project(case["model"], case["theta"], new, V)
+    return Added(J, logits, y[at]) if len(at) else None
+
+
+def moved_by_training(case, keep, y, at, new):
+    W = case["reference"].optimum(np.concatenate([case["X"][keep], new]),
+                                  np.concatenate([y[keep], y[at]]), case["W"])
+    return np.asarray(case["model"].from_pytree({"dense.kernel": W[:-1], "dense.bias": W[-1]}),
+                      np.float64) - case["theta"]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_it_is_retraining_where_the_subspace_is_everything(convex, kind):
+    case, step = convex, convex["step"]
+    keep, y, at, new = edited(case, kind)
+    step.edit(keep.astype(float), y, added(case, case["V"], at, new, y))
     moved = step.solve()
-    true = retrained(case, keep, y) - case["theta"]
+    true = moved_by_training(case, keep, y, at, new)
     assert moved.status == "converged"
     np.testing.assert_allclose(moved.u, true, atol=2e-3 * np.abs(true).max())
     assert not np.allclose(-moved.u, true, atol=0.5 * np.abs(true).max())
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_completed_a_few_stored_directions_are_enough(convex, kind):
+    """4 of 15 directions are stored, and those of the edits found: retraining again. Without them
+    it is not, also where the stored ones are the stiffest, as in the product."""
+    case = convex
+    H = _as_model(case, case["reference"].hessian(case["W"], case["X"]))
+    V = np.ascontiguousarray(np.linalg.eigh(H)[1][:, :-5:-1]).astype(np.float32)
+    logits, J = project(case["model"], case["theta"], case["X"], V)
+    queried, J_queried = project(case["model"], case["theta"], case["inference"], V)
+    step = GroupStep(J, logits, case["y"], ALPHA, V.T.astype(np.float64) @ case["theta"])
+    completion = Completion(case["model"], case["theta"], V, step, case["X"], np.arange(N),
+                            case["inference"], J_queried)
+    keep, y, at, new = edited(case, kind)
+    completion.edit(keep.astype(float), y, added(case, V, at, new, y), new)
+    true = moved_by_training(case, keep, y, at, new)
+
+    def error(u):
+        return np.abs(completion.basis @ u - true).max() / np.abs(true).max()
+
+    u = step.solve().u
+    errors = [error(u)]
+    while completion.count < 10 and completion.extend(u):
+        u = step.solve(np.append(u, 0.0)).u
+        errors.append(error(u))
+    assert errors[0] > 0.02 and errors[-1] < 3e-3, errors
+    P = moved_probabilities(queried, completion.J, u)
+    np.testing.assert_allclose(P, softmax(project(
+        case["model"], case["theta"] + true, case["inference"], V)[0]), atol=3e-3)
+    # The next edits start with the directions that are there.
+    completion.edit(keep.astype(float), y, added(case, V, at, new, y), new)
+    assert error(step.solve().u) < 3e-3
 
 
 def test_first_order_falls_short_of_it(convex):
     """The reason for the step: many rows at once are not the sum of each alone."""
     case, step = convex, convex["step"]
     keep = ~case["wrong"]
-    step.edit(keep.astype(float), case["y"], np.zeros(step.m))
+    step.edit(keep.astype(float), case["y"])
     u = step.solve().u
     true = retrained(case, keep, case["y"]) - case["theta"]
     H = case["reference"].hessian(case["W"], case["X"])
@@ -110,12 +170,14 @@ def test_a_truncated_subspace_is_solved_as_well_as_it_can_be(convex):
     step = GroupStep(J, logits, case["y"], ALPHA, theta)
     keep, y = ~case["wrong"], case["y"].copy()
     y[10:40] = (y[10:40] + 1) % R
-    shift = np.array([0.5, -1.0, 0.0, 2.0])
-    step.edit(keep.astype(float), y, shift)
+    new = added(case, V, np.arange(50, 55), case["X"][300:305], y)
+    step.edit(keep.astype(float), y, new)
 
     def loss(u):
         log_p = log_softmax(logits + J.astype(np.float64) @ u)
-        return (-(keep * log_p[np.arange(N), y]).sum() + shift @ u - step.base @ u
+        log_new = log_softmax(new.logits + new.J.astype(np.float64) @ u)
+        return (-(keep * log_p[np.arange(N), y]).sum() - step.base @ u
+                - log_new[np.arange(5), new.labels].sum()
                 + ALPHA / 2 * ((theta + u) ** 2).sum())
 
     best = minimize(loss, np.zeros(4), method="BFGS", tol=1e-12).x
@@ -130,11 +192,11 @@ def test_no_edit_is_no_move_also_away_from_the_optimum(architecture):
     logits, J = project(model, theta, X, V)
     step = GroupStep(J, logits, y, 0.5, V.T @ theta)
     assert np.abs(step.base).max() > 0.1          # far from stationary
-    step.edit(np.ones(len(y)), y, np.zeros(6))
+    step.edit(np.ones(len(y)), y)
     assert np.abs(step.solve().u).max() < 1e-6
     weights = np.ones(len(y))
     weights[:5] = 0
-    step.edit(weights, y, np.zeros(6))
+    step.edit(weights, y)
     u = step.solve().u
     gradient = step.gradient(u)[0]
     assert np.abs(u).max() > 1e-3 and np.abs(gradient).max() < 1e-2
@@ -146,7 +208,7 @@ def test_edits_that_leave_nothing_converge():
     V = np.eye(len(theta), dtype=np.float32)
     logits, J = project(model, theta, X, V)
     step = GroupStep(J, logits, y, 0.5, theta)
-    step.edit(np.zeros(len(y)), y, np.zeros(len(theta)))
+    step.edit(np.zeros(len(y)), y)
     moved = step.solve()
     assert np.isfinite(moved.u).all() and moved.iterations <= 60
 

@@ -9,7 +9,9 @@ from pgrain.backend.complain import check_options, evaluate_complaints
 from pgrain.backend.keys import visible
 from pgrain.backend.spi import check_interrupts, entry_point, writes_nothing
 
-OPTIONS = {"rows", "model", "k", "damping", "filter", "normalize"}
+OPTIONS = {"rows", "model", "directions", "k", "damping", "filter", "normalize", "among"}
+VALUES = 100_000          # of one model; of more, a plan has to do with what is stored
+OWN = ("rows", "model", "directions")
 _REPORT_SECONDS = 2.0
 
 
@@ -27,8 +29,10 @@ def plan_repair(plpy, text: str, complaints: list[str], intervention: str,
 def make_plan(plpy, text: str, complaints: list[str], intervention: str, options: dict) -> dict:
     """{"rows", "notices", "model", "cures"}. The worker thinks in slices; between two of them this
     statement can be cancelled, and says how far it is."""
-    evaluated = evaluate_complaints(plpy, text, complaints, {
-        name: value for name, value in options.items() if name not in ("rows", "model")})
+    asked = {name: value for name, value in options.items() if name not in OWN}
+    if options.get("directions") != 0:
+        asked["values_up_to"] = VALUES      # which directions are made of
+    evaluated = evaluate_complaints(plpy, text, complaints, asked)
     params = {**evaluated, "intervention": intervention, "options": options}
     reported = time.monotonic()
     while True:

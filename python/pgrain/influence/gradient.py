@@ -58,3 +58,18 @@ def objective_gradient(model: Model, theta, X: np.ndarray, dq_dp: np.ndarray,
                 _reverse(model, theta, x, pad((cotangent / scale).astype(np.float32), size)),
                 np.float64)
     return out
+
+
+def reverse_pass(model: Model, theta, X: np.ndarray, cotangent: np.ndarray) -> np.ndarray:
+    """sum_v J_v^T cotangent_v with J_v the Jacobian of the logits: (d,) float64.
+
+    X: (V, *input_shape); cotangent: (V, R), of the logits.
+    """
+    out = np.zeros(model.n_parameters)
+    cotangent = np.asarray(cotangent, np.float64)
+    for rows, size in padded(len(X), fitting(model.row_floats, 3)):
+        scale = np.abs(cotangent[rows]).max() or 1.0   # keeps float32 from under- and overflowing
+        out += scale * np.asarray(
+            _reverse(model, theta, pad(X[rows], size),
+                     pad((cotangent[rows] / scale).astype(np.float32), size)), np.float64)
+    return out

@@ -2,14 +2,16 @@
 
 First-order influence adds up one row's effect n times; retraining does not, for the curvature and
 the probabilities of the other rows change on the way. Here the edited training problem is solved,
-restricted to the stored subspace theta* + V u and with logits linear in u:
+restricted to a subspace theta* + V u and with logits linear in u:
 
-    minimise over u   sum_j w_j l(z_j + J_j u, y_j) + sum_b <b, u>
+    minimise over u   sum_j w_j l(z_j + J_j u, y_j) + sum_i l(z'_i + J'_i u, y'_i)
                       + alpha/2 |V^T theta* + u|^2 - <g0, u>
 
 with z_j, J_j logits and projections of the stored rows, w_j = 0 where a row is deleted, y_j its new
-label where it is relabelled, b = a_z' - a_z where its features are repaired. It is convex; Newton's
-method with halved steps solves it (paper section 4: one first-order step; design: `plan_repair`).
+label where it is relabelled; a row whose features are repaired is deleted and comes back as one of
+the rows i with the logits and projections of its new features. It is convex; Newton's method with
+halved steps solves it (paper section 4: one first-order step; design: `plan_repair`). With all
+directions of a convex model it is retraining; `completion` adds those that the stored ones lack.
 
 Deviations from the formula of design.md, section 6:
 1. g0, the gradient of the unedited problem at u = 0, is taken off. Where training stopped at the
@@ -18,7 +20,6 @@ Deviations from the formula of design.md, section 6:
    Bregman objective of Bae et al. 2022 does the same).
 2. The Hessian is formed anew only when a step made with the last one gains too little: from one
    prefix of edits to the next it hardly changes, and it is nine tenths of the work.
-3. A repaired row keeps the curvature of its old features; b moves its gradient.
 """
 
 from __future__ import annotations
@@ -33,6 +34,15 @@ from pgrain.models.softmax import softmax
 
 _BLOCK = 4096                  # rows at a time: J of a block stays in the cache
 _ENOUGH = 0.25                 # a step must shrink the gradient at least to this share
+
+
+@dataclass(frozen=True)
+class Added:
+    """Rows that come in by an edit. J: (r, R, m) float32; logits: (r, R); labels: (r,) classes."""
+
+    J: np.ndarray
+    logits: np.ndarray
+    labels: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -79,15 +89,29 @@ class GroupStep:
         self.n, self.R, self.m = J.shape
         self.weights = np.ones(self.n, np.float32)
         self.targets = self.labels.copy()
-        self.shift = np.zeros(self.m)
+        self.added: Added | None = None
         self._factor = None
         self.base = np.zeros(self.m)
         self.base = self.gradient(np.zeros(self.m))[0]
 
-    def edit(self, weights: np.ndarray, targets: np.ndarray, shift: np.ndarray) -> None:
-        """The edits in force from now on: (n,) 0 or 1, (n,) classes, (m,) sum of a_z' - a_z."""
+    def edit(self, weights: np.ndarray, targets: np.ndarray, added: Added | None = None) -> None:
+        """The edits in force from now on: (n,) 0 or 1, (n,) classes, rows that come in."""
         self.weights = np.asarray(weights, np.float32)
-        self.targets, self.shift = np.asarray(targets), np.asarray(shift, np.float64)
+        self.targets, self.added = np.asarray(targets), added
+
+    def extend(self, J: np.ndarray, theta: np.ndarray, J_added: np.ndarray | None = None) -> None:
+        """Solve over more directions, orthonormal to those before: J (n, R, q) float32, theta (q,),
+        J_added (r, R, q) of the rows that have come in."""
+        self.J = np.concatenate([self.J, J], axis=2)
+        self.theta = np.concatenate([self.theta, theta])
+        self.m = self.J.shape[2]
+        if self.added is not None:
+            self.added = Added(np.concatenate([self.added.J, J_added], axis=2), self.added.logits,
+                               self.added.labels)
+        error = softmax32(self.logits)
+        error[np.arange(self.n), self.labels] -= 1
+        base = np.einsum("nr,nrq->q", error.astype(np.float64), J) + self.alpha * theta
+        self.base, self._factor = np.concatenate([self.base, base]), None
 
     def solve(self, start: np.ndarray | None = None, *, tol: float = 1e-4, most: int = 60,
               check: Callable[[], None] = lambda: None) -> Moved:
@@ -132,34 +156,47 @@ class GroupStep:
         return Moved(u, f"not converged after {most} gradients", done)
 
     def gradient(self, u: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """(gradient (m,) float64, probabilities (n, R) float32) at u."""
-        p = np.empty((self.n, self.R), np.float32)
-        g = self.alpha * (self.theta + u) + self.shift - self.base
+        """(gradient (m,) float64, probabilities (n + r, R) float32) at u, of the rows that have
+        come in last."""
+        g, p = self.alpha * (self.theta + u) - self.base, []
         small = u.astype(np.float32)
-        for at in range(0, self.n, _BLOCK):
-            part = slice(at, at + _BLOCK)
-            J = self.J[part].reshape(-1, self.m)
-            block = softmax32(self.logits[part] + (J @ small).reshape(-1, self.R))
-            p[part] = block
+        for J, logits, targets, weights in self._blocks():
+            flat = J.reshape(-1, self.m)
+            block = softmax32(logits + (flat @ small).reshape(-1, self.R))
+            p.append(block)
             error = block.copy()
             rows = np.arange(len(block))
-            error[rows, self.targets[part]] = 0
-            error[rows, self.targets[part]] = -error.sum(axis=1)
-            error *= self.weights[part, None]
-            g += error.reshape(-1) @ J
-        return g, p
+            error[rows, targets] = 0
+            error[rows, targets] = -error.sum(axis=1)
+            if weights is not None:
+                error *= weights[:, None]
+            g += error.reshape(-1) @ flat
+        return g, np.concatenate(p)
+
+    def probabilities(self, u: np.ndarray) -> np.ndarray:
+        """(n + r, R) float32 at u."""
+        return self.gradient(u)[1]
+
+    def _blocks(self):
+        """(J, logits, targets, weights or None for ones) of some rows at a time."""
+        for at in range(0, self.n, _BLOCK):
+            part = slice(at, at + _BLOCK)
+            yield self.J[part], self.logits[part], self.targets[part], self.weights[part]
+        if self.added is not None and len(self.added.labels):
+            yield self.added.J, self.added.logits, self.added.labels, None
 
     def _factorise(self, p: np.ndarray) -> None:
         """Cholesky factor of sum_j w_j J_j^T (diag p_j - p_j p_j^T) J_j + alpha I."""
-        H = np.zeros((self.m, self.m))
-        for at in range(0, self.n, _BLOCK):
-            part = slice(at, at + _BLOCK)
-            J, q = self.J[part], p[part]
-            w = q * self.weights[part, None]
+        H, at = np.zeros((self.m, self.m)), 0
+        for J, _, _, weights in self._blocks():
+            q = p[at:at + len(J)]
+            at += len(J)
+            weights = np.ones(len(J), np.float32) if weights is None else weights
+            w = q * weights[:, None]
             flat = J.reshape(-1, self.m)
             H += (flat * w.reshape(-1, 1)).T @ flat
             mean = np.matmul(q[:, None, :], J)[:, 0, :]
-            H -= (mean * self.weights[part, None]).T @ mean
+            H -= (mean * weights[:, None]).T @ mean
         H[np.diag_indices_from(H)] += self.alpha
         self._factor = cho_factor(H, lower=True, check_finite=False)
 

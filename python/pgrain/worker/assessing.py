@@ -281,7 +281,7 @@ class Assessment:
         step = self.step
         weights = np.ones(step.n, np.float32)
         weights[rows] = 0
-        step.edit(weights, self.training.labels, np.zeros(step.m))
+        step.edit(weights, self.training.labels)
         logits = self.spectrum.training_logits()[rows]
         return softmax(logits), moved_probabilities(logits, self.training.J[rows], step.solve().u)
 

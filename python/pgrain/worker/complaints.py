@@ -143,7 +143,7 @@ class Complaints:
                 self._add_live(resident, table, facts["spectrum"], given)
             rows = table.find(digests)
             absent = np.flatnonzero(rows < 0)
-            if every and given is None:
+            if given is None and (every or len(digests) <= options.get("values_up_to", -1)):
                 absent = np.arange(len(digests))
             if len(absent):
                 missing[name] = digests[absent].tobytes()

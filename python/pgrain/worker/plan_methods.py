@@ -12,11 +12,13 @@ from pgrain.errors import InvalidArgument, UnsupportedOperator
 from pgrain.worker.assessing import USELESS, Assessment
 from pgrain.worker.complaints import evaluation_of, slopes
 from pgrain.worker.planning import Plan, Planner, chosen_model, default_budget, run
+from pgrain.worker.prefixes import completed, default_directions, stored_rows
 from pgrain.worker.ranking import METHODS, Ranker, check_options
 from pgrain.worker.resident import Residents
 
 SLICE_SECONDS = 0.2     # of work a request, so that a session sees progress and can be cancelled
-_OWN = ("rows", "model")
+_OWN = ("rows", "model", "directions")
+MOST_DIRECTIONS = 200
 
 
 class PlanMethods:
@@ -62,7 +64,24 @@ class PlanMethods:
         suspects = self._ranker.suspects(
             variables.resident, spectrum, variables.projection(slope), variables.projection(cell),
             budget, params["intervention"], options, notices)
-        return Planner(objective, evaluation.variables, name, spectrum, suspects).plan(), notices
+        return self._planner(objective, evaluation.variables, name, spectrum, suspects,
+                             params["options"].get("directions"), notices).plan(), notices
+
+    def _planner(self, objective, variables, name, spectrum, suspects, directions,
+                 notices: list[str]) -> Planner:
+        directions = check_directions(directions, variables[name].resident.model)
+        planner = Planner(objective, variables, name, spectrum, suspects)
+        if not directions:
+            planner.prefixes.repaired = stored_rows(self._residents, spectrum, suspects)
+            return planner
+        completion, repaired, why = completed(self._residents, variables[name], spectrum, suspects,
+                                              planner.step)
+        if completion is None:
+            notices.append(f"predicted in the stored directions alone: {why}")
+            planner.prefixes.repaired = repaired
+        else:
+            planner.complete(completion, repaired, directions)
+        return planner
 
     def assess(self, state: dict, params: dict, blobs: list) -> tuple:
         """A slice of an assessment: {"progress": number of checks done}, at last {"rows"} of
@@ -119,6 +138,17 @@ def check_budget(rows, n: int) -> int:
         raise InvalidArgument('option "rows" must be a whole number of at least 1',
                               hint="It is the most training rows that may be edited.")
     return min(rows, n)
+
+
+def check_directions(directions, model) -> int:
+    """Option `directions`: how many a plan may find beside the stored eigenvectors."""
+    if directions is None:
+        return default_directions(model)
+    if type(directions) is not int or not 0 <= directions <= MOST_DIRECTIONS:
+        raise InvalidArgument(f'option "directions" must be a whole number of 0 to '
+                              f'{MOST_DIRECTIONS}',
+                              hint="Each costs about two epochs of training; 0 is for none.")
+    return directions
 
 
 def _sent(value):

@@ -1,15 +1,16 @@
 """plan_repair: the shortest prefix of the ranking that is predicted to cure the complaint.
 
-For a prefix the edited training problem is solved in the stored subspace (`influence.group_step`),
-the probabilities of the query's variables are moved along, and the circuit is evaluated on them,
-on classes and on probabilities. The length is doubled until the complaints hold, then bisected; the
-solution for one length is where the next one starts. First-order effects only rank.
+For a prefix the edited training problem is solved in the stored subspace (`influence.group_step`)
+and in the directions that these edits take beside it (`influence.completion`), the probabilities of
+the query's variables are moved along, and the circuit is evaluated on them, on classes and on
+probabilities. The length is doubled until the complaints hold, then bisected; the solution for one
+length is where the next one starts. First-order effects only rank.
 
-The interval. `predicted` says what happens in the subspace and to first order in the logits;
-retraining does both more and less. Over `benchmarks/repair_prediction.py` the change by retraining,
-divided by the predicted change, lies within the shares below in at least four of five cases; on
-top of that SPREAD standard deviations of the query's noise, which is what is left of small changes.
-Rows that are relabelled against all others move less by training than they do in the subspace.
+The interval. `predicted` is to first order in the logits, and a net's training does not go to the
+optimum: retraining does both more and less. Over `benchmarks/repair_prediction.py` the change by
+retraining, divided by the predicted change, lies within the shares below in at least four of five
+cases; on top of that SPREAD standard deviations of the query's noise, which is what is left of
+small changes.
 """
 
 from __future__ import annotations
@@ -24,16 +25,22 @@ import numpy as np
 from pgrain.complaint.objective import Objective
 from pgrain.complaint.outcome import Outcome, Watchful
 from pgrain.errors import InvalidArgument
+from pgrain.influence.completion import Completion
 from pgrain.influence.group_step import moved_probabilities
-from pgrain.intervention.edits import DELETE, label_of
+from pgrain.intervention.edits import DELETE
 from pgrain.provenance.presence import ABSENT
+from pgrain.worker.prefixes import Prefixes, RepairedRows
 from pgrain.worker.ranking import Suspects, Variables
 from pgrain.worker.resident import Spectrum
 
-DELETED = (0.85, 1.25)        # of the predicted change: 80 % of the cases (docs/dev/semantics.md)
-CHANGED = (0.25, 1.35)        # the same where rows are relabelled or repaired
+SHARES = {                    # of the predicted change: 80 % of the cases (docs/dev/semantics.md)
+    # (edits are deletions alone, directions were completed)
+    (True, True): (0.9, 1.1), (False, True): (0.75, 1.4),
+    (True, False): (0.9, 1.25), (False, False): (0.65, 1.4)}
 SPREAD = 1.0                  # counts of one or two rows flip whatever is done
 EXACT = 48                    # prefixes up to here are all evaluated; longer ones in as many steps
+NEAR = 0.1                    # of the gap: where less of it goes, no directions are looked for
+CALM = 0.02                   # of the gap: a direction that moves the cell less is the last
 DEFAULT_SHARE = 0.1           # of the training rows, at most, where no budget is given
 
 
@@ -74,80 +81,118 @@ class Planner:
         The model whose training rows are edited.
     suspects : Suspects
         Its ranking, as long as the budget.
+    repaired : dict, optional
+        `RepairedRows` of the feature repairs among the interventions, by name.
     """
 
     def __init__(self, objective: Objective, variables: dict[str, Variables], name: str,
-                 spectrum: Spectrum, suspects: Suspects):
+                 spectrum: Spectrum, suspects: Suspects,
+                 repaired: dict[str, RepairedRows] | None = None):
         self.watchful = Watchful(objective)
         self.variables, self.name, self.suspects = variables, name, suspects
-        resident, training = variables[name].resident, spectrum.training
-        self.resident, self.training = resident, training
-        self.step = spectrum.group_step(resident)
-        self.logits, self.J = variables[name].logits_and_projections()
+        self.resident = variables[name].resident
+        self.step = spectrum.group_step(self.resident)
+        self.prefixes = Prefixes(spectrum, self.resident.row.classes, suspects, repaired or {})
+        self.completion: Completion | None = None
+        self.most_directions = 0
+        self.logits, self._J = variables[name].logits_and_projections()
         self.predicted = {m: v.predicted for m, v in variables.items()}
         self.P = {m: v.p for m, v in variables.items()}
         self.known: dict[int, tuple[Outcome, np.ndarray]] = {
             0: (self.watchful.outcome(self.predicted, self.P), np.zeros(self.step.m))}
+        self._starts: dict[int, np.ndarray] = {}
+        self._done = 0
+
+    def complete(self, completion: Completion, repaired: dict[str, RepairedRows],
+                 most: int) -> None:
+        """Solve over up to `most` directions beside the stored ones; completion: of `step`."""
+        self.completion, self.most_directions = completion, most
+        self.prefixes.repaired = repaired
+
+    @property
+    def J(self) -> np.ndarray:
+        """(V, R, m) of the queried values, in all directions."""
+        return self._J if self.completion is None else self.completion.J
 
     def plan(self) -> Iterator[Progress | Plan]:
         """Yields Progress after each prefix, at last the Plan."""
-        most, done = len(self.suspects.at), 0
-        about = 2 * max(most, 2).bit_length() + EXACT // 2
-        # Double until it holds, then halve the gap: about 2 log2 of the rows.
+        length, cures = yield from self._search()
+        if self.completion is not None and self.completion.count:
+            # What was found before the last direction was not as exact; now all have all of them.
+            self.most_directions = 0
+            begin = self.known[0][0]
+            self._starts = {n: u for n, (_, u) in self.known.items()}
+            self.known = {0: (begin, np.zeros(self.step.m))}
+            length, cures = yield from self._search()
+        for point in np.unique(np.linspace(1, length, min(length, EXACT)).round().astype(int)):
+            yield from self._evaluate(int(point))
+        yield self._finished(length, cures)
+
+    def _search(self) -> Iterator[Progress]:
+        """Double until it holds, then halve the gap: about 2 log2 of the rows. Returns (length,
+        whether it cures)."""
+        most = len(self.suspects.at)
         low, high, length = 0, None, 1
         while high is None and low < most:
             length = min(length, most)
-            outcome = self.outcome(length)
-            done += 1
-            yield Progress(done, about, self._says(length, outcome))
-            if outcome.holds:
+            yield from self._evaluate(length)
+            if self.known[length][0].holds:
                 high = length
             else:
                 low, length = length, 2 * length
         while high is not None and high - low > 1:
             middle = (low + high) // 2
-            outcome = self.outcome(middle)
-            done += 1
-            yield Progress(done, about, self._says(middle, outcome))
-            low, high = (low, middle) if outcome.holds else (middle, high)
-        length = high if high is not None else self._closest(most)
-        for point in np.unique(np.linspace(1, length, min(length, EXACT)).round().astype(int)):
-            if int(point) not in self.known:
-                outcome = self.outcome(int(point))
-                done += 1
-                yield Progress(done, about, self._says(int(point), outcome))
-        yield self._finished(length, high is not None)
+            yield from self._evaluate(middle)
+            low, high = (low, middle) if self.known[middle][0].holds else (middle, high)
+        return (high, True) if high is not None else (self._closest(most), False)
 
     def outcome(self, length: int) -> Outcome:
         """What is predicted after the first `length` edits."""
-        if length not in self.known:
-            nearest = min(self.known, key=lambda other: (abs(other - length), other))
-            u = self._solve(length, self.known[nearest][1])
-            P = moved_probabilities(self.logits, self.J, u)
-            predicted = {**self.predicted, self.name: P.argmax(axis=1)}
-            self.known[length] = self.watchful.outcome(predicted, {**self.P, self.name: P}), u
+        for _ in self._evaluate(length):
+            pass
         return self.known[length][0]
 
-    def _solve(self, length: int, start: np.ndarray) -> np.ndarray:
-        weights = np.ones(self.step.n, np.float32)
-        targets, shift = self.training.labels.copy(), np.zeros(self.step.m)
-        classes = self.resident.row.classes
-        for at, title in zip(self.suspects.at[:length].tolist(),
-                             self.suspects.interventions[:length], strict=True):
-            label = label_of(title)
-            if title == DELETE:
-                weights[at] = 0
-            elif label is not None and title not in self.suspects.repairs:
-                targets[at] = classes.index(label)
-            else:
-                repair = self.suspects.repairs[title]
-                place = int(np.searchsorted(repair.at, at))
-                if repair.A[place].any():
-                    shift += repair.A[place].astype(np.float64) - self.training.A[at]
-                else:                       # the repair leaves nothing of the row
-                    weights[at] = 0
-        self.step.edit(weights, targets, shift)
-        return self.step.solve(start).u
+    def _evaluate(self, length: int) -> Iterator[Progress]:
+        """Have `known` hold the prefix of this length."""
+        if length in self.known:
+            return
+        near = {n: u for n, (_, u) in self.known.items()} | self._starts
+        start = near[min(near, key=lambda other: (abs(other - length), other))]
+        self.prefixes.put(length, self.step, self.completion)
+        u = self.step.solve(_padded(start, self.step.m)).u
+        outcome = self._outcome(u)
+        begin, gap = self.known[0][0], self._gap()
+        while (self.completion is not None and self.completion.count < self.most_directions
+               and abs(outcome.relaxed - begin.relaxed) >= NEAR * gap
+               and self.completion.extend(u)):
+            yield self._progress(length, outcome)
+            u = self.step.solve(_padded(u, self.step.m)).u
+            before, outcome = outcome, self._outcome(u)
+            if calm(before.value, outcome.value, gap) and calm(before.relaxed, outcome.relaxed,
+                                                               gap):
+                break
+        self.known[length] = outcome, u
+        self._done += 1
+        yield self._progress(length, outcome)
+
+    def _outcome(self, u: np.ndarray) -> Outcome:
+        P = moved_probabilities(self.logits, self.J, u)
+        predicted = {**self.predicted, self.name: P.argmax(axis=1)}
+        return self.watchful.outcome(predicted, {**self.P, self.name: P})
+
+    def _gap(self) -> float:
+        """How far the first complained cell is from what it should be; 1 for texts and rows."""
+        objective, begin = self.watchful.objective, self.known[0][0]
+        for complaint, rows in zip(objective.complaints, objective.matched, strict=True):
+            if rows and isinstance(complaint.target, float) and objective.first is not None \
+                    and objective.first[0] in rows and not math.isnan(begin.value):
+                return abs(complaint.target - begin.value) or 1.0
+        return 1.0
+
+    def _progress(self, length: int, outcome: Outcome) -> Progress:
+        most = len(self.suspects.at)
+        about = 4 * max(most, 2).bit_length() + EXACT // 2
+        return Progress(self._done, max(about, self._done), f"{length} rows: {outcome.value:g}")
 
     def _closest(self, most: int) -> int:
         """Where nothing cures it: the evaluated prefix whose relaxed value is farthest on its
@@ -177,7 +222,7 @@ class Planner:
         for n in range(length):
             titles = self.suspects.interventions[:n + 1]
             low, high = interval(begin, of["value"][n], of["relaxed"][n], noise,
-                                 DELETED if set(titles) == {DELETE} else CHANGED)
+                                 SHARES[set(titles) == {DELETE}, self.completion is not None])
             key = keys[self.suspects.numbers[n]]
             rows.append([n + 1, int(key) if integers else None, key,
                          self.suspects.interventions[n], float(of["value"][n]), low, high])
@@ -205,9 +250,6 @@ class Planner:
         p = self.P[self.name]
         mean = (p * slopes).sum(axis=1, keepdims=True)
         return float(np.sqrt((p * (slopes - mean) ** 2).sum()))
-
-    def _says(self, length: int, outcome: Outcome) -> str:
-        return f"{length} rows: {outcome.value:g}"
 
 
 def interval(begin: Outcome, value: float, relaxed: float, noise: float,
@@ -243,6 +285,16 @@ def chosen_model(gradient: dict[str, np.ndarray], wanted: str | None) -> str:
                               detail=f"They are {', '.join(moving)}.",
                               hint="""Choose one, as in options => '{"model": "..."}'.""")
     return moving[0]
+
+
+def calm(before: float, after: float, gap: float) -> bool:
+    """Whether one more direction no longer moves a reading."""
+    return not abs(after - before) > CALM * gap         # NaN is calm
+
+
+def _padded(u: np.ndarray, m: int) -> np.ndarray:
+    """u in a subspace that has got more directions."""
+    return np.concatenate([u, np.zeros(m - len(u))])
 
 
 def _number(value: float) -> float:

@@ -21,10 +21,9 @@ from pgrain.influence.projections import objective_projection
 from pgrain.influence.sample import sample_rows
 from pgrain.influence.scores import relatif, self_influence, top_k
 from pgrain.intervention.edits import ANY, DELETE, RELABEL, label_of
-from pgrain.store import relations, versions
 from pgrain.wire.identity import unpack_value
 from pgrain.worker.candidates import Candidates
-from pgrain.worker.repairing import Repairing
+from pgrain.worker.features import training_features
 from pgrain.worker.resident import Repair, Resident, Residents, Spectrum
 from pgrain.worker.variables import VariableTable
 
@@ -212,7 +211,8 @@ class Ranker:
         resident = variables.resident
         if dcell_dp is None:
             dcell_dp = np.zeros_like(dq_dp)
-        X, numbers = self._training_features(resident)
+        features = training_features(self._residents, resident)
+        X, numbers = features.X, features.numbers
         y = resident.learned.labels[numbers]
         directions = [variables.gradient(dq_dp), variables.gradient(dcell_dp)]
         if method == "rain":
@@ -238,25 +238,6 @@ class Ranker:
             raise NotReady("conjugate gradient found no direction", detail=solution.status,
                            hint="Use the default method, or a larger damping.")
         return solution.value
-
-    def _training_features(self, resident: Resident) -> tuple[np.ndarray, np.ndarray]:
-        """Encoded training rows that are still as they were learned, and their numbers."""
-        def read(connection):
-            model = versions.read_model(connection, resident.row.model)
-            secret = versions.read_secret(connection)
-            repairing = Repairing(connection, model, secret)
-            rows = relations.read(connection, model.training_table, model.kind, model.features,
-                                  secret, reader=None, key=model.key, label=model.label,
-                                  content=bool(repairing.all))
-            pairs = list(repairing.as_learned(rows, resident.learned, resident.row.classes))
-            return ([row.value for row, _ in pairs],
-                    np.array([number for _, number in pairs], np.int64))
-        values, numbers = self._residents.with_connection(read)
-        if not values:
-            raise NotReady(f'no training row of model "{resident.row.model}" is as it was learned',
-                           hint="Train again.")
-        order = np.argsort(numbers)
-        return resident.encoder.encode([values[i] for i in order]), numbers[order]
 
 
 def check_options(options: dict, intervention: str) -> str:

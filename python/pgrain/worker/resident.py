@@ -186,6 +186,23 @@ class Residents:
         return ([spectrum.repairs[it.number] for it in defined if it.number in ready],
                 [it.name for it in defined if it.number not in ready])
 
+    def repaired_rows(self, spectrum: Spectrum, repair: Repair, numbers: np.ndarray
+                      ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """(numbers (r,) of those of the learned rows `numbers` that a repair changes, ascending,
+        J (r, R, m), residual (r, R)) with their new features, as stored."""
+        R, m = spectrum.training.residual.shape[1], spectrum.vectors.shape[1]
+        parts = [(np.zeros(0, np.int64), np.zeros((0, R, m), np.float32),
+                  np.zeros((0, R), np.float32))]
+        with self._lock:
+            kind = interventions.kind_of_chunks(repair.number)
+            for _, arrays in self._query(lambda c: list(spectra.chunks(c, spectrum.row.spectrum,
+                                                                       kind))):
+                here = np.isin(arrays["rows"], numbers)
+                if "J" in arrays and here.any():
+                    parts.append(tuple(arrays[name][here] for name in ("rows", "J", "residual")))
+        rows, J, residual = (np.concatenate([part[i] for part in parts]) for i in range(3))
+        return rows, J, residual
+
     def table(self, resident: Resident, spectrum: int | None, last_seq: int) -> VariableTable:
         """The version's known values, at least those of chunks up to `last_seq`."""
         with resident.lock:
