@@ -9,7 +9,6 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from pgrain.errors import NotReady
-from pgrain.intervention import library
 from pgrain.store import relations, versions
 from pgrain.worker.repairing import Repairing
 from pgrain.worker.resident import Resident, Residents
@@ -29,7 +28,7 @@ class Features:
 def training_features(residents: Residents, resident: Resident,
                       repairs: Mapping[str, Sequence[int]] | None = None) -> Features:
     """Reads the training table. repairs: name -> numbers of the rows whose repaired features are
-    wanted, too. 55000 if no row is as it was learned."""
+    wanted, too (of repairs that remove no rows). 55000 if no row is as it was learned."""
     repairs = repairs or {}
 
     def work(connection):
@@ -48,8 +47,6 @@ def training_features(residents: Residents, resident: Resident,
         found = Features(resident.encoder.encode([row.value for row, _ in pairs]), numbers)
         for name, wanted in repairs.items():
             it = repairing.named(name)
-            if library.is_removal(it.library):
-                continue
             repairing.fit([replace(row, value=row.original) for row, _ in pairs], [it])
             at = np.flatnonzero(np.isin(numbers, np.asarray(wanted, np.int64)))
             new, _ = repairing.repaired(it, [replace(pairs[i][0], value=pairs[i][0].original)
