@@ -50,12 +50,13 @@ install: bootstrap
 bench: bootstrap install
 	@$(PYTHON) benchmarks/bench.py $(ARGS)
 
-## paper — the paper's experiments, into docs/paper.md; SCALE=small|full, ARGS="adult spectra" for some
+## paper — the paper's experiments, into docs/paper.md; SCALE=small|full, ARGS="adult spectra" for some, "--plan"
 SCALE ?= small
+HOURS ?= $(if $(filter small,$(SCALE)),3)
 paper: bootstrap
 	@$(PYTHON) -m pip install --quiet --editable '.[bench]'
 	@$(PGRAIN) data fetch
-	@$(PGRAIN) paper --scale $(SCALE) $(ARGS)
+	@$(PGRAIN) paper --scale $(SCALE) $(if $(HOURS),--hours $(HOURS)) $(ARGS)
 
 ## paper-quick — a few of them, small, against loose bounds on their quality
 paper-quick: bootstrap

@@ -140,10 +140,12 @@ def test_a_run_goes_on_after_a_failure_and_an_interrupt(tmp_path, monkeypatch):
     monkeypatch.setattr(command, "work", work)
     with pytest.raises(KeyboardInterrupt):
         command.run(jobs, records, lambda text: None)
-    failures = command.run(jobs, records, lambda text: None)
-    assert asked == [0, 1, 2, 0, 2] and len(failures) == 1 and "no such data" in failures[0]
-    failures = command.run(jobs, records, lambda text: None, hours=1e-9)
-    assert asked == [0, 1, 2, 0, 2] and "would end after" in failures[0]
+    failures, late = command.run(jobs, records, lambda text: None)
+    assert asked == [0, 1, 2, 0, 2] and late == []
+    assert len(failures) == 1 and "no such data" in failures[0]
+    assert command.run(jobs, records, lambda text: None, hours=1e-9) == (
+        [], [command.label(jobs[0])])
+    assert asked == [0, 1, 2, 0, 2]
 
 
 def test_costs_are_those_of_what_is_most_alike():

@@ -40,7 +40,7 @@ def render(records, folder: Path) -> str:
         k = ks[len(ks) // 2]
         rows.append([name, len(of), f"{ks[0]}-{ks[-1]}", k, f"{mean[k - 1]:.1f} %", best,
                      f"{mean[best - 1]:.1f} %",
-                     {"mnist": 10, "fashion": 10, "adult": 6}.get(name, "")])
+                     {"mnist": 10, "cifar10": 13, "reviews": 2, "adult": 6}.get(name, "")])
     draw.lines(folder / "choice_of_k.png", lines, x="k", y="per cent of the peak AUC_R",
                marks=[(row[0], row[3]) for row in rows])
     return (draw.image("choice_of_k.png", "Mean over errors, rates, models, queries Q1 and Q3 "

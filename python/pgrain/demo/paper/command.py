@@ -36,10 +36,11 @@ def label(job: Job) -> str:
 
 
 def run(jobs: list[Job], records: Records, say: Callable[[str], None],
-        hours: float | None = None) -> list[str]:
-    """Measures every job that has no record; sentences about those that could not be. hours: no
-    job is begun that is predicted to end after them."""
+        hours: float | None = None) -> tuple[list[str], list[str]]:
+    """Measures every job that has no record; sentences about those that could not be, and names of
+    those that were not begun. hours: no job is begun that is predicted to end after them."""
     failures: list[str] = []
+    late: list[str] = []
     table = costs.known(records)
     left = {job.key: costs.predict(job, table) for job in jobs if records.get(job) is None}
     everything, started = sum(left.values()), time.monotonic()
@@ -52,7 +53,7 @@ def run(jobs: list[Job], records: Records, say: Callable[[str], None],
         elapsed = time.monotonic() - started
         pace = passed / spent if spent else 1.0
         if hours is not None and elapsed + pace * left[job.key] > 3600 * hours:
-            failures.append(f"{name}: would end after {hours:g} hours")
+            late.append(name)
             continue
         done = 1 - sum(left.values()) / everything if everything else 1.0
         say(f"[{number}/{len(jobs)}, {done:.0%}, about "
@@ -68,7 +69,7 @@ def run(jobs: list[Job], records: Records, say: Callable[[str], None],
             spent += left[job.key]
             say(f"  {name}: {found['took']:g} s, {found['cpu']:g} s of processor time")
         del left[job.key]
-    return failures
+    return failures, late
 
 
 def estimate(jobs: list[Job], records: Records, say: Callable[[str], None]) -> None:
@@ -123,17 +124,24 @@ def command(names: tuple[str, ...], scale: str, page: Path | None, records: Path
     store = Records(records / scale, page.with_suffix("") / "records" / f"{scale}.jsonl")
     jobs = plan(names or NAMES, SCALES[scale])
     if plan_only or not render_only:
+        least = None
         if plan_only or scale == "full":
             from pgrain.demo.paper.sizes import describe
-            describe(jobs, store, click.echo)
-        estimate(jobs, store, click.echo)
+            least = describe(jobs, store, click.echo)
+        if scale == "full":
+            click.echo(f"{len(jobs)} configurations; those missing take at least "
+                       f"{costs.duration(least)} on this device, at the rate of its matrix "
+                       "products")
+        else:
+            estimate(jobs, store, click.echo)
         if plan_only:
             return
     failures: list[str] = []
+    late: list[str] = []
     stopped = False
     if not render_only:
         try:
-            failures = run(jobs, store, click.echo, hours)
+            failures, late = run(jobs, store, click.echo, hours)
         except KeyboardInterrupt:
             stopped = True
             click.echo("stopped; the same command goes on where it was")
@@ -145,6 +153,9 @@ def command(names: tuple[str, ...], scale: str, page: Path | None, records: Path
     if fell:
         click.echo(f"AUC_R at the automatic k fell by more than {FELL} against the kept records:\n"
                    "  " + "\n  ".join(fell))
+    if late:
+        click.echo(f"{len(late)} configurations would have ended after {hours:g} hours and were "
+                   "not begun; the same command goes on with them")
     if stopped:
         sys.exit(130)
     if failures:

@@ -29,14 +29,15 @@ def _save(figure, path: Path) -> None:
 
 
 def lines(path: Path, given: Sequence[Line], *, x: str, y: str, log_y: bool = False,
-          log_x: bool = False, marks: Sequence[tuple[str, int]] = (), pairs: bool = False) -> None:
+          log_x: bool = False, marks: Sequence[tuple[str, int]] = (), pairs: bool = False,
+          points: bool = False) -> None:
     """One line a series. marks: (series, x) gets a dot; pairs: series come in twos of one colour,
-    the first dashed."""
+    the first dashed; points: every value gets a dot."""
     figure, (axes,) = _axes()
     for number, (name, xs, ys) in enumerate(given):
         style = {"color": f"C{number // 2}", "linestyle": "-" if number % 2 else "--"} if pairs \
             else {"color": f"C{number}"}
-        axes.plot(list(xs), ys, label=name, **style)
+        axes.plot(list(xs), ys, label=name, marker="." if points else None, **style)
         for series, at in marks:
             if series == name and at <= len(ys):
                 axes.plot([at], [ys[at - 1]], "o", color=style["color"])

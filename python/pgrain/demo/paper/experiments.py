@@ -12,8 +12,9 @@ from types import ModuleType
 from pgrain.demo.paper.cases import Setting
 from pgrain.demo.paper.records import Job
 
-NAMES = ("spectra", "iterations", "peaks", "choice_of_k", "points", "two_errors", "adult",
-         "magnitude", "denoising", "baselines", "controls", "surface")
+NAMES = ("latency", "spectra", "iterations", "peaks", "choice_of_k", "online", "pool", "streaming",
+         "offline", "points", "two_errors", "adult", "magnitude", "denoising", "baselines",
+         "controls", "repaired", "surface")
 
 
 def experiment(name: str) -> ModuleType:

@@ -16,7 +16,8 @@ REPORTED = ("Peak AUC_R rises with the relative error of the query's value, and 
 
 def jobs(scale):
     sets = ("mnist", "fashion") if scale.name != "quick" else ("mnist",)
-    return jobs_of([scale.flips(data, "mlp", rate) for data in sets for rate in scale.rates])
+    models = [(data, "mlp") for data in sets] + [(scale.colour, a) for a in scale.wide_resnets]
+    return jobs_of([scale.flips(*model, rate) for model in models for rate in scale.rates])
 
 
 def relative_error(judged: dict) -> float:

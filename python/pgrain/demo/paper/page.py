@@ -37,6 +37,13 @@ def sizes(records: list[dict]) -> str:
     return "; ".join(found) + "." if found else ""
 
 
+def _load(records: list[dict]) -> str:
+    """What else the machine did: times mean little without it."""
+    loads = [r["load"] for r in records if "load" in r]
+    return (f", load average {min(loads):g} to {max(loads):g} at the start (two busy cores: 2)"
+            if loads else "")
+
+
 def section(name: str, scale: Scale, records: Records, folder: Path) -> str:
     """One experiment: how to make it alone, what the paper reports, what was found; `folder` takes
     the plots. From the records, or, while they are fewer than those of a section kept from
@@ -55,7 +62,8 @@ def section(name: str, scale: Scale, records: Records, folder: Path) -> str:
         used = sum(record.get("cpu", 0) for record in found)
         commits = ", ".join(sorted({r["commit"] for r in found if "commit" in r}))
         head = (f"{command}: {len(found)} of {len(jobs)} configurations measured, {used:,.0f} s of "
-                f"processor time{f', commit {commits}' if commits else ''}. {sizes(found)}")
+                f"processor time{f', commit {commits}' if commits else ''}"
+                f"{_load(found) if hasattr(one, 'TIMED') else ''}. {sizes(found)}")
         body = one.render(found, folder) if found else draw.table([], [])
     return "\n\n".join([f"## {one.TITLE}", head.strip(), f"**Reported:** {one.REPORTED}",
                         body.strip()])

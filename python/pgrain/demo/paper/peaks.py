@@ -23,6 +23,12 @@ def jobs(scale):
     for rate in (0.7, 1.0) if scale.name != "quick" else ():
         found += [scale.setting("mnist", "mlp", error, rate=rate, queries=("Q1", "Q3"), cg=cg)
                   for error in ("gaussian_blur", "salt_and_pepper")]
+    for architecture in scale.wide_resnets:
+        for rate in scale.rates:
+            found.append(scale.flips(scale.colour, architecture, rate))
+            found += [scale.setting(scale.colour, architecture, error, rate=rate, cg=cg,
+                                    queries=("Q1", "Q3"), systematic=False)
+                      for error in ("gaussian_blur", "salt_and_pepper")]
     return jobs_of(found)
 
 

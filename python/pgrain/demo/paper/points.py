@@ -21,6 +21,8 @@ COUNTS = (1, 5, 10, 20, 40)
 def jobs(scale) -> list[Job]:
     settings = [scale.setting(data, "mlp", "flip", rate=scale.rate, queries=())
                 for data in (("mnist", "fashion") if scale.name != "quick" else ("mnist",))]
+    settings += [scale.setting(scale.colour, a, "flip", rate=scale.rate, queries=())
+                 for a in scale.wide_resnets[:1]]
     return [Job("points", setting.as_json()) for setting in settings]
 
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from pgrain.demo import cifar10
 from pgrain.demo.paper.cases import Setting
 
 UNRELATED = "Q3:8"
@@ -48,9 +49,20 @@ class Scale:
         """Table 2's flips on pictures, with all that any figure asks of them: one model serves
         several figures."""
         queries = ("Q1", "Q3", UNRELATED) if data == "fashion" else ("Q1", "Q3")
+        swept = seed == 0 and (architecture == "mlp" or architecture.startswith("wide_resnet"))
         return self.setting(data, architecture, "flip", rate=rate, seed=seed, queries=queries,
-                            swept=sweep() if architecture == "mlp" and seed == 0 else (),
-                            cg=self.cg)
+                            swept=sweep() if swept else (), cg=self.cg)
+
+    @property
+    def wide_resnets(self) -> tuple[str, ...]:
+        """Those that are within reach as often as the paper has them: at the full scale alone."""
+        return tuple(name for name in self.sample if name.startswith("wide_resnet")
+                     and self.name == "full")
+
+    @property
+    def colour(self) -> str:
+        """What wide residual networks learn: CIFAR-10 where the user has it."""
+        return "cifar10" if self.name == "full" and cifar10.folder() else "fashion"
 
     @property
     def rate(self) -> float:
@@ -71,7 +83,8 @@ SCALES = {scale.name: scale for scale in (
           {"mlp": 2_000, "logistic_regression": 5_000, "cnn": 1_000, "lstm": 1_000,
            "wide_resnet_10": 300}, 5, (0.1, 0.2, 0.3, 0.4), 30, 8),
     # The paper's sizes, where the data allow: MNIST has 8 000 rows from its package.
-    Scale("full", {"mnist": 8_000, "fashion": 60_000, "adult": 22_000, "reviews": 8_000},
+    Scale("full", {"mnist": 8_000, "fashion": 60_000, "adult": 22_000, "reviews": 8_000,
+                   "cifar10": 50_000},
           {"mlp": (("hidden", (1024, 1024)),), "logistic_regression": CONVEX,
            "cnn": (("channels", (32, 64, 128)), ("hidden", (512,))),
            "lstm": (("embedding", 300), ("units", 200))},

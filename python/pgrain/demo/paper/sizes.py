@@ -61,8 +61,10 @@ def memory(setting: Setting, case: Case, model: Model) -> float:
             + 4 * (len(case.y) + len(case.query_y)) * case.n_classes * (m + 1))
 
 
-def describe(jobs: list[Job], records: Records, say: Callable[[str], None]) -> None:
-    """One line for jobs that are alike: how many, sizes, memory, the least time."""
+def describe(jobs: list[Job], records: Records, say: Callable[[str], None]) -> float:
+    """One line for jobs that are alike: how many, sizes, memory, the least time; the least seconds
+    of all that is missing, those counted whose operations are known."""
+    total = 0.0
     groups: dict[tuple, list[Job]] = {}
     for job in jobs:
         what = job.what
@@ -87,7 +89,9 @@ def describe(jobs: list[Job], records: Records, say: Callable[[str], None]) -> N
             continue
         model = build_model(setting, case)
         each = sum(operations(setting, case, model).values())
+        total += missing * each / rate
         say(f"  {name}: {len(case.y):,} rows of {np.prod(case.X.shape[1:]):,} numbers, "
             f"{model.n_parameters:,} parameters, {setting.pairs} pairs; "
             f"{memory(setting, case, model) / 1e9:.2f} GB beside what one batch takes; "
             f"{each / 1e12:,.2f} T operations, at least {costs.duration(each / rate)} each")
+    return total

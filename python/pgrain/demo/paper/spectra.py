@@ -16,7 +16,8 @@ def jobs(scale):
     found = [scale.flips("mnist", a, scale.rate)
              for a in ("logistic_regression", "cnn") if a in scale.sample]
     found.append(scale.setting("fashion", "mlp", "bright", queries=("Q3",), cg=scale.cg))
-    if "wide_resnet_10" in scale.sample:
+    found += [scale.flips(scale.colour, a, scale.rate) for a in scale.wide_resnets]
+    if "wide_resnet_10" in scale.sample and not scale.wide_resnets:
         found.append(scale.setting("fashion", "wide_resnet_10", "flip", rate=scale.rate,
                                    rows=min(1_000, scale.rows["fashion"]), pairs=15,
                                    queried=1_000, baselines=False))

@@ -2,25 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 from pgrain.demo.paper import draw
+from pgrain.demo.paper.database import QUERIES, prepare
 from pgrain.demo.paper.records import Job
 
 TITLE = "Ours: the same through SQL"
 REPORTED = "Nothing: the paper measures its library."
-QUERIES = {
-    "Q4": "SELECT avg(pgrain.predict('m', t)::int) AS share FROM asked t"
-          " WHERE workclass = 'Private' AND gender = 'Male'",
-    "Q5": "SELECT avg(pgrain.predict('m', t)::int) AS share FROM asked t"
-          " WHERE workclass = 'Private'",
-    "Q6": "SELECT avg(pgrain.predict('m', t)::int) AS share FROM asked t WHERE gender = 'Male'",
-    "Q7": "SELECT avg(pgrain.predict('m', t)::int) AS share FROM asked t",
-    "Q3": "SELECT count(*) AS n FROM asked t WHERE pgrain.predict('m', image) = '1'",
-    "Q1": "SELECT count(*) AS n FROM asked l, asked r WHERE l.truth < 5 AND r.truth >= 5"
-          " AND pgrain.predict('m', l.image) = pgrain.predict('m', r.image)",
-}
 
 
 def jobs(scale) -> list[Job]:
@@ -86,20 +75,8 @@ def _through_sql(setting, case, complaints: dict, interventions: tuple, n: int, 
 
     from pgrain.demo.timing import private_server
     with private_server("paper") as (_, _, connection):
-        say("load")
-        features, options = _tables(connection, setting, case)
-        connection.execute(
-            "SELECT pgrain.create_model('m', 'learned', 'id', %s, 'label', %s, %s)",
-            [features, setting.architecture, json.dumps(options)])
-        if "denoise" in interventions:
-            connection.execute(
-                "SELECT pgrain.create_intervention('m', 'denoise', library => 'median')")
-        spectrum = {"seed": setting.seed, "sample": setting.sample, "pairs": setting.pairs}
-        for call in (f"CALL pgrain.train('m', '{json.dumps({'seed': setting.seed})}')",
-                     f"CALL pgrain.precompute('m', '{json.dumps(spectrum)}')",
-                     "CALL pgrain.attach('m', 'asked')"):
-            say(call)
-            connection.execute(call)
+        prepare(connection, setting, case, say,
+                repair="median" if "denoise" in interventions else None)
         found = {}
         for name, complaint in complaints.items():
             value = connection.execute(QUERIES[name]).fetchone()[0]
@@ -122,34 +99,6 @@ def at(records: list[dict], setting: dict, query: str, intervention: str = "dele
                                                        "seed", "rows")):
             return f"{record['through'][query][intervention]['sql']:.3f}"
     return "–"
-
-
-def _tables(connection, setting, case) -> tuple[list[str], dict]:
-    """Fills `learned` and `asked`; the feature columns and the model's options."""
-    options = {name: list(v) if isinstance(v, tuple) else v for name, v in setting.options}
-    if setting.data == "adult":
-        from pgrain.demo import census
-        train, asked = census.adult_split()
-        numbers = [name.replace("-", "_") for name in census.NUMBERS]
-        kinds = ", ".join(f"{name} {'float8' if name in numbers else 'text'}"
-                          for name in census.COLUMNS)
-        connection.execute(f"CREATE TABLE learned (id bigint PRIMARY KEY, {kinds}, label text)")
-        connection.execute(f"CREATE TABLE asked (id bigint, {kinds})")
-        with connection.cursor().copy("COPY learned FROM STDIN") as copy:
-            for i, label in enumerate(case.y.tolist()):
-                copy.write_row((i, *train.features[i].values(), str(label)))
-        with connection.cursor().copy("COPY asked FROM STDIN") as copy:
-            for i, row in enumerate(asked.features):
-                copy.write_row((i, *row.values()))
-        return list(census.COLUMNS), options
-    connection.execute("CREATE TABLE learned (id bigint PRIMARY KEY, image bytea, label text)")
-    connection.execute("CREATE TABLE asked (id bigint, image bytea, truth int)")
-    for table, pixels, labels in (("learned", case.X, map(str, case.y.tolist())),
-                                  ("asked", case.query_X, case.query_y.tolist())):
-        with connection.cursor().copy(f"COPY {table} FROM STDIN") as copy:
-            for i, (picture, label) in enumerate(zip(pixels, labels, strict=True)):
-                copy.write_row((i, picture.tobytes(), label))
-    return ["image"], {"shape": [28, 28, 1], **options}
 
 
 def render(records, folder: Path) -> str:
