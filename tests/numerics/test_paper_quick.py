@@ -8,7 +8,8 @@ from __future__ import annotations
 import pytest
 
 from pgrain.demo.datasets import DatasetMissing
-from pgrain.demo.paper.bounds import BOUNDS
+from pgrain.demo.paper import measure
+from pgrain.demo.paper.bounds import ADULT, BOUNDS
 from pgrain.demo.paper.experiments import work
 from pgrain.demo.paper.records import Records
 
@@ -28,3 +29,31 @@ def test_bound(bound, records):
         pytest.skip(str(error))
     value, holds = bound.holds(record)
     assert holds, f"{bound.says}: {value:.3f}"
+
+
+def negated(changes):
+    return lambda *given: -changes(*given)
+
+
+def unweighted(filter_weights):
+    """1 in place of 1 / lambda: the dot product of gradients in the subspace."""
+    return lambda eigenvalues: eigenvalues / eigenvalues
+
+
+def two(choose_k):
+    """The first pair alone."""
+    return lambda *given: 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "ruin"), [("deletion_changes_by_k", negated),
+                                            ("filter_weights", unweighted), ("choose_k", two)],
+                         ids=lambda value: getattr(value, "__name__", value))
+def test_a_ruined_ranking_breaks_a_bound(name, ruin, monkeypatch):
+    bounds = [bound for bound in BOUNDS if bound.setting == ADULT]
+    monkeypatch.setattr(measure, name, ruin(getattr(measure, name)))
+    try:
+        record = work(bounds[0].job, lambda text: None)
+    except DatasetMissing as error:
+        pytest.skip(str(error))
+    assert not all(bound.holds(record)[1] for bound in bounds)

@@ -70,7 +70,8 @@ def _order(better: str, worse: str, margin: float) -> Callable[[dict], tuple[flo
 
 BOUNDS = (
     Bound(BRIGHT, "bright trousers: AUC_R >= 0.80", _least("Q3", 0.80)),
-    Bound(BRIGHT, "bright trousers: ahead of gradient_dot", _ahead("Q3", "gradient_dot", 0.0)),
+    Bound(BRIGHT, "bright trousers: 0.02 ahead of gradient_dot",
+          _ahead("Q3", "gradient_dot", 0.02)),
     Bound(BRIGHT, "bright trousers: far ahead of the loss", _ahead("Q3", "loss", 0.4)),
     Bound(FLIPS, "trousers to sneakers: AUC_R >= 0.93", _least("Q3", 0.93)),
     Bound(FLIPS, "trousers to sneakers, join-count: AUC_R >= 0.80", _least("Q1", 0.80)),

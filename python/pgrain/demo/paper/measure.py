@@ -17,12 +17,13 @@ from pgrain.demo.metrics import auc_r
 from pgrain.demo.paper.cases import Case, Query, Setting, load
 from pgrain.influence.baselines import losses
 from pgrain.influence.conjugate_gradient import conjugate_gradient
+from pgrain.influence.filters import filter_weights
 from pgrain.influence.gradient import objective_gradient
 from pgrain.influence.hvp import hessian_operator
 from pgrain.influence.lanczos import Spectrum, lanczos
 from pgrain.influence.projections import objective_projection, project, training_projection
 from pgrain.influence.sample import sample_rows
-from pgrain.influence.scores import self_influence
+from pgrain.influence.scores import deletion_changes_by_k, self_influence
 from pgrain.influence.selection import choose_k
 from pgrain.models.registry import Model, build
 from pgrain.models.softmax import residual, softmax
@@ -183,10 +184,10 @@ def judge(scores: np.ndarray, wrong: np.ndarray) -> float:
 
 
 def by_k(A: np.ndarray, eigenvalues: np.ndarray, c: np.ndarray, wrong: np.ndarray) -> list[float]:
-    """AUC_R of Rain++ at k = 1 ... m, the inverse filter. A: (N, m), the change of q by row is
-    +c^T W a_z; every k is a prefix of one running sum."""
-    changes = np.cumsum(A.astype(np.float64) * (c / eigenvalues), axis=1)
-    return [judge(-changes[:, i], wrong) for i in range(changes.shape[1])]
+    """AUC_R of Rain++ at k = 1 ... m, the inverse filter: the product's own filter and changes, so
+    that a ruin of either shows here. A: (N, m)."""
+    changes = deletion_changes_by_k(A, filter_weights(eigenvalues), c)
+    return [judge(-change, wrong) for change in changes]
 
 
 def denoised(fitted: Fitted) -> np.ndarray:
