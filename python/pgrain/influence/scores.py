@@ -22,11 +22,12 @@ import numpy as np
 from pgrain.influence.top_k import top_k
 
 __all__ = ["deletion_changes", "relabel_changes", "relatif", "replacement_changes",
-           "self_influence", "top_k"]
+           "self_influence", "top_k", "weighted"]
 
 
-def _weighted(w: np.ndarray, c: np.ndarray) -> np.ndarray:
-    """W c in float64, then the stored arrays' float32, so that nothing large is converted."""
+def weighted(w: np.ndarray, c: np.ndarray) -> np.ndarray:
+    """W c: (k,) float32. In float64, then the stored arrays' type, so that nothing large is
+    converted. w, c: (k,)."""
     return (np.asarray(w, np.float64) * np.asarray(c, np.float64)).astype(np.float32)
 
 
@@ -35,7 +36,7 @@ def deletion_changes(A: np.ndarray, w: np.ndarray, c: np.ndarray) -> np.ndarray:
 
     A: (N, k) float32, row z is a_z; w, c: (k,).
     """
-    return A @ _weighted(w, c)
+    return A @ weighted(w, c)
 
 
 def deletion_changes_by_k(A: np.ndarray, w: np.ndarray, c: np.ndarray) -> np.ndarray:
@@ -44,7 +45,7 @@ def deletion_changes_by_k(A: np.ndarray, w: np.ndarray, c: np.ndarray) -> np.nda
     A: (N, m); w, c: (m,), w of a filter that gives each pair the same weight whatever k is (all of
     `filters.py`). Row k - 1 is the answer with k pairs.
     """
-    terms = A.T * _weighted(w, c)[:, None]
+    terms = A.T * weighted(w, c)[:, None]
     return np.cumsum(terms, axis=0, out=terms)
 
 
@@ -56,7 +57,7 @@ def relabel_changes(J: np.ndarray, labels: np.ndarray, w: np.ndarray, c: np.ndar
     """
     n, n_classes, m = J.shape
     # A view of the first k columns of rows of m, not a copy: BLAS reads it as it lies.
-    slopes = (J.reshape(n * n_classes, m)[:, :len(w)] @ _weighted(w, c)).reshape(n, n_classes)
+    slopes = (J.reshape(n * n_classes, m)[:, :len(w)] @ weighted(w, c)).reshape(n, n_classes)
     return slopes - slopes[np.arange(n), labels][:, None]
 
 
@@ -66,7 +67,7 @@ def replacement_changes(A: np.ndarray, A_new: np.ndarray, w: np.ndarray,
 
     A, A_new: (N, k) float32, projections of the rows as they are and as they would be.
     """
-    return (A - A_new) @ _weighted(w, c)
+    return (A - A_new) @ weighted(w, c)
 
 
 def self_influence(A: np.ndarray, w: np.ndarray) -> np.ndarray:

@@ -16,6 +16,7 @@ import psycopg
 import structlog
 
 from pgrain.errors import DataCorrupted, InvalidArgument, NotReady
+from pgrain.influence.blocks import ProjectionBlocks
 from pgrain.influence.group_step import GroupStep, logits_of
 from pgrain.influence.projections import project, training_projection
 from pgrain.models.encoding import Encoder
@@ -44,12 +45,35 @@ class Training:
     A: np.ndarray
     residual: np.ndarray
 
+    def __post_init__(self):
+        self._blocks: dict[str, ProjectionBlocks] = {}
+        self._lock = threading.Lock()
+
+    def deletions(self, k: int) -> ProjectionBlocks:
+        """A by blocks, for scores with k pairs; made when first asked for."""
+        return self._by_blocks("A", k)
+
+    def relabellings(self, k: int) -> ProjectionBlocks:
+        """J by blocks, for scores with k pairs; made when first asked for."""
+        return self._by_blocks("J", k)
+
+    def _by_blocks(self, name: str, k: int) -> ProjectionBlocks:
+        with self._lock:
+            known = self._blocks.get(name)
+            if known is None or known.pairs < k:
+                # Most ask for the default k alone; who asks for more gets room for any k.
+                pairs = k if known is None else None
+                known = self._blocks[name] = ProjectionBlocks(
+                    getattr(self, name), self.labels if name == "J" else None, pairs)
+            return known
+
 
 class IdsOnly(Training):
     """Projections out of a bundle with ids only: A, and neither J nor labels."""
 
     def __init__(self, rows: np.ndarray, A: np.ndarray):
         self.rows, self.A = rows, A
+        self.__post_init__()
 
     def __getattr__(self, name: str):
         if name in ("J", "residual", "labels"):
