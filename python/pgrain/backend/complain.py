@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import re
 import struct
+from collections import OrderedDict
 
 from pgrain.backend import session, watch
 from pgrain.backend.keys import visible
@@ -25,6 +26,7 @@ from pgrain.settings import QUERY_BYTES, TOP_K
 from pgrain.wire.identity import pack_value
 
 _KNOWN_PLANS = 64
+_KNOWN_MATCHES = 32    # of a plan: complaints whose WHERE is evaluated beforehand
 UNKNOWN_PLAN = "PG001"   # the worker has restarted or forgotten this plan
 NEEDS_ROWS = "PG002"     # a complaint about rows needs a plan that knows their presence
 # A guess that saves a round: the worker, which reads the grammar, has the last word (NEEDS_ROWS).
@@ -60,9 +62,11 @@ def complain(plpy, text: str, complaints: list[str], top_k: int, intervention: s
         if rows is not None:
             session.model_facts(plpy, found.model)   # whether its keys are protected by now
             return visible(plpy, rows, model=1, number=2, key=3)
-    evaluated = evaluate_complaints(plpy, text, complaints, options)
-    answer, _ = session.call(plpy, "rank", {
-        **evaluated, "top_k": top_k, "intervention": intervention, "options": options})
+    ranking = {"top_k": top_k, "intervention": intervention, "options": options}
+    answer = _evaluate(plpy, watch.query_of(plpy, text), _complaints(complaints), options,
+                       ranked=True, ranking=ranking)
+    if "rows" not in answer:
+        answer, _ = session.call(plpy, "rank", {**_verified_matches(plpy, answer), **ranking})
     for notice in answer["notices"]:
         plpy.notice(notice)
     return visible(plpy, answer["rows"], model=1, number=2, key=3)
@@ -75,14 +79,16 @@ def evaluate_complaints(plpy, text: str, complaints: list[str], options: dict,
 
     ranked: a ranking is to follow, so 55000 for a model without a spectrum.
     """
-    text = watch.query_of(plpy, text)
-    evaluation = _evaluate(plpy, text, complaints=_complaints(complaints), options=options,
-                           ranked=ranked)
+    return _verified_matches(plpy, _evaluate(plpy, watch.query_of(plpy, text),
+                                             _complaints(complaints), options, ranked=ranked))
+
+
+def _verified_matches(plpy, evaluation: dict) -> dict:
     if evaluation["verify"]:
         _verify(plpy, evaluation)
     return {"evaluation": evaluation["evaluation"],
-            "matches": [_match(plpy, evaluation, number, where)
-                        for number, where in enumerate(evaluation["where"])]}
+            "matches": [match and _match(plpy, evaluation, number, match)
+                        for number, match in enumerate(evaluation["match"])]}
 
 
 def _complaints(complaints: list[str]) -> list[str]:
@@ -137,13 +143,14 @@ def check_options(options: str, allowed=OPTIONS) -> dict:
 
 
 def _evaluate(plpy, text: str, complaints: list[str], options: dict,
-              ranked: bool = False) -> dict:
-    """Plan (or find the known plan), capture, and let the worker evaluate the circuit."""
+              ranked: bool = False, ranking: dict | None = None) -> dict:
+    """Plan (or find the known plan), capture, and let the worker evaluate the circuit; with
+    `ranking` (params of the method rank) its answer is that of rank, if it can be by now."""
     about_rows = any(_ABOUT_ROWS.search(complaint) for complaint in complaints)
     for _ in range(3):
         plan, models, key = planned(plpy, text, about_rows)
         try:
-            return _capture(plpy, plan, models, complaints, options, ranked)
+            return _capture(plpy, plan, models, complaints, options, ranked, ranking)
         except PgrainError as error:
             if error.sqlstate == NEEDS_ROWS and not about_rows:
                 about_rows = True
@@ -235,11 +242,14 @@ def _probe(plpy, sql: str) -> dict:
 
 
 def _capture(plpy, plan: dict, models: dict, complaints: list[str], options: dict,
-             ranked: bool) -> dict:
+             ranked: bool, ranking: dict | None) -> dict:
     """Run the capture and hand it over; by tuple stamps if that is possible, else by digests."""
+    known = plan.setdefault("matches", OrderedDict())
     keys = _stamp_keys(plpy, plan)
     for stamped in ([keys, []] if keys else [[]]):
         params, blobs = _run_capture(plpy, plan, stamped)
+        if ranking is not None:
+            params |= {"rank": ranking, "matches": _remembered(plpy, known.get(tuple(complaints)))}
         params |= {"complaints": complaints, "options": options, "ranked": ranked,
                    "models": {name: {"version": model.version, "spectrum": model.spectrum,
                                      "last_seq": model.last_seq}
@@ -256,7 +266,31 @@ def _capture(plpy, plan: dict, models: dict, complaints: list[str], options: dic
                                       [*blobs, *values])
         if "missing" in answer:
             raise PgrainError("the rows changed while the complaint was read")
+    if "match" in answer:
+        known[tuple(complaints)] = answer["match"]
+        known.move_to_end(tuple(complaints))
+        if len(known) > _KNOWN_MATCHES:
+            known.popitem(last=False)
     return {**answer, "plan": plan}
+
+
+def _remembered(plpy, match: list[dict | None] | None) -> list | None:
+    """What PostgreSQL finds for each WHERE among the output rows of the last time: the worker
+    takes it where it has the same rows again, and thereby answers at once. None where it cannot."""
+    if match is None:
+        return None
+    try:
+        return [m and [m["name"], _select(plpy, m)] for m in match]
+    except plpy.SPIError as error:
+        # A condition may fail on other rows than those of today, but a cancel is a cancel.
+        if from_postgres(error).sqlstate[:2] == "57":
+            raise
+        return None
+
+
+def _select(plpy, match: dict) -> list[int]:
+    return [row["output_row"] for row in
+            fetch_all(plpy, prepared(plpy, match["sql"], "jsonb"), [match["output"]])]
 
 
 def _run_capture(plpy, plan: dict, stamped: list[str]) -> tuple[dict, list]:
@@ -319,19 +353,14 @@ def _verify(plpy, evaluation: dict) -> None:
                                   "rows": [list(row.values()) for row in rows]})
 
 
-def _match(plpy, evaluation: dict, number: int, where: bool) -> list[int] | None:
-    """The output rows that a complaint is about; None for all.
+def _match(plpy, evaluation: dict, number: int, match: dict) -> list[int]:
+    """The output rows that a complaint with a WHERE is about.
 
     If no row of the result meets its WHERE, those that are possible but absent may.
     """
-    if not where:
-        return None
-    for absent in (False, True):
+    rows = _select(plpy, match)
+    if not rows and match["more"]:
         answer, _ = session.call(plpy, "match", {"evaluation": evaluation["evaluation"],
-                                                 "complaint": number, "absent": absent})
-        rows = fetch_all(plpy, prepared(plpy, answer["sql"], "jsonb"), [answer["output"]])
-        if len(rows) or not answer["more"]:
-            break
-    return [row["output_row"] for row in rows]
-
-
+                                                 "complaint": number})
+        rows = _select(plpy, answer)
+    return rows

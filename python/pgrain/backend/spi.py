@@ -29,9 +29,10 @@ def fetch_all(plpy, source, arguments=None, size: int = 20_000):
     rows = []
     while True:
         batch = cursor.fetch(size)
-        if not len(batch):
-            return rows
         rows.extend(batch)
+        if len(batch) < size:
+            cursor.close()
+            return rows
 
 
 def check_interrupts(plpy) -> None:

@@ -10,6 +10,7 @@ Complaint(column='flagged', operator='<=', target=50.0, where='hour = 13', ...)
 
 from __future__ import annotations
 
+import functools
 import math
 from dataclasses import dataclass
 
@@ -51,6 +52,7 @@ class Complaint:
     text: str
 
 
+@functools.lru_cache(maxsize=256)
 def parse(text: str) -> Complaint:
     """The complaint that `text` spells; 42601 with what is allowed."""
     try:

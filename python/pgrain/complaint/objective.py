@@ -130,12 +130,19 @@ class Objective:
         For a text target it is that of the probability that the cell shows the text, for a
         complaint about rows that of the probability that the first row is there.
         """
-        if self.first is None:
+        weights = self.effect_weights()
+        if not weights:
             return {model: np.zeros_like(p) for model, p in self.P.items()}
-        weight = 1.0
+        return self.circuit.gradient(self.P, weights)
+
+    def effect_weights(self) -> dict:
+        """The keys of `Circuit.gradient` whose gradient is `effect_gradient`."""
+        if self.first is None:
+            return {}
         if self.first[1] == ABSENT:      # P(present) = 1 - exp(log P(absent))
-            weight = -math.exp(self.circuit.log_absent(self.P, [self.first[0]])[0])
-        return self.circuit.gradient(self.P, {self.first: weight})
+            return {self.first: -math.exp(
+                self.circuit.log_absent(self.P, [self.first[0]])[0])}
+        return {self.first: 1.0}
 
     def _row_complaint(self, complaint: Complaint, rows: list[int]) -> None:
         """``no row``: each present row of `rows` should be absent; ``a row``: one should be there.

@@ -6,6 +6,7 @@ import json
 import math
 import unicodedata
 from collections import Counter, defaultdict
+from collections.abc import Iterable
 from dataclasses import dataclass
 from decimal import Decimal, InvalidOperation
 
@@ -92,11 +93,12 @@ class Output:
             rows.append({"row": row + 1, "present": bool(self.present[row]), "output": output})
         return rows
 
-    def match_json(self, include_absent: bool = False) -> str:
-        """``$1`` of `match_sql`: every cell as text, under the column's position."""
+    def match_json(self, include_absent: bool = False, columns: Iterable[int] | None = None) -> str:
+        """``$1`` of `match_sql`: cells as text, under the column's position; of all columns, or of
+        those that the condition reads."""
+        chosen = range(len(self.columns)) if columns is None else sorted(columns)
         return json.dumps([
-            {"output_row": row} | {f"c{column}": self.text(row, column)
-                                   for column in range(len(self.columns))}
+            {"output_row": row} | {f"c{column}": self.text(row, column) for column in chosen}
             for row in self._rows(include_absent)])
 
     def match_sql(self, where: str) -> str:

@@ -10,7 +10,7 @@ import hashlib
 import json
 import threading
 from collections import OrderedDict
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -24,7 +24,8 @@ from pgrain.provenance.stamps import STAMP_BYTES, of_table, widen
 from pgrain.store.versions import read_secret
 from pgrain.wire.identity import DIGEST_BYTES, digest, hasher, unpack_value
 from pgrain.worker import vectors
-from pgrain.worker.ranking import METHODS, Ranker, Variables, check_options
+from pgrain.worker.circuits import Circuits, Evaluated, Match
+from pgrain.worker.ranking import METHODS, STORED, Projected, Ranker, Variables, check_options
 from pgrain.worker.resident import Resident, Residents
 from pgrain.worker.variables import StampTable
 
@@ -47,17 +48,33 @@ class Plan:
 
 @dataclass
 class Evaluation:
-    """One evaluated circuit, waiting to be verified, matched and ranked."""
+    """One evaluated circuit, waiting to be verified, matched and ranked for these complaints."""
 
     plan: Plan
-    circuit: Circuit
-    variables: dict[str, Variables]
-    value: Output
-    relaxed: Output
+    evaluated: Evaluated
     complaints: list[Complaint]
-    residents: dict[str, Resident] = field(default_factory=dict)
     planning: tuple | None = None        # a plan under way and its notices (`plan_methods`)
     assessment: tuple | None = None      # findings to come, findings so far
+
+    @property
+    def circuit(self) -> Circuit:
+        """The circuit."""
+        return self.evaluated.circuit
+
+    @property
+    def variables(self) -> dict[str, Variables]:
+        """The variables of each model."""
+        return self.evaluated.variables
+
+    @property
+    def value(self) -> Output:
+        """The output on predicted classes."""
+        return self.evaluated.value
+
+    @property
+    def relaxed(self) -> Output:
+        """The output on probabilities."""
+        return self.evaluated.relaxed
 
     def matched(self, matches: list) -> list[list[int]]:
         """The output rows of each complaint; `matches`: those of its WHERE, None without."""
@@ -67,6 +84,13 @@ class Evaluation:
     def objective(self, matches: list) -> Objective:
         """What the complaints add up to."""
         return self.objective_of(self.complaints, self.matched(matches))
+
+    def projected(self, objective: Objective, effect: bool = False) -> dict[str, np.ndarray]:
+        """V^T grad of the objective, or of its first complained cell: (m,) for each model that
+        moves it."""
+        weights = objective.effect_weights() if effect else objective.weights
+        return self.evaluated.projected(
+            weights, lambda some: objective.circuit.gradient(objective.P, some))
 
     def objective_of(self, complaints, matched) -> Objective:
         """The same for some of them."""
@@ -84,6 +108,7 @@ class Complaints:
         self._lock = threading.Lock()
         self._plans: OrderedDict[str, Plan] = OrderedDict()
         self._stamps: OrderedDict[str, StampTable] = OrderedDict()
+        self._circuits = Circuits()
 
     def plan(self, state: dict, params: dict, blobs: list) -> tuple:
         """The capture of a query, or what must be known to make it."""
@@ -113,30 +138,70 @@ class Complaints:
                             "learn": made.learn_sql(stamp)} for stamp in made.stamps]}, []
 
     def evaluate(self, state: dict, params: dict, blobs: list) -> tuple:
-        """Read the capture, find the variables, evaluate the circuit on classes and probabilities.
+        """Read the capture, find the variables, evaluate the circuit on classes and probabilities;
+        rank, if nothing else must be asked of PostgreSQL before.
 
-        Answers {"missing": [models]} with the digests that are not stored, unless their values
-        come along; then the session fetches them and asks again.
+        Answers {"unknown"} where tuples, {"missing"} where feature values must come along; then
+        the session asks again. Else {"evaluation", "verify", "match": for each complaint that has a
+        WHERE, how to find its rows}. With `rank` (of `rank`'s params) it says "rows" and "notices"
+        as well, if there is nothing to verify, and no WHERE, or `matches` are of these very rows:
+        a list for each complaint, the name of a `Match` and the rows that it gave.
         """
         plan = self.known_plan(params["plan"])
         complaints = [parse(text) for text in params["complaints"]]
         if not plan.capture.knows_rows and any(c.column is None for c in complaints):
             raise PgrainError("the plan knows no rows", sqlstate=NEEDS_ROWS)
         options = params["options"]
+        verify = options.get("verify", "new")
+        if verify not in ("new", "always", "never"):
+            raise InvalidArgument(f'no such value of option "verify": "{verify}"',
+                                  hint="Values are new, always and never.")
+        found, wanted = self._evaluated(plan, params, blobs)
+        if isinstance(found, dict):
+            return found, wanted
+        for complaint in complaints:
+            complained_column(complaint, found.circuit)    # before anything more is verified
+        number = state.get("next", 0)
+        state["next"] = number + 1
+        kept = state.setdefault("evaluations", OrderedDict())
+        kept[number] = Evaluation(plan, found, complaints)
+        while len(kept) > EVALUATIONS:
+            kept.popitem(last=False)
+        match = [None if c.where is None else found.match(c.where) for c in complaints]
+        verify = verify == "always" or (verify == "new" and not plan.verified)
+        matches = _matches(match, params.get("matches"))
+        if "rank" in params and not verify and matches is not None:
+            return self.rank(state, {**params["rank"], "evaluation": number, "matches": matches},
+                             [])
+        return {"evaluation": number,
+                "match": [m and {"sql": m.sql, "output": m.output, "name": m.name,
+                                 "more": m.more and c.operator != "no row"}
+                          for m, c in zip(match, complaints, strict=True)],
+                "verify": verify}, []
+
+    def _evaluated(self, plan: Plan, params: dict, blobs: list) -> tuple:
+        """(the circuit of a request, None), or what is missing for it (answer, blobs)."""
+        options = params["options"]
+        every = options.get("method", "rain++") != "rain++"   # these need the values themselves
+        if params["ranked"]:
+            for name, facts in params["models"].items():
+                if facts["spectrum"] is None:
+                    raise not_precomputed(name)
+        key = None if every else self._circuits.key(params, blobs)
+        known = key and self._circuits.get(key, self._residents.version)
+        if known:
+            return known, None
         rows = _rows(params["rows"], blobs)
         if params["stamps"]:
             rows, unknown = self._translate(plan.capture, rows, params["stamps"])
             if any(unknown):
                 return {"unknown": True}, unknown
         lineage = plan.capture.read(rows)
-        every = options.get("method", "rain++") != "rain++"   # these need the values themselves
         values = _values(params.get("values"), blobs[_count(params["rows"]):])
         residents, found, missing = {}, {}, {}
         for name, digests in lineage.digests.items():
             facts = params["models"][name]
             resident = residents[name] = self._residents.version(facts["version"])
-            if params["ranked"] and facts["spectrum"] is None:
-                raise not_precomputed(name)
             table = self._residents.table(resident, facts["spectrum"], facts["last_seq"])
             given = values.get(name) if values is not None else None
             if given is not None:
@@ -151,23 +216,13 @@ class Complaints:
         if missing:
             return {"missing": list(missing)}, list(missing.values())
         circuit = plan.capture.circuit(lineage)
-        for complaint in complaints:
-            complained_column(complaint, circuit)   # before anything more is computed or verified
         P = {name: v.p for name, v in found.items()}
-        value = circuit.value({name: v.predicted for name, v in found.items()}, P)
-        relaxed = circuit.relaxed(P)
-        verify = options.get("verify", "new")
-        if verify not in ("new", "always", "never"):
-            raise InvalidArgument(f'no such value of option "verify": "{verify}"',
-                                  hint="Values are new, always and never.")
-        number = state.get("next", 0)
-        state["next"] = number + 1
-        kept = state.setdefault("evaluations", OrderedDict())
-        kept[number] = Evaluation(plan, circuit, found, value, relaxed, complaints, residents)
-        while len(kept) > EVALUATIONS:
-            kept.popitem(last=False)
-        return {"evaluation": number, "where": [c.where is not None for c in complaints],
-                "verify": verify == "always" or (verify == "new" and not plan.verified)}, []
+        made = Evaluated(circuit, found,
+                         circuit.value({name: v.predicted for name, v in found.items()}, P),
+                         circuit.relaxed(P), residents)
+        if key is not None:
+            self._circuits.put(key, made, sum(len(blob) for blob in blobs))
+        return made, None
 
     def known_plan(self, key: str) -> Plan:
         """A compiled query by its key; PG001 where it is not known any more."""
@@ -221,25 +276,30 @@ class Complaints:
         return {}, []
 
     def match(self, state: dict, params: dict, blobs: list) -> tuple:
-        """The statement that evaluates a complaint's WHERE over the output rows, and those rows;
-        with `absent`, over the rows that are possible but not in the result."""
+        """The statement that evaluates a complaint's WHERE over the rows that are possible, in the
+        result or not, and those rows."""
         evaluation = evaluation_of(state, params)
         complaint = evaluation.complaints[params["complaint"]]
-        value, absent = evaluation.value, params.get("absent", False)
-        more = complaint.operator != "no row" and not absent and not value.present.all()
-        return {"sql": value.match_sql(complaint.where), "more": more,
-                "output": value.match_json(absent)}, []
+        return {"sql": evaluation.value.match_sql(complaint.where),
+                "output": evaluation.value.match_json(True)}, []
 
     def rank(self, state: dict, params: dict, blobs: list) -> tuple:
         """Ranked rows [rank, model, train_id, train_key, intervention, score, effect]."""
         evaluation = evaluation_of(state, params)
         objective = evaluation.objective(params["matches"])
-        gradient, notices = slopes(objective)
+        intervention, options = params["intervention"], params["options"]
+        stored = check_options(options, intervention) in STORED
+        gradient, notices = slopes(objective, evaluation.projected if stored else None)
         if gradient is None:
             return {"rows": [], "notices": notices}, []
-        rows = self._ranker.rank(evaluation.variables, gradient,
-                                 objective.effect_gradient(), params["top_k"],
-                                 params["intervention"], params["options"], notices)
+        variables = evaluation.variables
+        if stored:
+            effect = evaluation.projected(objective, effect=True)
+            variables = {name: Projected(v.resident, v.spectrum) for name, v in variables.items()}
+        else:
+            effect = objective.effect_gradient()
+        rows = self._ranker.rank(variables, gradient, effect, params["top_k"], intervention,
+                                 options, notices)
         if rows and not any(row[5] for row in rows):
             notices.append("every score is 0: to first order no training row moves the "
                            "complained cells")
@@ -328,8 +388,10 @@ class Complaints:
         table.add(digests[new], predicted, logits, J)
 
 
-def slopes(objective: Objective) -> tuple[dict[str, np.ndarray] | None, list[str]]:
-    """(dq/dP of each model, or None where there is nothing to lower; what to tell the user)."""
+def slopes(objective: Objective, gradient_of=None
+           ) -> tuple[dict[str, np.ndarray] | None, list[str]]:
+    """(dq/dP of each model that moves q, or None where there is nothing to lower; what to tell the
+    user). `gradient_of` may give another form of these gradients."""
     met = len(objective.notes) - objective.violated
     notices = [note for note in objective.notes if " is met " in note or note.endswith(" is met")
                ][:NOTICES]
@@ -337,8 +399,9 @@ def slopes(objective: Objective) -> tuple[dict[str, np.ndarray] | None, list[str
         notices.append(f"{met - len(notices)} more complained cells are met")
     if not objective.violated:
         return None, [*notices, "nothing is violated, so nothing is ranked"]
-    gradient = objective.gradient()
-    if not any(part.any() for part in gradient.values()):
+    gradient = gradient_of(objective) if gradient_of else {
+        name: part for name, part in objective.gradient().items() if part.any()}
+    if not gradient:
         return None, [*notices, "the complained cells depend on no prediction, so nothing is "
                                 "ranked"]
     return gradient, notices
@@ -357,6 +420,17 @@ def evaluation_of(state: dict, params: dict) -> Evaluation:
     if evaluation is None:
         raise PgrainError("the worker does not know this evaluation")
     return evaluation
+
+
+def _matches(match: list[Match | None], given: list | None) -> list | None:
+    """The output rows of each WHERE (None without one) that a session found beforehand in rows
+    that it remembered; None where it found none, or they were others."""
+    if not any(match):
+        return match
+    if given is None or any(m and (g is None or g[0] != m.name or not g[1])
+                            for m, g in zip(match, given, strict=True)):
+        return None
+    return [m and g[1] for m, g in zip(match, given, strict=True)]
 
 
 def _count(head: list) -> int:

@@ -47,7 +47,7 @@ class Variables:
     values: dict | None
 
     def __post_init__(self):
-        self._arrays = None
+        self._arrays = self._p = None
 
     def _snapshot(self):
         if self._arrays is None:
@@ -62,7 +62,10 @@ class Variables:
     @property
     def p(self) -> np.ndarray:
         """(V, R) float64 probabilities."""
-        return self._snapshot()[1][self.rows]
+        if self._p is None:
+            self._p = self._snapshot()[1][self.rows]
+            self._p.flags.writeable = False     # circuits are shared
+        return self._p
 
     def shares(self, dq_dp: np.ndarray, direction: np.ndarray) -> np.ndarray:
         """(V,) <J_x^T (dq/dlogits), direction>: what each variable adds to c^T direction.
@@ -101,6 +104,18 @@ class Variables:
                                   resident.encoder.encode(values), dq_dp[used])
 
 
+class Projected:
+    """In place of `Variables`, where gradients are projected already."""
+
+    def __init__(self, resident: Resident, spectrum: int):
+        self.resident, self.spectrum = resident, spectrum
+
+    @staticmethod
+    def projection(c: np.ndarray) -> np.ndarray:
+        """c itself, (m,)."""
+        return c
+
+
 @dataclass
 class Suspects:
     """Ranked training rows of one model, best first, (n,) each.
@@ -137,14 +152,12 @@ class Ranker:
              options: dict, notices: list[str] | None = None) -> list[list]:
         """Rows [rank, model, train_id, train_key, intervention, score, effect], best first.
 
-        dq_dp: gradient of the objective by model; dcell_dp: of the first complained cell. notices:
-        what the caller should read is added to it.
+        dq_dp: gradient of the objective by model, of those that move it; dcell_dp: of the first
+        complained cell. notices: what the caller should read is added to it.
         """
         method = check_options(options, intervention)
         rows: list[list] = []
         for name in sorted(dq_dp):
-            if not dq_dp[name].any():       # the complaint hangs on another model of the query
-                continue
             if method in STORED:
                 rows += self._stored(name, variables[name], dq_dp[name], dcell_dp.get(name), n,
                                      intervention, options, notices)

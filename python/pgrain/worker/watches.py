@@ -26,25 +26,13 @@ from pgrain.watch.state import StandingCircuit, State, Tally, atom_count, pack, 
 from pgrain.wire.identity import DIGEST_BYTES
 from pgrain.wire.identity import hasher as keyed_hasher
 from pgrain.worker.complaints import Complaints, not_precomputed, slopes
-from pgrain.worker.ranking import Ranker
+from pgrain.worker.ranking import Projected, Ranker
 from pgrain.worker.resident import Resident, Residents
 
 log = structlog.get_logger()
 LOCK_CLASS = 0x70677277   # "pgrw": advisory locks of watches are (this, number of the watch)
 STATES = 64
 CHANGES = 256
-
-
-class Projected:
-    """What `Ranker` takes for variables, where the gradient is projected already."""
-
-    def __init__(self, resident: Resident, spectrum: int):
-        self.resident, self.spectrum = resident, spectrum
-
-    @staticmethod
-    def projection(c: np.ndarray) -> np.ndarray:
-        """c itself, (m,)."""
-        return c
 
 
 class Watches:
