@@ -21,7 +21,8 @@ $python$;
 -- in whose search_path the relation's name means what it means in the query.
 CREATE FUNCTION pgrain._stamp_key(relation text, "column" name)
 RETURNS TABLE (key text, "table" text)
-LANGUAGE sql VOLATILE PARALLEL UNSAFE AS $$
+LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE AS $$   -- plans are kept in plpgsql, not in sql
+BEGIN RETURN QUERY
     SELECT pg_catalog.concat_ws(':', c.oid, c.reltablespace,
                                 pg_catalog.pg_relation_filenode(c.oid), a.attnum),
            pg_catalog.format('%I.%I', n.nspname, c.relname)
@@ -39,8 +40,13 @@ LANGUAGE sql VOLATILE PARALLEL UNSAFE AS $$
       AND a.attnum OPERATOR(pg_catalog.>) 0::pg_catalog.int2
       AND pg_catalog.has_table_privilege(c.oid, 'SELECT')
       AND pg_catalog.current_setting('transaction_isolation') OPERATOR(pg_catalog.=)
-          'read committed'
-$$;
+          'read committed';
+END $$;
+
+-- What has been committed by now, not when the caller's statement began: VOLATILE, as above.
+CREATE FUNCTION pgrain._snapshot() RETURNS text
+LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp AS $$
+BEGIN RETURN pg_current_snapshot()::text; END $$;
 
 -- EXPLAIN is refused in a STABLE function, hence this VOLATILE one. It runs as the caller.
 CREATE FUNCTION pgrain._explain(query text, format text) RETURNS text

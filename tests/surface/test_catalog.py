@@ -10,7 +10,7 @@ import pytest
 
 USER = {"_worker_here", "_settings",
         "predict", "predict_proba", "complain", "provenance", "explain", "doctor", "_load_session",
-        "_load_model", "_explain", "_stamp_key", "complaint_vector",
+        "_load_model", "_explain", "_stamp_key", "_snapshot", "complaint_vector",
         "plan_repair", "assess", "describe", "brightness", "contrast", "cluster",
         "resembles",
         "_load_watch", "_load_watch_cells", "_watch_print"}

@@ -10,8 +10,9 @@ import json
 import re
 import struct
 from collections import OrderedDict
+from dataclasses import dataclass
 
-from pgrain.backend import session, watch
+from pgrain.backend import session, snapshots, watch
 from pgrain.backend.keys import visible
 from pgrain.backend.spi import (
     entry_point,
@@ -60,8 +61,7 @@ def complain(plpy, text: str, complaints: list[str], top_k: int, intervention: s
     if found is not None:
         rows = watch.rank(plpy, found, _complaints(complaints), top_k, intervention, options)
         if rows is not None:
-            session.model_facts(plpy, found.model)   # whether its keys are protected by now
-            return visible(plpy, rows, model=1, number=2, key=3)
+            return visible(plpy, rows, model=1, number=2, key=3, facts=found)
     ranking = {"top_k": top_k, "intervention": intervention, "options": options}
     answer = _evaluate(plpy, watch.query_of(plpy, text), _complaints(complaints), options,
                        ranked=True, ranking=ranking)
@@ -148,33 +148,72 @@ def _evaluate(plpy, text: str, complaints: list[str], options: dict,
     `ranking` (params of the method rank) its answer is that of rank, if it can be by now."""
     about_rows = any(_ABOUT_ROWS.search(complaint) for complaint in complaints)
     for _ in range(3):
-        plan, models, key = planned(plpy, text, about_rows)
+        known, captured = _captured(plpy, text, about_rows)
         try:
-            return _capture(plpy, plan, models, complaints, options, ranked, ranking)
+            return _ask(plpy, known, captured, complaints, options, ranked, ranking)
         except PgrainError as error:
             if error.sqlstate == NEEDS_ROWS and not about_rows:
                 about_rows = True
             elif error.sqlstate == UNKNOWN_PLAN:
-                del session.STATE.plans[key]
+                session.STATE.plans.pop(known.key, None)
+                session.STATE.looked_up.clear()
             else:
                 raise
     raise PgrainError("the worker forgets plans as they are made", hint="Try again.")
 
 
-def planned(plpy, text: str, about_rows: bool = False) -> tuple[dict, dict, tuple]:
+@dataclass
+class Known:
+    """What was looked up for a query. key: of the plan in the session's memory; stamps: keys of
+    tuple stamps (`_stamp_keys`); mark: of the snapshot in which all this was so (`snapshots`)."""
+
+    plan: dict
+    models: dict
+    key: tuple
+    stamps: list[str]
+    mark: str | None
+
+
+def _captured(plpy, text: str, about_rows: bool) -> tuple[Known, tuple]:
+    """What must be known of a query, and its capture (`_run_capture`)."""
+    session.ensure_loaded(plpy)
+    QUERY_BYTES.limit(len(text.encode()))
+    environment = snapshots.environment(plpy)
+    place = (text, environment.path, environment.role, environment.row_security, about_rows)
+    remembered = session.STATE.looked_up
+    known = remembered.get(place)
+    if known is not None and known.mark is not None and known.mark == environment.mark:
+        try:
+            captured = _run_capture(plpy, known.plan, known.stamps)
+        except plpy.SPIError as error:
+            if _cancelled(error):
+                raise
+            # What has come between says its own error below.
+        else:
+            # The capture has locked what it reads: what is so now was so while it ran.
+            if snapshots.still(plpy, known.mark):
+                return known, captured
+    plan, models, key = planned(plpy, text, about_rows, environment)
+    known = Known(plan, models, key, _stamp_keys(plpy, plan), None)
+    captured = _run_capture(plpy, plan, known.stamps)
+    if snapshots.still(plpy, environment.mark):
+        known.mark = environment.mark
+    remembered[place] = known
+    remembered.move_to_end(place)
+    if len(remembered) > _KNOWN_PLANS:
+        remembered.popitem(last=False)
+    return known, captured
+
+
+def planned(plpy, text: str, about_rows: bool = False,
+            environment: snapshots.Environment | None = None) -> tuple[dict, dict, tuple]:
     """(plan, facts of its models, the key under which the session knows it) of a query."""
     session.ensure_loaded(plpy)
     QUERY_BYTES.limit(len(text.encode()))
     explained = query(plpy, "SELECT pgrain._explain($1, 'JSON') AS plan", ["text"],
                       [text])[0]["plan"]
-    environment = query(plpy, """
-        SELECT pg_catalog.current_setting('search_path') AS path, current_user::text AS role,
-               pg_catalog.current_setting('standard_conforming_strings') AS strings
-        """)[0]
-    if environment.pop("strings") != "on":
-        raise InvalidArgument("standard_conforming_strings is off",
-                              hint="SET standard_conforming_strings = on.")
-    key = (text, explained, environment["path"], environment["role"], about_rows)
+    environment = environment or snapshots.environment(plpy)
+    key = (text, explained, environment.path, environment.role, about_rows)
     state = session.STATE
     plan = state.plans.get(key)
     models = {name: session.model_facts(plpy, name) for name in (plan or {}).get("models", ())}
@@ -187,14 +226,14 @@ def planned(plpy, text: str, about_rows: bool = False) -> tuple[dict, dict, tupl
     return plan, models, key
 
 
-def _plan(plpy, text: str, explained: str, environment: dict, about_rows: bool
-          ) -> tuple[dict, dict]:
+def _plan(plpy, text: str, explained: str, environment: snapshots.Environment,
+          about_rows: bool) -> tuple[dict, dict]:
     """Ask the worker for the capture; answer its questions about catalogs and models."""
     models, probes = {}, {}
     while True:
         answer, _ = session.call(plpy, "plan", {
-            "query": text, "explain": explained, **environment, "probes": probes,
-            "rows": about_rows,
+            "query": text, "explain": explained, "path": environment.path,
+            "role": environment.role, "probes": probes, "rows": about_rows,
             "models": {name: _facts(model) for name, model in models.items()}})
         if "capture" in answer:
             plan = {**answer, "models": list(models),
@@ -241,22 +280,24 @@ def _probe(plpy, sql: str) -> dict:
     return {"columns": result.colnames(), "types": result.coltypes(), "rows": rows}
 
 
-def _capture(plpy, plan: dict, models: dict, complaints: list[str], options: dict,
-             ranked: bool, ranking: dict | None) -> dict:
-    """Run the capture and hand it over; by tuple stamps if that is possible, else by digests."""
-    known = plan.setdefault("matches", OrderedDict())
-    keys = _stamp_keys(plpy, plan)
-    for stamped in ([keys, []] if keys else [[]]):
-        params, blobs = _run_capture(plpy, plan, stamped)
+def _ask(plpy, known: Known, captured: tuple, complaints: list[str], options: dict,
+         ranked: bool, ranking: dict | None) -> dict:
+    """Hand a capture over; by tuple stamps if that is possible, else by digests."""
+    plan, models = known.plan, known.models
+    matches = plan.setdefault("matches", OrderedDict())
+    for stamps in ([known.stamps, []] if known.stamps else [[]]):
+        params, blobs = captured or _run_capture(plpy, plan, stamps)
+        captured = None
         if ranking is not None:
-            params |= {"rank": ranking, "matches": _remembered(plpy, known.get(tuple(complaints)))}
+            params |= {"rank": ranking,
+                       "matches": _remembered(plpy, matches.get(tuple(complaints)))}
         params |= {"complaints": complaints, "options": options, "ranked": ranked,
                    "models": {name: {"version": model.version, "spectrum": model.spectrum,
                                      "last_seq": model.last_seq}
                               for name, model in models.items()}}
         answer, wanted = session.call(plpy, "evaluate", params, blobs)
         if "unknown" in answer:
-            _learn(plpy, plan, stamped, wanted)
+            _learn(plpy, plan, stamps, wanted)
             answer, wanted = session.call(plpy, "evaluate", params, blobs)
         if "unknown" not in answer:
             break   # else: tuples that are not the table's own, such as a new child's
@@ -267,10 +308,10 @@ def _capture(plpy, plan: dict, models: dict, complaints: list[str], options: dic
         if "missing" in answer:
             raise PgrainError("the rows changed while the complaint was read")
     if "match" in answer:
-        known[tuple(complaints)] = answer["match"]
-        known.move_to_end(tuple(complaints))
-        if len(known) > _KNOWN_MATCHES:
-            known.popitem(last=False)
+        matches[tuple(complaints)] = answer["match"]
+        matches.move_to_end(tuple(complaints))
+        if len(matches) > _KNOWN_MATCHES:
+            matches.popitem(last=False)
     return {**answer, "plan": plan}
 
 
@@ -283,9 +324,14 @@ def _remembered(plpy, match: list[dict | None] | None) -> list | None:
         return [m and [m["name"], _select(plpy, m)] for m in match]
     except plpy.SPIError as error:
         # A condition may fail on other rows than those of today, but a cancel is a cancel.
-        if from_postgres(error).sqlstate[:2] == "57":
+        if _cancelled(error):
             raise
         return None
+
+
+def _cancelled(error) -> bool:
+    """Whether the statement is to stop (class 57, operator intervention)."""
+    return from_postgres(error).sqlstate[:2] == "57"
 
 
 def _select(plpy, match: dict) -> list[int]:

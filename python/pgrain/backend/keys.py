@@ -27,19 +27,24 @@ def protect_keys(plpy, name: str, protect: bool) -> None:
 
 
 def visible(plpy, rows: Sequence[Sequence], *, key: int, number: int | None = None,
-            model: int | str) -> list[tuple]:
+            model: int | str, facts=None) -> Sequence[Sequence]:
     """Rows of a ranking as this caller may see them: train_key and train_id are None where the
     model's keys are protected and the caller cannot read them in the training table.
 
     key, number: the columns of train_key and train_id; model: the column of the model's name, or
-    that name. Asked as the caller, in the caller's snapshot.
+    that name; facts: those of the one model there is, where they are known (`session.Model`).
+    Asked as the caller, in the caller's snapshot.
     """
-    rows = [list(row) for row in rows]
     by_model: dict[str, list] = {}
-    for row in rows:
-        by_model.setdefault(row[model] if isinstance(model, int) else model, []).append(row)
-    for name, group in by_model.items():
-        facts = session.STATE.models.get(name) or session.model_facts(plpy, name)
+    for at, row in enumerate(rows):
+        by_model.setdefault(row[model] if isinstance(model, int) else model, []).append(at)
+    known = {name: facts or session.STATE.models.get(name) or session.model_facts(plpy, name)
+             for name in by_model}
+    if all(of.keys_table is None for of in known.values()):
+        return rows
+    rows = [list(row) for row in rows]
+    for name, numbers in by_model.items():
+        facts, group = known[name], [rows[at] for at in numbers]
         if facts.keys_table is None:
             continue
         keys = {row[key] for row in group if row[key] is not None}
@@ -49,7 +54,7 @@ def visible(plpy, rows: Sequence[Sequence], *, key: int, number: int | None = No
                 row[key] = None
                 if number is not None:
                     row[number] = None
-    return [tuple(row) for row in rows]
+    return rows
 
 
 def _readable(plpy, facts, keys: set[str]) -> set[str]:

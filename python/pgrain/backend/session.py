@@ -80,6 +80,7 @@ class State:
         self.models: dict[str, Model] = {}
         self.client: Client | None = None
         self.plans: OrderedDict[tuple, dict] = OrderedDict()
+        self.looked_up: OrderedDict[tuple, object] = OrderedDict()   # see complain.Known
         self.watches: dict[str, object] = {}
         self.loaded_watch = None              # by the last call of pgrain._load_watch
         self.extension: int | None = None
@@ -142,6 +143,7 @@ def load_model(plpy, name: str, predictions: bool) -> None:
     if rows[0]["extension"] != STATE.extension:   # dropped and created again: versions restart
         STATE.models.clear()
         STATE.plans.clear()
+        STATE.looked_up.clear()
         STATE.watches.clear()
         load(plpy)
     model, known = Model(rows[0]), STATE.models.get(name)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import re
 
-from pgrain.backend import complain, session
+from pgrain.backend import complain, session, snapshots
 from pgrain.backend.spi import (
     entry_point,
     fetch_all,
@@ -44,10 +44,13 @@ class Standing:
     """One watch as this session knows it.
 
     generation: of the state whose output (`output`, JSON for a complaint's WHERE) is known here.
+    mark: of the snapshot in which it was read for `role` (`snapshots`). keys_table, keys_column: as
+    those of `session.Model`.
     """
 
     def __init__(self, row: dict):
         self.__dict__.update(row)
+        self.mark = self.role = None
 
     @property
     def stale(self) -> str | None:
@@ -193,6 +196,7 @@ def load(plpy, name: str | None, number: int | None, role: str) -> None:
                pg_catalog.md5(w.note_new || w.note_old) AS notes_print,
                s.generation, s.version, s.spectrum, s.pairs, s.notes_print AS state_notes,
                s.print AS state_print, s.changes, s.before::text AS before,
+               p.training_table::oid::bigint AS keys_table, p.key AS keys_column,
                pgrain._watch_print(w.watch) AS print, m.active_version,
                (SELECT x.spectrum FROM pgrain.spectrum x
                 WHERE x.spectrum = v.active_spectrum) AS active_spectrum,
@@ -203,6 +207,7 @@ def load(plpy, name: str | None, number: int | None, role: str) -> None:
         FROM pgrain.watch w LEFT JOIN pgrain.model m ON m.model = w.model
         LEFT JOIN pgrain.model_version v ON v.version = m.active_version
         LEFT JOIN pgrain.watch_state s ON s.watch = w.watch
+        LEFT JOIN pgrain.protected_keys p ON p.model = w.model
         WHERE w.name = $1 OR w.watch = $2
         """, ["text", "bigint", "name"], [name, number, role])
     session.STATE.loaded_watch = None
@@ -243,13 +248,16 @@ def find(plpy, text: str) -> Standing | None:
     if _QUERY.match(text):
         return None
     session.ensure_loaded(plpy)
-    role = query(plpy, "SELECT current_user::text AS role")[0]["role"]
-    query(plpy, "SELECT pgrain._load_watch($1, NULL, $2)", ["text", "name"], [text, role])
-    found = session.STATE.loaded_watch
+    here = snapshots.environment(plpy)
+    role, found = here.role, session.STATE.watches.get(text)
+    if found is None or found.mark is None or (found.mark, found.role) != (here.mark, role):
+        query(plpy, "SELECT pgrain._load_watch($1, NULL, $2)", ["text", "name"], [text, role])
+        found = session.STATE.loaded_watch
     if found is None:
         if not re.search(r"\s", text.strip()):
             raise _no_watch(text)
         return None
+    found.mark, found.role = here.mark, role
     if not found.allowed:
         raise InsufficientPrivilege(
             f'permission denied for watch "{text}"',
@@ -326,7 +334,7 @@ def rank(plpy, found: Standing, complaints: list[str], top_k: int, intervention:
                                     if key != "state"})
     for notice in answer["notices"]:
         plpy.notice(notice)
-    return [tuple(row) for row in answer["rows"]]
+    return answer["rows"]
 
 
 def _matches(plpy, statements: list, output: str) -> list:

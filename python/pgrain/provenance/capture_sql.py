@@ -247,8 +247,11 @@ def _assignments(annotated: Annotated, n_classes: int) -> str:
 
 
 def _entry_code(annotated: Annotated) -> str:
-    codes = ["pg_catalog.int4send(_pgrain_q)"]
-    codes += [f"pg_catalog.int4send(_pgrain_a{slot.index})" for slot in annotated.slots]
+    first, *others = [f"_pgrain_a{slot.index}" for slot in annotated.slots]
+    # Two int4 in one go: each call and each concatenation of bytes is as dear as reading a row.
+    codes = ["pg_catalog.int8send((_pgrain_q::pg_catalog.int8 OPERATOR(pg_catalog.<<) 32) "
+             f"OPERATOR(pg_catalog.|) {first}::pg_catalog.int8)"]
+    codes += [f"pg_catalog.int4send({code})" for code in others]
     return " OPERATOR(pg_catalog.||) ".join(codes)
 
 
@@ -260,14 +263,18 @@ def _entries(annotated: Annotated, n_classes: int):
     columns += [f"({key}\n) AS _pgrain_k{number}" for number, key in enumerate(annotated.keys)]
     outputs, flags, values = [], [], []
     for number, cell in enumerate(annotated.cells):
-        if cell.role == "group":
+        if cell.role == "group" and cell.sql in annotated.keys:
+            outputs.append(f"_pgrain_k{annotated.keys.index(cell.sql)}::pg_catalog.text")
+        elif cell.role == "group":
             columns.append(f"({cell.sql}\n)::pg_catalog.text AS _pgrain_o{number}")
             outputs.append(f"(pg_catalog.array_agg(_pgrain_o{number}))[1]")
         elif cell.role == "constant":
             outputs.append(f"({cell.sql}\n)::pg_catalog.text")
         else:
-            columns.append(f"({cell.flag}\n) AS _pgrain_fl{number}")
-            flags.append(f"pg_catalog.boolsend(_pgrain_fl{number})")
+            flags.append(None)
+            if cell.flag != "true":
+                columns.append(f"({cell.flag}\n) AS _pgrain_fl{number}")
+                flags[-1] = f"pg_catalog.boolsend(_pgrain_fl{number})"
             if cell.value:
                 columns.append(f"{cell.value} AS _pgrain_v{number}")
                 values.append(number)
@@ -276,8 +283,7 @@ def _entries(annotated: Annotated, n_classes: int):
     made = ["(pg_catalog.row_number() OVER ())::pg_catalog.int4 AS _pgrain_g",
             "pg_catalog.count(*)::pg_catalog.int4 AS _pgrain_n",
             f"pg_catalog.string_agg({_entry_code(annotated)}, {_EMPTY}) AS _pgrain_e",
-            ("pg_catalog.string_agg(" + " OPERATOR(pg_catalog.||) ".join(flags)
-             + f", {_EMPTY})" if flags else "NULL::pg_catalog.bytea") + " AS _pgrain_fl"]
+            f"{_flags(flags)} AS _pgrain_fl"]
     made += [f"pg_catalog.string_agg(pg_catalog.float8send(coalesce(_pgrain_v{j}, 0)), {_EMPTY})"
              f" AS _pgrain_v{j}" for j in values]
     made.append(f"pg_catalog.jsonb_build_array({', '.join(outputs)}) AS _pgrain_o")
@@ -286,6 +292,17 @@ def _entries(annotated: Annotated, n_classes: int):
              + (f"\nGROUP BY {keys}" if keys else "")
              + f"\nLIMIT {OUTPUT_ROWS.default + 1}\n)")
     return entry, group, values
+
+
+def _flags(flags: list[str | None]) -> str:
+    """SQL for a byte for each entry of a group and each flag; None is one that is always true."""
+    if not flags:
+        return "NULL::pg_catalog.bytea"
+    if not any(flags):
+        return ("pg_catalog.decode(pg_catalog.repeat('01', (pg_catalog.count(*) "
+                f"OPERATOR(pg_catalog.*) {len(flags)})::pg_catalog.int4), 'hex')")
+    parts = [flag or "pg_catalog.boolsend(true)" for flag in flags]
+    return f"pg_catalog.string_agg({' OPERATOR(pg_catalog.||) '.join(parts)}, {_EMPTY})"
 
 
 # --- rows without aggregation --------------------------------------------------------------

@@ -114,20 +114,21 @@ class Groups:
 
     def gradient(self, P: np.ndarray, weights: dict) -> np.ndarray:
         """d/dP of the sum of weight x cell over `weights` {(group, column): weight}."""
-        forward = self.forward(P)
+        forward = None
         to_sums: dict[tuple, np.ndarray] = {}
         by_column: dict[int, np.ndarray] = {}
         for (row, column), weight in weights.items():
             by_column.setdefault(column, np.zeros(self.n_groups))[row] += weight
         for column, weight in by_column.items():
             gate = self.gates[column]
-            n, total = forward[column]
             to_n, to_total = np.zeros(self.n_groups), np.zeros(self.n_groups)
             if gate.function == "count":
                 to_n = weight
             elif gate.function == "sum":
                 to_total = weight
             else:
+                forward = forward or self.forward(P)     # avg alone is not linear
+                n, total = forward[column]
                 safe = np.where(n <= 0, 1.0, n)
                 to_total = np.where(n <= 0, 0.0, weight / safe)
                 to_n = np.where(n <= 0, 0.0, -weight * total / safe ** 2)

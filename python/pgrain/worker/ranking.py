@@ -86,8 +86,12 @@ class Variables:
         """c = V^T grad q, (m,) float64; only variables that q depends on are touched."""
         _, p, J = self._snapshot()
         used = np.flatnonzero(dq_dp.any(axis=1))
-        rows = self.rows[used]
-        return objective_projection(p[rows], J[rows], dq_dp[used])
+        c = np.zeros(J.shape[2])
+        for start in range(0, len(used), 512):      # so that a copy of J's rows stays in the cache
+            part = used[start:start + 512]
+            rows = self.rows[part]
+            c += objective_projection(p[rows], J[rows], dq_dp[part])
+        return c
 
     def logits_and_projections(self) -> tuple[np.ndarray, np.ndarray]:
         """Logits (V, R) float64, up to a constant a row, and J_x (V, R, m) float32."""

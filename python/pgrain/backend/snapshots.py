@@ -1,0 +1,54 @@
+"""Whether anything can have changed since something was looked up.
+
+What a complaint must know of the catalogs (what EXPLAIN shows, what names mean, models, files)
+takes several statements to ask. All of it is a function of what has been committed, of this
+session's role, search_path and row_security, and of nothing else. So as long as not one transaction
+has been committed since, which a snapshot shows, the answers stand; else everything is asked again.
+
+A snapshot tells nothing about what this transaction has written itself, on a standby it does not
+name the transactions under way, and under REPEATABLE READ it is the transaction's, older than the
+catalogs: there the mark is None, which equals no other.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from pgrain.backend.spi import query
+from pgrain.errors import InvalidArgument
+
+_ENVIRONMENT = """
+SELECT pg_catalog.current_setting('search_path') AS path, current_user::text AS role,
+       pg_catalog.current_setting('row_security') AS row_security,
+       pg_catalog.current_setting('standard_conforming_strings') AS strings,
+       CASE WHEN pg_catalog.pg_current_xact_id_if_assigned() IS NULL
+                 AND NOT pg_catalog.pg_is_in_recovery()
+                 AND pg_catalog.current_setting('transaction_isolation')
+                     OPERATOR(pg_catalog.=) 'read committed'
+            THEN pg_catalog.pg_current_snapshot()::text END AS mark"""
+
+
+@dataclass(frozen=True)
+class Environment:
+    """What a query's names and rights depend on. mark: the statement's snapshot as text, or None
+    where equal marks would not mean that nothing has changed."""
+
+    path: str
+    role: str
+    row_security: str
+    mark: str | None
+
+
+def environment(plpy) -> Environment:
+    """That of the caller's statement; 22023 where strings would be read in another way."""
+    row = dict(query(plpy, _ENVIRONMENT)[0])
+    if row.pop("strings") != "on":
+        raise InvalidArgument("standard_conforming_strings is off",
+                              hint="SET standard_conforming_strings = on.")
+    return Environment(**row)
+
+
+def still(plpy, mark: str | None) -> bool:
+    """Whether nothing has been committed between the snapshot of `mark` and this moment."""
+    return mark is not None and query(
+        plpy, "SELECT pgrain._snapshot() AS mark")[0]["mark"] == mark
