@@ -1,146 +1,38 @@
-"""Latency of complaints through SQL: split by step, hot and cold, one and eight clients; Rain
-against Rain++; scaling in k, interventions and table size; precomputation."""
+"""Complaints through SQL: latency (bench_latency), Rain against Rain++; scaling in k, interventions
+and table size; precomputation."""
 
 from __future__ import annotations
 
-import re
-import statistics
-import subprocess
-import tempfile
-import time
-from pathlib import Path
-
+import bench_latency
 import numpy as np
 from bench_common import Bench
 
 from pgrain.demo import shop
-from pgrain.demo.shop import COMPLAINT, join, report
-from pgrain.demo.timing import median, memory_bandwidth, say, times
+from pgrain.demo.shop import report
+from pgrain.demo.timing import median, memory_bandwidth, say
 from pgrain.influence.scores import deletion_changes, top_k
 
-FLOATS = 4
+SIZES = ("SELECT model, n_parameters FROM pgrain.models "
+         f"WHERE model <> '{bench_latency.MODEL}' ORDER BY 2")
 
 
 def complain(bench: Bench, query: str, *given, **options) -> list[tuple]:
     return shop.complain(bench.connection, query, *given, **options)
 
 
-def floor_of(bench: Bench, rows_touched: int, k: int) -> tuple[float, str]:
-    """What must be read: the training rows' projections and the touched variables' Jacobians."""
-    size = FLOATS * k * bench.rows + FLOATS * 10 * (k + 1) * rows_touched
-    bandwidth = bench.facts["bandwidth"]
-    return 1000 * size / bandwidth, f"{size / 1e6:.1f} MB at {bandwidth / 1e9:.1f} GB/s"
-
-
 def measure(bench: Bench) -> None:
     bench.facts["bandwidth"] = memory_bandwidth()
-    _split(bench)
-    _kinds(bench)
-    _clients(bench)
+    bench_latency.measure(bench)
     _against_rain(bench)
     _scaling(bench)
     _scores(bench)
     _precompute(bench)
 
 
-def _split(bench: Bench) -> None:
-    section = "complain, by step"
-    say(section)
-    query = report(bench.main)
-    began = time.perf_counter()
-    with bench.cluster.connect(bench.connection.info.dbname) as fresh:
-        fresh.execute("SELECT * FROM pgrain.complain(%s, %s)", [query, COMPLAINT]).fetchall()
-    bench.add(section, "cold: new session, first complaint of its shape, connect included",
-              1000 * (time.perf_counter() - began), note="compiles, verifies, runs the query once")
-    k = bench.run("SELECT k FROM pgrain.models WHERE model = %s", [bench.main])[0][0]
-    floor, floor_is = floor_of(bench, bench.queried, k)
-    found = times(lambda: complain(bench, query), bench.repeat)
-    whole = bench.add(section, f"hot: all of it, {bench.queried:,} attached rows, top 100, k = {k}",
-                      statistics.median(found), floor=floor, floor_is=floor_is, low=min(found),
-                      high=max(found))
-    trip = bench.add(section, "a round trip to the server (SELECT 1)",
-                     median(lambda: bench.run("SELECT 1"), bench.repeat))
-    explain = bench.add(section, "EXPLAIN of the query", median(
-        lambda: bench.run("EXPLAIN (VERBOSE, COSTS OFF, FORMAT JSON) " + query), bench.repeat))
-    bench.add(section, "the query with its model calls, in PostgreSQL alone",
-              median(lambda: bench.run(query), bench.repeat))
-    bench.add(section, "the same on a stored column, without a model",
-              median(lambda: bench.run(re.sub(r"pgrain.predict\('\w+', image\)", "'dress'", query)),
-                     bench.repeat))
-    A = np.random.default_rng(0).normal(size=(bench.rows, k)).astype(np.float32)
-    w, c = np.ones(k), np.ones(k)
-    score = bench.add(section, "scores of the training rows and the top 100 (numpy, in process)",
-                      median(lambda: top_k(-deletion_changes(A, w, c), 100), bench.repeat),
-                      floor=1000 * A.nbytes / bench.facts["bandwidth"],
-                      floor_is=f"{A.nbytes / 1e6:.1f} MB of projections, once")
-    rest = whole.value - trip.value - explain.value - score.value
-    bench.add(section, "what is left: capture, two trips to the worker, circuit, c, rows back",
-              rest)
-
-
-def _kinds(bench: Bench) -> None:
-    section = "complain, by kind of query"
-    say(section)
-    for what, query, complaint in [
-            ("count with filter and group, attached", report(bench.main), COMPLAINT),
-            (f"join on predict(l) = predict(r), {bench.queried // 2:,} x {bench.queried // 2:,}",
-             join(bench.main), "n too high"),
-            (f"one group of {bench.queried // 24:,} rows",
-             report(bench.main, extra=" AND hour = 13"), COMPLAINT),
-            (f"not attached: {bench.queried:,} values, which the worker remembers after the first",
-             report(bench.main, table="unseen"), COMPLAINT)]:
-        began = time.perf_counter()
-        complain(bench, query, complaint)
-        first = 1000 * (time.perf_counter() - began)
-        began = time.perf_counter()
-        bench.run(query)
-        itself = 1000 * (time.perf_counter() - began)
-        found = times(lambda q=query, c=complaint: complain(bench, q, c),
-                      max(3, bench.repeat // 3))
-        bench.add(section, what, statistics.median(found), low=min(found), high=max(found),
-                  note=f"first call {first:,.0f} ms, the query itself {itself:,.0f} ms")
-    if bench.has("watch"):
-        try:
-            bench.run("CALL pgrain.watch('bench', %s)", [report(bench.main)])
-            found = times(lambda: complain(bench, "bench"), bench.repeat)
-            bench.add(section, "a watch over the same rows", statistics.median(found),
-                      low=min(found), high=max(found))
-            bench.run("SELECT pgrain.unwatch('bench')")
-        except Exception as error:
-            bench.skip(f"a watch: {str(error).splitlines()[0]}")
-    else:
-        bench.skip("watches: pgrain.watch is not built yet")
-
-
-def _clients(bench: Bench) -> None:
-    section = "complain, several clients (pgbench)"
-    say(section)
-    script = (f"SELECT count(*) FROM pgrain.complain($${report(bench.main)}$$, '{COMPLAINT}',"
-              f" top_k => 100);\n")
-    for clients in (1, 8):
-        with tempfile.TemporaryDirectory() as folder:
-            (Path(folder) / "complain.sql").write_text(script)
-            done = subprocess.run(
-                [bench.cluster.server.tool("pgbench") if hasattr(bench.cluster.server, "tool")
-                 else str(bench.cluster.server.bindir / "pgbench"), "-n", "-c", str(clients),
-                 "-T", str(round(bench.seconds)), "-l", "-f", "complain.sql",
-                 bench.cluster.dsn(bench.connection.info.dbname)],
-                cwd=folder, capture_output=True, text=True, check=False)
-            found = sorted(int(line.split()[2]) / 1000 for log in Path(folder).glob("pgbench_log*")
-                           for line in log.read_text().splitlines())
-        if done.returncode or not found:
-            bench.skip(f"{clients} clients: {(done.stderr or 'no transaction').splitlines()[-1]}")
-            continue
-        bench.add(section, f"{clients} client{'s' * (clients > 1)}", statistics.median(found),
-                  low=found[0], high=found[int(0.99 * (len(found) - 1))],
-                  note=f"{len(found) / bench.seconds:.1f} a second; the range is to the 99th "
-                       "percentile")
-
-
 def _against_rain(bench: Bench) -> None:
     section = "Rain against Rain++, by model size (figure 1, table 4)"
     say(section)
-    for name, parameters in bench.run("SELECT model, n_parameters FROM pgrain.models ORDER BY 2"):
+    for name, parameters in bench.run(SIZES):
         few = max(2, bench.repeat // 10)
         fast = median(lambda m=name: complain(bench, report(m)), bench.repeat)
         bench.add(section, f"{name}, {parameters:,} parameters: Rain++, attached", fast)
@@ -204,7 +96,7 @@ def _scores(bench: Bench) -> None:
 def _precompute(bench: Bench) -> None:
     section = "Offline (figure 10)"
     say(section)
-    for name, parameters in bench.run("SELECT model, n_parameters FROM pgrain.models ORDER BY 2"):
+    for name, parameters in bench.run(SIZES):
         took = bench.facts[f"precompute {name}"]
         flops = parameters * (12 * 80 * min(bench.rows, 10_000) + 2 * 31 * bench.rows)
         rain = bench.facts[f"rain {name}"] / 1000

@@ -221,13 +221,14 @@ def test_conditions_on_what_the_model_says(goods):
 
 def test_a_condition_that_fails_on_the_rows_of_yesterday(goods):
     session = goods.connect()
-    complaint = "flagged too high WHERE 1 / hour >= 0 AND hour > 0"
-    goods.execute("UPDATE goods SET hour = 1 WHERE hour = 0")
+    counts = dict(session.execute(REPORT).fetchall())
+    most = max(counts, key=counts.get)
+    complaint = f"flagged too high WHERE 1 / (hour - {most + 10}) <= 1"
     settle(session, REPORT, complaint)
-    goods.execute("UPDATE goods SET hour = 0 WHERE hour = 2")
+    goods.execute(f"UPDATE goods SET hour = {most + 10} WHERE hour = {most}")
     with pytest.raises(psycopg.errors.DivisionByZero):
         session.execute(ASK, [REPORT, complaint])
-    goods.execute("UPDATE goods SET hour = 2 WHERE hour = 0")
+    goods.execute(f"UPDATE goods SET hour = {most} WHERE hour = {most + 10}")
     assert rounded(session.execute(ASK, [REPORT, complaint]).fetchall()) \
         == fresh(goods, REPORT, complaint)
 
