@@ -219,8 +219,8 @@ def _by_step(bench: Bench, floors: dict) -> None:
                  "flagged too high WHERE hour = 13", changed),
                 ("join", "join on predict(l) = predict(r), as the last time", shop.join(MODEL),
                  "n too high", None),
-                ("join", "join, another transaction has committed since", shop.join(MODEL), "n too high",
-                 committed)]:
+                ("join", "join, another transaction has committed since", shop.join(MODEL),
+                 "n too high", committed)]:
             found = split(session, query, complaint, bench.repeat, before or (lambda: None))
             budget, stretch = BUDGETS[name]
             steps = ", ".join(f"{step} {statistics.median(found[step]):.2f}" for step in STEPS)
