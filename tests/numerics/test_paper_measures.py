@@ -162,6 +162,8 @@ def test_costs_are_those_of_what_is_most_alike():
     assert costs.predict(Job("setting", {"data": "a", "architecture": "x", "rows": 2}), table) == 20
     assert costs.predict(Job("setting", {"data": "a", "architecture": "x", "rows": 9}), table) == 15
     assert costs.predict(Job("setting", {"data": "c"}), table) == 20
+    cnn = Job("setting", {"data": "c", "architecture": "cnn"})
+    assert costs.predict(cnn, table) == costs.TYPICAL["setting", "cnn"]
     assert costs.predict(Job("other", {}), table) == costs.SECONDS
 
 
@@ -170,15 +172,18 @@ def test_a_section_of_lost_records_stays_until_as_many_are_measured(tmp_path, mo
     folder = tmp_path / "paper"
     (folder / "earlier").mkdir(parents=True)
     (folder / "earlier" / "controls.md").write_text(
-        "<!-- measured: 1; commit: abc1234; sizes: fashion; note: two cores -->\n\nas it was\n")
+        "<!-- measured: 2; commit: abc1234; sizes: fashion; note: two cores -->\n\nas it was\n")
     records = Records(tmp_path / "records")
     before = page.section("controls", SCALES["small"], records, folder)
     assert "as it was" in before and "abc1234" in before
-    job = experiment("controls").jobs(SCALES["small"])[1]
-    records.measure(job, lambda: {"k": 1, "chance": 0.1, "n_rows": 10, "n_parameters": 5, "queries":
-                                  {"Q3": {"rain++": [0.123], "gradient_dot": 0.2}}})
-    after = page.section("controls", SCALES["small"], records, folder)
-    assert "as it was" not in after and "0.123" in after
+    for number, shown in ((1, True), (4, False)):
+        job = experiment("controls").jobs(SCALES["small"])[number]
+        records.measure(job, lambda: {
+            "k": 1, "chance": 0.1, "n_rows": 10, "n_parameters": 5,
+            "queries": {"Q3": {"rain++": [0.123], "gradient_dot": 0.2}}})
+        after = page.section("controls", SCALES["small"], records, folder)
+        assert ("as it was" in after) == ("Measured since" in after) == shown
+        assert "0.123" in after
 
 
 def test_cifar10_is_read_where_the_user_has_it(tmp_path, monkeypatch):

@@ -31,8 +31,8 @@ def plan(names: tuple[str, ...], scale: Scale) -> list[Job]:
 def label(job: Job) -> str:
     """A job in a few words."""
     return f"{job.kind} " + " ".join(
-        str(job.what[name]) for name in ("data", "architecture", "error", "rate", "seed")
-        if name in job.what)
+        str(job.what[name]) for name in ("data", "architecture", "model", "error", "rate",
+                                           "seed") if name in job.what)
 
 
 def run(jobs: list[Job], records: Records, say: Callable[[str], None],

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import tempfile
 from importlib.metadata import version
 from pathlib import Path
 
@@ -44,6 +45,17 @@ def _load(records: list[dict]) -> str:
             if loads else "")
 
 
+def _since(one, found: list[dict]) -> str:
+    """The tables of what has been measured since a section that is kept from earlier was."""
+    if not found:
+        return ""
+    with tempfile.TemporaryDirectory() as folder:
+        text = one.render(found, Path(folder))
+    tables = [part for part in text.split("\n\n") if part.startswith("|")]
+    commits = ", ".join(sorted({r["commit"] for r in found if "commit" in r}))
+    return "\n\n".join([f"\n\nMeasured since, at {commits}:", *tables]) if tables else ""
+
+
 def section(name: str, scale: Scale, records: Records, folder: Path) -> str:
     """One experiment: how to make it alone, what the paper reports, what was found; `folder` takes
     the plots. From the records, or, while they are fewer than those of a section kept from
@@ -57,7 +69,7 @@ def section(name: str, scale: Scale, records: Records, folder: Path) -> str:
         head = (f"{command}: {old.measured} configurations, measured at commit {old.commit} "
                 f"({old.note}); their records are lost, the section is as it was written then. "
                 f"{len(found)} of {len(jobs)} have been measured since. {old.sizes}.")
-        body = old.text
+        body = old.text + _since(one, found)
     else:
         used = sum(record.get("cpu", 0) for record in found)
         commits = ", ".join(sorted({r["commit"] for r in found if "commit" in r}))

@@ -71,6 +71,7 @@ def render(records, folder: Path) -> str:
                           "numpy: product and argpartition, least",
                           "reading the array once, ms", "a second"], rows)
             + "\n\nThe arrays are random numbers of the stored shapes: the time does not depend on "
-            "them, nor on the model. On a GPU the paper reads them at some hundred GB/s; here the "
-            "floor is the memory of this machine. The same through SQL, for the rows of figure 1: "
-            "the columns of figure 6.")
+            "them, nor on the model. The floor is what this machine takes to read the array once. "
+            "Threads that wait for each other on a busy machine make the larger ones several times "
+            "slower. The same through SQL, for the rows of figure 1: the column “relabel” of "
+            "figure 6.")
