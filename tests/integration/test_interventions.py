@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import psycopg
 import pytest
@@ -46,10 +48,11 @@ def income(module_database, worker):
     return database
 
 
-def complain(database, intervention, complaint="n too low", top_k=1000):
+def complain(database, intervention, complaint="n too low", top_k=1000, **options):
     k = database.value("SELECT stored_pairs FROM pgrain.models WHERE model = 'income'")
     return database.rows("SELECT * FROM pgrain.complain(%s, %s::text, %s, %s, %s::jsonb)",
-                         [COUNT, complaint, top_k, intervention, f'{{"k": {k}}}'])
+                         [COUNT, complaint, top_k, intervention,
+                          json.dumps({"k": k, **options})])
 
 
 def relaxed(database):
@@ -105,24 +108,78 @@ def test_effect_has_the_sign_and_size_of_the_truth(income, name):
     assert (np.sign(effect) == np.sign(truth))[large].all()
 
 
-def test_any_picks_the_best_of_all(income):
-    rows = complain(income, "any")
-    assert sorted(row[2] for row in rows) == list(range(1, 201))
+def every_gain(income):
+    """train_id -> {intervention: its gain}"""
     every = {}
-    for name in ("delete", "relabel", "older", "cook", "plain hours", "usual hours"):
+    for name in ("delete", "relabel:low", "relabel:high", "older", "cook", "plain hours",
+                 "usual hours"):
         for row in complain(income, name):
             every.setdefault(row[2], {})[row[4]] = row[5]
+    return every
+
+
+def test_any_picks_the_best_of_all(income):
+    every = every_gain(income)
+    rows = complain(income, "any", plausible=False)
+    assert sorted(row[2] for row in rows) == list(range(1, 201))
     for row in rows:
         assert row[5] == pytest.approx(max(every[row[2]].values()), rel=1e-4, abs=1e-6)
         assert every[row[2]][row[4]] == pytest.approx(row[5], rel=1e-4, abs=1e-6)
     assert len({row[4] for row in rows}) >= 3
 
 
+def test_any_weighs_gains_by_what_the_model_believes(income):
+    """The score is the gain times the probability that the row is right afterwards, of what is best
+    by that measure; the effect stays the change of the cell."""
+    every = every_gain(income)
+    plain = {row[2]: (row[4], row[6]) for row in complain(income, "any", plausible=False)}
+    labels = dict(income.rows("SELECT id, level FROM past"))
+    place = {name: i for i, name in enumerate(
+        income.value("SELECT classes FROM pgrain.models WHERE model = 'income'"))}
+
+    def belief(age="p.age", hours="p.hours", job="p.job"):
+        return dict(income.rows(f"SELECT p.id, pgrain.predict_proba('income', c) FROM past p, "
+                                f"LATERAL (SELECT {age} AS age, {hours} AS hours, {job} AS job) "
+                                "AS c"))
+
+    before = belief()
+    after = {"older": belief(age="p.age + 10"), "cook": belief(job="'cook'::text"),
+             "plain hours": belief(hours="CASE WHEN p.hours > 168 THEN 35 ELSE p.hours END")}
+    rows, checked = complain(income, "any"), 0
+    for row in rows:
+        own, expected = place[labels[row[2]]], {}
+        for name, gain in every[row[2]].items():
+            if name == "delete":
+                expected[name] = gain * (1 - before[row[2]][own])
+            elif name.startswith("relabel:"):
+                expected[name] = gain * before[row[2]][place[name.removeprefix("relabel:")]]
+            elif name in after:
+                expected[name] = gain * after[name][row[2]][own]
+        if row[4] not in expected:
+            continue
+        checked += 1
+        assert row[5] == pytest.approx(expected[row[4]], rel=1e-3, abs=1e-6)
+        assert row[5] >= max(expected.values()) - 1e-3 * abs(row[5]) - 1e-6
+        if plain[row[2]][0] == row[4]:
+            assert row[6] == pytest.approx(plain[row[2]][1], rel=1e-4, abs=1e-7)
+    assert checked > 150
+
+    def believed(found):
+        """How likely the new labels are, on average."""
+        return np.mean([before[row[2]][place[row[4].removeprefix("relabel:")]]
+                        for row in found if row[4].startswith("relabel:")])
+
+    assert believed(rows[:30]) > believed(complain(income, "any", plausible=False)[:30])
+    for options in ({"plausible": "yes"}, {"plausible": True, "normalize": "relatif"}):
+        with pytest.raises(psycopg.errors.InvalidParameterValue, match="plausible"):
+            complain(income, "delete", **options)
+
+
 def test_any_chooses_among_what_it_is_told(income):
     def ranked(options):
         return income.rows("SELECT * FROM pgrain.complain(%s, 'n too low'::text, 1000, 'any', "
                            "%s::jsonb)", [COUNT, options])
-    rows = ranked('{"k": 7, "among": ["delete", "older"]}')
+    rows = ranked('{"k": 7, "among": ["delete", "older"], "plausible": false}')
     assert {row[4] for row in rows} == {"delete", "older"}
     best = {}
     for name in ("delete", "older"):

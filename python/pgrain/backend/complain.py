@@ -32,7 +32,7 @@ UNKNOWN_PLAN = "PG001"   # the worker has restarted or forgotten this plan
 NEEDS_ROWS = "PG002"     # a complaint about rows needs a plan that knows their presence
 # A guess that saves a round: the worker, which reads the grammar, has the last word (NEEDS_ROWS).
 _ABOUT_ROWS = re.compile(r"\b(no|a)\s+row\b", re.IGNORECASE)
-OPTIONS = {"among", "method", "k", "damping", "filter", "normalize", "verify"}
+OPTIONS = {"among", "plausible", "method", "k", "damping", "filter", "normalize", "verify"}
 
 
 @entry_point

@@ -9,7 +9,8 @@ from pgrain.backend.complain import check_options, evaluate_complaints
 from pgrain.backend.keys import visible
 from pgrain.backend.spi import check_interrupts, entry_point, writes_nothing
 
-OPTIONS = {"rows", "model", "directions", "k", "damping", "filter", "normalize", "among"}
+OPTIONS = {"rows", "model", "directions", "k", "damping", "filter", "normalize", "among",
+           "plausible"}
 VALUES = 100_000          # of one model; of more, a plan has to do with what is stored
 OWN = ("rows", "model", "directions")
 _REPORT_SECONDS = 2.0

@@ -10,7 +10,7 @@ from pgrain.backend.spi import entry_point, query, writes_nothing
 from pgrain.errors import InsufficientPrivilege
 from pgrain.settings import TOP_K
 
-_OPTIONS = {"among", "k", "damping", "filter", "normalize"}
+_OPTIONS = {"among", "plausible", "k", "damping", "filter", "normalize"}
 
 
 @entry_point

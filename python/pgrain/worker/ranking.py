@@ -188,7 +188,8 @@ class Ranker:
         c, cell = q[:k], cell[:k]
         among = _among(options, intervention)
         repairs = self._repairs(resident, spectrum, intervention, among, notices)
-        candidates = Candidates.of(intervention, resident.row.classes, repairs, among)
+        candidates = Candidates.of(intervention, resident.row.classes, repairs, among,
+                                   _plausible(options, intervention))
         changes = candidates.least(spectrum.training, w, c)
         if _choice(options, "method", METHODS) == "self_influence":
             changes = -self_influence(spectrum.training.A[:, :k], w)
@@ -197,7 +198,7 @@ class Ranker:
         best = top_k(-changes, n)
         best = best[changes[best] < np.inf]
         chosen = candidates.columns(spectrum.training, best, w, c).argmin(axis=1)
-        effects = candidates.columns(spectrum.training, best, w, cell)
+        effects = candidates.columns(spectrum.training, best, w, cell, expected=False)
         titles = candidates.titles()
         return Suspects(best, spectrum.training.rows[best], [titles[number] for number in chosen],
                         -changes[best], effects[np.arange(len(best)), chosen],
@@ -264,8 +265,9 @@ def check_options(options: dict, intervention: str) -> str:
     Hessian as it is; for ``rain++``, `k` counts eigenpairs, `damping` is relative to the largest.
     """
     method = _choice(options, "method", METHODS)
-    idle = {"rain++": (), "self_influence": ("normalize",), "rain": ("filter", "normalize"),
-            "gradient_dot": ("filter", "normalize", "k", "damping")}[method]
+    idle = {"rain++": (), "self_influence": ("normalize", "plausible"),
+            "rain": ("filter", "normalize", "plausible"),
+            "gradient_dot": ("filter", "normalize", "k", "damping", "plausible")}[method]
     for name in idle:
         if name in options:
             raise InvalidArgument(f'option "{name}" has no effect on method "{method}"')
@@ -282,6 +284,16 @@ def check_options(options: dict, intervention: str) -> str:
         raise UnsupportedOperator(f'method "{method}" ranks deletions only',
                                   hint="Leave out the option method for other interventions.")
     return method
+
+
+def _plausible(options: dict, intervention: str) -> bool:
+    """Whether gains are weighed by how likely each row is right afterwards."""
+    plausible = options.get("plausible", intervention == ANY)
+    if type(plausible) is not bool:
+        raise InvalidArgument('option "plausible" is true or false')
+    if plausible and options.get("normalize", NORMALIZE[0]) != NORMALIZE[0]:
+        raise InvalidArgument('option "plausible" does not go with "normalize"')
+    return plausible
 
 
 def _among(options: dict, intervention: str) -> list[str] | None:

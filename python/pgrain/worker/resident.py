@@ -87,13 +87,15 @@ class Repair:
     """A feature repair of the training rows, projected under one spectrum.
 
     at: (n',) positions in `Training.rows` (ascending) of the rows that it changes; A: (n', m)
-    float32, a_z' of the row with its new features and its own label (0 where it removes the row).
+    float32, a_z' of the row with its new features and its own label (0 where it removes the row);
+    belief: (n',) float32, p(y | x') of that label (1 where it removes the row).
     """
 
     number: int
     name: str
     at: np.ndarray
     A: np.ndarray
+    belief: np.ndarray
 
 
 @dataclass
@@ -206,7 +208,7 @@ class Residents:
             for it in defined:
                 if it.number in ready and it.number not in spectrum.repairs:
                     spectrum.repairs[it.number] = self._query(
-                        lambda c, it=it: _load_repair(c, spectrum, it))
+                        lambda c, it=it: _load_repair(c, resident, spectrum, it))
         return ([spectrum.repairs[it.number] for it in defined if it.number in ready],
                 [it.name for it in defined if it.number not in ready])
 
@@ -319,17 +321,22 @@ def _load_spectrum(connection, resident: Resident, number: int) -> Spectrum:
     return Spectrum(row, vectors, training)
 
 
-def _load_repair(connection, spectrum: Spectrum, it: interventions.Intervention) -> Repair:
+def _load_repair(connection, resident: Resident, spectrum: Spectrum,
+                 it: interventions.Intervention) -> Repair:
     rows, A = [np.zeros(0, np.int64)], [np.zeros((0, spectrum.vectors.shape[1]), np.float32)]
+    belief = [np.zeros(0, np.float32)]
     for _, arrays in spectra.chunks(connection, spectrum.row.spectrum,
                                     interventions.kind_of_chunks(it.number)):
+        n, labels = len(arrays["rows"]), resident.learned.labels[arrays["rows"]]
         rows.append(arrays["rows"])
         A.append(training_projection(arrays["J"], arrays["residual"]) if "J" in arrays
-                 else np.zeros((len(arrays["rows"]), A[0].shape[1]), np.float32))
+                 else np.zeros((n, A[0].shape[1]), np.float32))
+        belief.append(1 + arrays["residual"][np.arange(n), labels] if "J" in arrays
+                      else np.ones(n, np.float32))
     numbers = np.concatenate(rows)
     there = np.isin(numbers, spectrum.training.rows)
     return Repair(it.number, it.name, np.searchsorted(spectrum.training.rows, numbers[there]),
-                  np.concatenate(A)[there])
+                  np.concatenate(A)[there], np.concatenate(belief)[there])
 
 
 def _load_chunks(connection, resident: Resident, spectrum: int | None,
