@@ -79,6 +79,67 @@ def test_a_row_is_not_shown_for_nothing(schema: Lab) -> None:
     assert sorted(text[0] for text in circuit.texts) == ["1", "1", "2", "3"]
 
 
+@pytest.mark.parametrize("form", ["EXISTS", "NOT EXISTS"])
+def test_gradient_of_two_thousand_variables_in_one_exists(schema: Lab, form: str) -> None:
+    """Along single variables and along random directions: finite differences, through SQL."""
+    model = f"wide {form}"
+    schema.add_model(model, CLASSES, {f"w{i}": "b" for i in range(2000)})
+    query = (f"SELECT count(*) AS n FROM o WHERE {form} (SELECT 1 FROM generate_series(0, 1999) AS"
+             f" i (k) WHERE o.id IS NOT NULL AND pgrain.predict('{model}', 'w' || i.k) = 'a')")
+    circuit, _ = schema.circuit(query)
+    assert circuit.shapes[model] == (2000, 2)
+    rng = np.random.default_rng(0)
+    p = (rng.random(2000) + 0.1) * 1e-3      # no step leads below 0
+
+    def value(p) -> float:
+        P = {model: np.stack([p, 1 - p], axis=1)}
+        return float(circuit.relaxed(P).numbers[0, 0])
+
+    slope = circuit.gradient({model: np.stack([p, 1 - p], axis=1)}, {(0, 0): 1.0})[model]
+    slope = slope[:, 0] - slope[:, 1]
+    none = np.prod(1 - p)       # of the six rows of o one has no id: it is the last of NOT EXISTS
+    assert value(p) == pytest.approx(5 * (1 - none) if form == "EXISTS" else 5 * none + 1,
+                                     rel=1e-10)
+    directions = [*np.eye(2000)[[0, 999, 1999]], *rng.normal(size=(4, 2000))]
+    for direction in directions:
+        step = 1e-6
+        numeric = (value(p + step * direction) - value(p - step * direction)) / (2 * step)
+        assert slope @ direction == pytest.approx(numeric, rel=1e-5)
+
+
+def test_what_must_be_listed_says_so(schema: Lab) -> None:
+    """Ten million pairs of a label join under min: 54000, with what could be written instead."""
+    schema.add_model("pair", CLASSES, {f"g{i}": "a" for i in range(7)})
+    schema.connection.execute("CREATE TABLE IF NOT EXISTS wide AS SELECT i AS id, 'g' || i % 7 AS "
+                              "x FROM generate_series(1, 2200) AS i")
+    with pytest.raises(LimitExceeded) as caught:
+        schema.circuit("SELECT min(b.id) AS n FROM wide AS a JOIN wide AS b ON "
+                       "pgrain.predict('pair', a.x) = pgrain.predict('pair', b.x)")
+    assert "IN (SELECT" in caught.value.hint
+
+
+def test_few_keys_find_their_rows_by_an_index(schema: Lab) -> None:
+    """Without nested loops PostgreSQL would read the whole table for ten keys."""
+    schema.connection.execute(
+        "CREATE TABLE IF NOT EXISTS many AS SELECT i AS id, i / 2 AS o, 'f' || i % 4 AS x FROM "
+        "generate_series(1, 100000) AS i; CREATE INDEX IF NOT EXISTS many_o ON many (o); "
+        "ANALYZE many")
+    query = ("SELECT count(*) AS n FROM many AS a WHERE id BETWEEN 5 AND 15 AND EXISTS (SELECT 1 "
+             "FROM many AS b WHERE b.o = a.id AND pgrain.predict('m', b.x) = 'a')")
+    circuit, capture = schema.circuit(query)
+    circuit.value(schema.predicted(circuit)).compare(schema.result(capture))
+    schema.connection.execute("SET enable_nestloop = off")
+    try:
+        plan = "\n".join(row[0] for row in schema.rows(
+            "EXPLAIN (ANALYZE, COSTS OFF, TIMING OFF, SUMMARY OFF) "
+            + capture.sql.replace("$1", "'\\x00'::bytea")))
+    finally:
+        schema.connection.execute("RESET enable_nestloop")
+    scans = [line for line in plan.split("\n") if "on many b" in line or "on many_o" in line]
+    assert any("Index" in line and "never executed" not in line for line in scans)
+    assert all("never executed" in line for line in scans if "Seq Scan" in line)
+
+
 def test_more_possible_rows_than_an_int4_can_number_are_over_the_limit(schema: Lab) -> None:
     """216 000 assignments of three labels for each of 10 000 rows: 54000, not 22003."""
     labels = ", ".join(f"pgrain.predict('many', t.x || '{c}') AS l{c}" for c in "abc")

@@ -45,6 +45,17 @@ class Expression:
     def end(self) -> int:
         return self.start + len(self.text)
 
+    @property
+    def casts_label(self) -> bool:
+        """Whether a model call is cast: call::type, or CAST(call AS type)."""
+        for call in self.calls:
+            before = [token for token in self.tokens if token.end <= call.start]
+            after = next((token for token in self.tokens if token.start >= call.end), None)
+            if after is not None and after.value == "::" or len(before) > 1 \
+                    and before[-1].value == "(" and before[-2].is_word("cast"):
+                return True
+        return False
+
     def with_labels(self, labels: dict[int, str]) -> str:
         """The text with each model call replaced by `labels[start of the call]`."""
         text, offset = self.text, self.start

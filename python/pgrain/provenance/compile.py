@@ -18,6 +18,7 @@ from pgrain.provenance.annotate import Annotated, Annotator
 from pgrain.provenance.capture_sql import capture_sql, digests, side_from, with_clause
 from pgrain.provenance.circuit import Circuit
 from pgrain.provenance.flatten import flatten
+from pgrain.provenance.grouping import no_numbers
 from pgrain.provenance.lineage import Lineage, read_lineage
 from pgrain.provenance.output import OutputColumn, match_sql, result_sql
 from pgrain.provenance.over_join import OverJoin, split
@@ -287,6 +288,8 @@ def _compile_join(query: str, facts, models: dict[str, ModelFacts],
                 hint="Make its argument a number, as with extract(epoch FROM ...).")
         described.append(OutputColumn(name, oid, type_name, cell.dependent, numeric, cell.role))
     classes = models[annotated.slots[0].model].classes
+    if no_numbers("numeric", classes) and any(e.casts_label for e in operators.expressions()):
+        raise UnsupportedOperator("a class that is no number, cast to one")
     stamps = stamped_slots(annotated)
     stamped_sql = stamps and capture_sql(annotated, classes,
                                          {stamp.slot: stamp_sql(stamp) for stamp in stamps})

@@ -6,6 +6,8 @@ nondeterministic collation. A pattern must not mix them, for an expression may s
 
 from __future__ import annotations
 
+import re
+
 # bool, bytea, char, name, int8, int2, int4, oid, date, time, timestamp, timestamptz, uuid
 _EXACT = {16, 17, 18, 19, 20, 21, 23, 26, 1082, 1083, 1114, 1184, 2950}
 _TEXT = {25, 1043}
@@ -34,6 +36,25 @@ def group_terms(sql: str, oid: int, exact: bool = False) -> list[str]:
     if oid in _EQUAL_BUT_DISTINCT:
         return [sql, as_text]
     return [as_text]
+
+
+_INTEGER = re.compile(r"[+-]?(\d[\d_]*|0[xX][\da-fA-F_]+|0[oO][0-7_]+|0[bB][01_]+)")
+_NUMBER = re.compile(r"[+-]?((\d[\d_]*\.?[\d_]*|\.\d[\d_]*)([eE][+-]?\d+)?|nan|inf|infinity|"
+                     r"0[xXoObB][\da-fA-F_]+)", re.IGNORECASE)
+_SPELLED = {"int": _INTEGER, "integer": _INTEGER, "bigint": _INTEGER, "smallint": _INTEGER,
+            "int2": _INTEGER, "int4": _INTEGER, "int8": _INTEGER, "numeric": _NUMBER,
+            "decimal": _NUMBER, "real": _NUMBER, "float": _NUMBER, "float4": _NUMBER,
+            "float8": _NUMBER, "double precision": _NUMBER}
+
+
+def no_numbers(target: str, texts: list[str]) -> list[str]:
+    """Those of `texts` that a cast to the type `target` refuses for certain, if it is of numbers.
+
+    What one version of PostgreSQL reads as a number and another does not is left to it.
+    """
+    kind = " ".join(target.lower().removeprefix("pg_catalog.").split("(")[0].split())
+    spelled = _SPELLED.get(kind)
+    return [text for text in texts if not spelled.fullmatch(text.strip())] if spelled else []
 
 
 def representative(sql: str, oid: int) -> str:

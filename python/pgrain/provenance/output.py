@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Iterable
@@ -209,7 +210,12 @@ def _json_value(oid: int, text: str | None):
 
 
 def _normal(column: OutputColumn, text: str | None):
-    """A key cell as it is compared: numbers by value, for 1.0 and 1.00 may share a group."""
+    """A key cell as it is compared: by value, for 1.0 and 1.00 may share a group, and either may
+    name it; so may '1 day' and '24:00:00', or JSON numbers."""
+    if text is not None and column.type_oid == 1186:
+        return _span(text)
+    if text is not None and column.type_oid == 3802:
+        return _frozen(json.loads(text, parse_float=Decimal, parse_int=Decimal))
     if text is None or not column.numeric:
         return text
     try:
@@ -217,6 +223,39 @@ def _normal(column: OutputColumn, text: str | None):
     except InvalidOperation:
         return text
     return number if number.is_finite() else text
+
+
+_UNITS = {"year": 360, "mon": 30, "day": 1}
+_CLOCK = re.compile(r"(-|\+)?(\d+):(\d\d):(\d\d(?:\.\d+)?)")
+
+
+def _span(text: str):
+    """An interval as PostgreSQL compares it: days of a month 30, hours of a day 24; in seconds.
+
+    The text itself in any other style than IntervalStyle = postgres.
+    """
+    words, seconds = text.split(), Decimal(0)
+    clock = _CLOCK.fullmatch(words[-1]) if words else None
+    if clock:
+        sign, hours, minutes, rest = clock.groups()
+        amount = int(hours) * 3600 + int(minutes) * 60 + Decimal(rest)
+        seconds += -amount if sign == "-" else amount
+        words.pop()
+    for number, unit in zip(words[::2], words[1::2], strict=False):
+        days = _UNITS.get(unit.removesuffix("s"))
+        if days is None or not re.fullmatch(r"[+-]?\d+", number):
+            return text
+        seconds += int(number) * days * 86400
+    return text if len(words) % 2 else seconds
+
+
+def _frozen(value):
+    """A JSON value that can be compared and hashed."""
+    if isinstance(value, dict):
+        return "object", frozenset((name, _frozen(part)) for name, part in value.items())
+    if isinstance(value, list):
+        return "array", tuple(_frozen(part) for part in value)
+    return type(value).__name__, value
 
 
 def _fold_text(text: str) -> str:

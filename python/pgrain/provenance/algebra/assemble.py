@@ -55,6 +55,10 @@ class Rows:
         return len(self.literals)
 
 
+_LISTED = (" Of a join on predictions only count, sum and avg, and arithmetic over them, do "
+           "without its pairs; x IN (SELECT y ...) can stand for EXISTS (SELECT 1 ... WHERE y = x).")
+
+
 class Base:
     """The base rows of a SELECT, and their numbers."""
 
@@ -62,7 +66,8 @@ class Base:
         self.assembly, self.block = assembly, block
         packed, n = assembly.packed, block.number
         self.n = packed.count(f"{n}.rows")
-        settings.FACTOR_PAIRS.limit(self.n, hint="Filter the inputs first, or join on columns.")
+        settings.FACTOR_PAIRS.limit(self.n, hint="Filter the inputs first, or join on columns."
+                                    + (_LISTED if len(block.slots) > 1 else ""))
         self.units = [(assembly.rows[unit.relation.block], self._rows_of(j, unit))
                       for j, unit in enumerate(block.units)]
         self.leaves = [packed.floats(f"{n}.f{i}") for i in range(len(block.leaves))]

@@ -15,6 +15,8 @@ from pgrain.provenance.stamps import Stamped
 # Names of ours never meet a name of the caller's: all begin with "_pgrain_", which is reserved.
 ID = "_pgrain_id"        # number of a possible row in its relation
 KEY = "_pgrain_k"        # number of the outer values for which an inner query's row stands
+# So many keys are looked up in an index, if there is one; for more the whole table is read.
+FEW_KEYS = 1000
 # Possible rows (base row and class assignment) cost less than what joins: so many make one pair.
 PAIRS_A_FACTOR_PAIR = 8
 
@@ -234,6 +236,8 @@ class SelectBlock:
     key: Key | None = None
     from_: list[str] = field(default_factory=list)
     where: list[str] = field(default_factory=list)
+    # Columns of tables that a condition says to equal a column of the key: (SQL, its number).
+    tied: list[tuple[str, int]] = field(default_factory=list)
     units: list[Unit] = field(default_factory=list)
     slots: list[Slot] = field(default_factory=list)
     details: list[Detail] = field(default_factory=list)

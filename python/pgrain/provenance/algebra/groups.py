@@ -27,6 +27,7 @@ from pgrain.provenance.algebra.program import cut
 from pgrain.provenance.algebra.queries import order_refusal, output_name, position, untyped
 from pgrain.provenance.annotate import present
 
+DATE_OIDS = {1082: "pg_catalog.date", 1114: "pg_catalog.timestamp", 1184: "pg_catalog.timestamptz"}
 NUMBER_OIDS = (20, 21, 23, 700, 701, 1700)
 FUNCTIONS = ("count", "sum", "avg", "min", "max", "bool_and", "bool_or", "every")
 
@@ -344,6 +345,40 @@ class GroupBuilder(Numbers):
             return Atom("flag", Number(("p", 0), [("aggregate", number, "bool")]), None)
         return super().read_atom(expression, node)
 
+    def atom(self, expression, operator: str, left, right) -> Atom:
+        """As ever; and the least or greatest of dates beside a date, both as seconds."""
+        for one, other in ((left, right), (right, left)):
+            oid = self._dates(one)
+            if not oid or not isinstance(other, SpineLeaf):
+                continue
+            part = cut(expression, other.start, other.end)
+            where, text = self.of_group(part)
+            if untyped(text) is not None:
+                text = f"{untyped(text)}::{DATE_OIDS[oid]}"
+            elif self.program.type_of(self.select, part.text) not in (0, oid):
+                raise self.program.refuse("a comparison of dates of two types", part,
+                                          f"Cast one of them to {DATE_OIDS[oid]}.")
+            aggregate = self.aggregate(one.piece, seconds=True)
+            leaf = where, f"pg_catalog.date_part('epoch', ({text}\n))"
+            if leaf not in self.grouping.leaves:
+                self.grouping.leaves.append(leaf)
+            sides = [Number(("x", 0), [("aggregate", aggregate, one.piece.function)]),
+                     Number(("const", 0), [("leaf", self.grouping.leaves.index(leaf))])]
+            if operator in ("=", "<>"):
+                raise self.program.refuse("a threshold on a minimum or maximum compared for "
+                                          "equality", part, "Use < or >.")
+            return Atom(operator, *(sides if one is left else sides[::-1]))
+        return super().atom(expression, operator, left, right)
+
+    def _dates(self, node) -> int:
+        """The type of what a node is the least or greatest of, if these are dates; else 0."""
+        piece = node.piece if isinstance(node, PieceLeaf) else None
+        if not isinstance(piece, nodes.AggregateCall) or piece.function not in ("min", "max") \
+                or len(piece.arguments or ()) != 1:
+            return 0
+        oid = self.program.type_of(self.select, piece.arguments[0].text)
+        return oid if oid in DATE_OIDS else 0
+
     def condition(self, atom: Atom) -> int:
         if atom not in self.grouping.atoms:
             self.grouping.atoms.append(atom)
@@ -370,9 +405,17 @@ class GroupBuilder(Numbers):
 
     # --- aggregates ------------------------------------------------------------------------
 
-    def aggregate(self, call: nodes.AggregateCall) -> int:
-        """Number of an aggregate of this grouping."""
+    def aggregate(self, call: nodes.AggregateCall, seconds: bool = False) -> int:
+        """Number of an aggregate of this grouping; seconds: of dates, as numbers."""
         made = self.read_aggregate(call)
+        if seconds:
+            made.as_text = False
+            for where in ("base", "entry"):
+                text = getattr(made, f"distinct_{where}")
+                if text is not None:
+                    setattr(made, f"value_{where}",
+                            f"pg_catalog.date_part('epoch', ({text}\n))")
+                    setattr(made, f"distinct_{where}", None)
         if made not in self.grouping.aggregates:
             self.grouping.aggregates.append(made)
         return self.grouping.aggregates.index(made)

@@ -118,7 +118,11 @@ class Groups:
     def signature(self, j: int) -> tuple:
         """Aggregates of one signature have rows, or none, together."""
         aggregate = self.grouping.aggregates[j]
-        return id(self), aggregate.flag_base, aggregate.flag_entry
+        flags = aggregate.flag_base, aggregate.flag_entry
+        if not aggregate.distinct and aggregate.number is None \
+                and len(self.terms(j).group) == len(self.group):
+            flags = None, None          # it leaves out no row
+        return id(self), *flags
 
     def any(self) -> np.ndarray:
         """(n,) literals: the group has a row."""

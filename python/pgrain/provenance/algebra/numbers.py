@@ -253,6 +253,11 @@ class Numbers:
             alias, column = self.resolve(piece.qualifier, piece.name)
             if column.cell is not None:
                 return "cell", self.unit_of[alias], column.cell
+            if column.shown is not None:
+                raise self.program.refuse(
+                    f'"{column.name}", a text or date that depends on predictions, in an outer '
+                    "query", piece, "Make it a number where it is aggregated, as with "
+                    "max(extract(epoch FROM …)).")
         elif isinstance(piece, nodes.Subquery) and piece.form == "scalar":
             unit, cell = self.answers[id(piece)]
             return "cell", unit, cell

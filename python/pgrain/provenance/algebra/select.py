@@ -12,7 +12,9 @@ from dataclasses import dataclass
 
 from pgrain.plan import nodes
 from pgrain.plan.lexer import tokenize
+from pgrain.plan.spine import Op, PieceLeaf
 from pgrain.provenance.algebra.blocks import (
+    FEW_KEYS,
     ID,
     KEY,
     Column,
@@ -29,7 +31,14 @@ from pgrain.provenance.algebra.inline import inline
 from pgrain.provenance.algebra.numbers import Numbers
 from pgrain.provenance.algebra.program import Program, candidates, conjuncts, free_columns
 from pgrain.provenance.algebra.scope import aliases_of
+from pgrain.provenance.grouping import no_numbers
+from pgrain.provenance.probes import array
 from pgrain.provenance.stamps import Stamped, plain_table
+
+# int8, int2, int4, text, oid, varchar, date, timestamp, timestamptz, uuid: of one type, = on them
+# is the operator of their indexes.
+_SYSTEM = {"ctid": 27, "tableoid": 26, "xmin": 28, "cmin": 29, "xmax": 28, "cmax": 29}
+_INDEXED = {20, 21, 23, 25, 26, 1043, 1082, 1114, 1184, 2950}
 
 
 @dataclass
@@ -83,6 +92,8 @@ class SelectBuilder(Numbers):
                     if (name in (column.name, "*") or qualifier is None and name == alias) \
                             and not column.random:
                         found[alias, column.name, column.oid] = None
+                if name in _SYSTEM and alias in self.tables:
+                    found[alias, name, _SYSTEM[name]] = None
             for alias, column, oid in self.key.columns if self.key else []:
                 if (column == name and qualifier in (None, alias)
                         or qualifier == alias and name == "*"
@@ -145,7 +156,7 @@ class SelectBuilder(Numbers):
     def add_unit(self, alias: str, relation: Relation, key: Key | None = None) -> int:
         """A relation of possible rows under `alias`; `key`: made of this SELECT's own columns."""
         names = self.known.get(alias) or [(c.name, c.oid) for c in relation.columns]
-        columns = [Column(name, oid, column.cell, column.flag)
+        columns = [Column(name, oid, column.cell, column.flag, shown=column.shown)
                    for (name, oid), column in zip(names, relation.columns, strict=True)]
         parts = [ID, *([KEY] if relation.keyed else [])]
         parts += [f"_pgrain_o{number} AS {quoted(column.name)}"
@@ -255,6 +266,24 @@ class SelectBuilder(Numbers):
                 continue
             made = self.prepare(part)
             (self.block.mixed if made.labelled else self.block.where).append(made.text)
+            self._tie(part)
+
+    def _tie(self, part: nodes.Expr) -> None:
+        """Note a condition that a column of a table equals a column that the key brings in."""
+        tree = part.tree
+        if self.key is None or not isinstance(tree, Op) or tree.name != "=":
+            return
+        pieces = [arg.piece for arg in tree.args if isinstance(arg, PieceLeaf)]
+        if len(pieces) != 2 or not all(isinstance(piece, nodes.ColumnRef) for piece in pieces):
+            return
+        for mine, theirs in (pieces, pieces[::-1]):
+            found = self.resolve(mine.qualifier, mine.name)
+            outer = None if self.resolve(theirs.qualifier, theirs.name) else \
+                self.resolve_outer(theirs.qualifier, theirs.name)
+            if found is not None and outer is not None and found[0] in self.tables \
+                    and found[1].oid == outer[2] and outer[2] in _INDEXED:
+                self.block.tied.append((f"{quoted(found[0])}.{quoted(found[1].name)}",
+                                        self.key.columns.index(outer)))
 
     def prepare(self, expression: nodes.Expr, labelled: bool = False) -> Prepared:
         """The expression as PostgreSQL will evaluate it, on base rows or (if `labelled`, or if it
@@ -264,6 +293,9 @@ class SelectBuilder(Numbers):
         if self.randoms(expression):
             replaced |= self.atoms_of(expression)
         replaced |= answer_arrays(self, expression)
+        casts = self._number_casts(expression)
+        replaced |= casts
+        labelled |= bool(casts)
 
         def inside(piece) -> bool:
             return any(start <= piece.start and piece.end <= end for start, end in replaced)
@@ -284,6 +316,11 @@ class SelectBuilder(Numbers):
             elif isinstance(piece, nodes.ColumnRef) and self.whole_row(piece):
                 raise self.program.refuse("a whole row of a subquery that depends on a model",
                                           piece, "Name the columns.")
+            elif isinstance(piece, nodes.ColumnRef) and "." in (piece.qualifier or "") \
+                    and piece.name != "*" \
+                    and self.resolve_outer(piece.qualifier.rsplit(".", 1)[-1], piece.name):
+                alias = piece.qualifier.rsplit(".", 1)[-1]     # a schema's table no more
+                replaced[span] = f"{quoted(alias)}.{quoted(piece.name)}"
             elif isinstance(piece, nodes.Subquery):
                 self.refuse_random(free_columns(self.program, piece.query), piece)
             elif isinstance(piece, nodes.ColumnRef) and self.virtual(piece):
@@ -295,6 +332,31 @@ class SelectBuilder(Numbers):
         if labelled:
             self.keep(expression, replaced)
         return Prepared(text, labelled)
+
+    def _number_casts(self, expression: nodes.Expr) -> dict[tuple[int, int], str]:
+        """Labels cast to numbers: the classes that are none are NULL, and PostgreSQL need not
+        refuse a class that no row has."""
+        replaced: dict[tuple[int, int], str] = {}
+
+        def look(node) -> None:
+            piece = getattr(node.args[0], "piece", None) if isinstance(node, Op) else None
+            if isinstance(piece, nodes.ModelCall) and piece.function == "predict" \
+                    and node.name.startswith("cast:"):
+                target = node.name.removeprefix("cast:")
+                texts = no_numbers(target, self.program.classes[piece.model])
+                if texts:
+                    slot = self.slot(piece)
+                    label = f'"_pgrain_c{slot.number}"."_pgrain_label"'
+                    replaced[node.start, node.end] = (
+                        f"((CASE WHEN {label} OPERATOR(pg_catalog.=) ANY ({array(texts)}) THEN "
+                        f"NULL ELSE {label} END)::{target})")
+                return
+            for child in getattr(node, "args", ()):
+                if child is not None:
+                    look(child)
+
+        look(expression.tree)
+        return replaced
 
     def whole_row(self, piece: nodes.ColumnRef) -> bool:
         """Whether a name means a row of a relation that PostgreSQL does not know as it is."""
@@ -446,6 +508,26 @@ class SelectBuilder(Numbers):
         return len(self.block.leaves) - 1
 
 
+def _of_keys(block: SelectBlock, sql: str, ended: bool) -> str:
+    """The rows of `sql` for every row of the block's key; ended: it ends with conditions.
+
+    PostgreSQL knows no number of these and must not join by nested loops (`nested_loops`). So that
+    few keys find their rows by an index all the same, there are two branches, of which one runs.
+    """
+    key = block.key
+    sources = [f"{key.cte} AS _pgrain_key", *key.lateral("_pgrain_key")]
+    made = f"SELECT _pgrain_key.{KEY}, _pgrain_i.* FROM " + ",\n".join(sources)
+    if not block.tied or not ended:
+        return f"{made},\nLATERAL (\n{sql}\n) AS _pgrain_i"
+    count = f"(SELECT pg_catalog.count(*) FROM {key.cte})"
+    narrow = "".join(f"\n AND {column} = ANY (ARRAY(SELECT _pgrain_c{number} FROM {key.cte}))"
+                     for column, number in block.tied)
+    return (f"{made},\nLATERAL (\n{sql}\n) AS _pgrain_i"
+            f"\nWHERE {count} OPERATOR(pg_catalog.>) {FEW_KEYS}\nUNION ALL\n"
+            f"{made},\nLATERAL (\n{sql}{narrow}\n) AS _pgrain_i"
+            f"\nWHERE {count} OPERATOR(pg_catalog.<=) {FEW_KEYS}")
+
+
 def select_sql(block: SelectBlock, columns: list[str], limit: int | None = None) -> str:
     """SELECT of `columns` over the base rows of a block, the key's number first if it has one."""
     from_ = ",\n".join(f"{text}\n" for text in block.from_)
@@ -456,9 +538,7 @@ def select_sql(block: SelectBlock, columns: list[str], limit: int | None = None)
         sql += "WHERE " if from_ else "\nWHERE "
         sql += "\n AND ".join(f"({condition}\n)" for condition in block.where)
     if block.key is not None:
-        sources = [f"{block.key.cte} AS _pgrain_key", *block.key.lateral("_pgrain_key"),
-                   f"LATERAL (\n{sql}\n) AS _pgrain_i"]
-        sql = f"SELECT _pgrain_key.{KEY}, _pgrain_i.* FROM " + ",\n".join(sources)
+        sql = _of_keys(block, sql, bool(from_ and block.where))
     if limit is not None:
         sql += f"\nLIMIT {limit}"
     return sql
