@@ -56,7 +56,8 @@ class Rows:
 
 
 _LISTED = (" Of a join on predictions only count, sum and avg, and arithmetic over them, do "
-           "without its pairs; x IN (SELECT y ...) can stand for EXISTS (SELECT 1 ... WHERE y = x).")
+           "without its pairs; x IN (SELECT y ...) can stand for EXISTS (SELECT 1 ... WHERE "
+           "y = x).")
 
 
 class Base:
