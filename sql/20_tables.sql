@@ -56,7 +56,7 @@ CREATE INDEX ON pgrain.spectrum (version);
 -- Arrays of a version or of a spectrum, a few megabytes a row: safetensors bytes and their SHA-256.
 CREATE TABLE pgrain.version_chunk (
     version  bigint NOT NULL REFERENCES pgrain.model_version ON DELETE CASCADE,
-    kind     text NOT NULL,          -- parameters, rows
+    kind     text NOT NULL,          -- parameters, rows; while it is trained: checkpoint
     seq      integer NOT NULL,
     checksum bytea NOT NULL,
     data     bytea NOT NULL,

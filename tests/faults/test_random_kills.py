@@ -132,3 +132,40 @@ def test_complaints_are_answered_right_or_not_at_all(shop, queries):
     assert wrong == []
     assert answers[0] > before, "nobody is answered after the restart"
     assert set(failures) <= {"08006"}, set(failures)
+
+
+def test_a_killed_training_goes_on_after_its_last_epoch(shop, until):
+    """To the same weights, bit for bit; and nothing of what it kept stays behind."""
+    call = "CALL pgrain.train('colour', '{\"epochs\": %s}', wait => %s)"
+    size = ("SELECT coalesce(sum(octet_length(data)), 0) FROM pgrain.version_chunk "
+            "WHERE kind = 'checkpoint'")
+    weights = ("SELECT c.data, metrics ->> 'resumed_after' FROM pgrain.version_chunk c "
+               "JOIN pgrain.model_version v USING (version) WHERE kind = 'parameters' "
+               "ORDER BY version DESC LIMIT 1")
+    started = time.monotonic()
+    shop.execute(call % (100, "true"))
+    epochs = int(100 * 12 / (time.monotonic() - started)) + 100     # some twelve seconds
+    shop.execute(call % (epochs, "false"))
+    until(lambda: shop.value(size), "an epoch is kept")
+    shop.worker.kill()
+    # Weights, two moments of Adam: three times the parameters, and some numbers.
+    assert 0 < shop.value(size) < 13 * shop.value(
+        "SELECT max(n_parameters) FROM pgrain.model_version") + 4000
+    shop.worker.start()
+    job = shop.value("SELECT max(job) FROM pgrain.jobs")
+    until(lambda: shop.value("SELECT state = 'succeeded' FROM pgrain.jobs WHERE job = %s", [job]),
+          "the job ends", 120)
+    data, after = shop.rows(weights)[0]
+    assert 0 < int(after) < epochs
+    assert shop.value(size) == 0
+    shop.execute(call % (epochs, "true"))
+    again, after = shop.rows(weights)[0]
+    assert after is None and bytes(again) == bytes(data)
+    shop.execute(call % (epochs, "false"))
+    until(lambda: shop.value(size), "an epoch is kept")
+    job = shop.value("SELECT max(job) FROM pgrain.jobs")
+    shop.execute("SELECT pgrain.cancel(%s)", [job])
+    until(lambda: shop.value("SELECT state = 'cancelled' FROM pgrain.jobs WHERE job = %s", [job]),
+          "it is cancelled")
+    assert shop.value(size) == 0
+    assert shop.value("SELECT count(*) FROM pgrain.model_version WHERE NOT ready") == 0

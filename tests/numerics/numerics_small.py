@@ -15,6 +15,12 @@ ARCHITECTURES = {
     "lstm": ((6,), {"embedding": 3, "units": 3}),
     "numerics_small:Residual": ((5,), {"arguments": {"width": 4}}),
 }
+# Compiling their derivatives takes long, so they are for one test of each kind alone. One group of
+# their two or three blocks: all four take a minute to compile.
+DEEP = {
+    "wide_resnet_18": ((4, 4, 1), {"stem": 2, "widths": [2], "activation": "tanh"}),
+    "wide_resnet_26": ((4, 4, 1), {"stem": 2, "widths": [2], "activation": "tanh"}),
+}
 WORDS = 9
 
 
@@ -33,7 +39,7 @@ class Residual(nn.Module):
 
 def small_model(architecture: str, n: int = 24, n_classes: int = 3, seed: int = 0):
     """A model of some dozens of parameters away from any optimum, and rows for it."""
-    shape, options = ARCHITECTURES[architecture]
+    shape, options = (ARCHITECTURES | DEEP)[architecture]
     tokens = architecture == "lstm"
     model = registry.build(architecture, n_classes, shape, options,
                            n_tokens=WORDS if tokens else 0)

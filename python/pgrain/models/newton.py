@@ -66,23 +66,30 @@ class _Rows:
 def minimise(X: np.ndarray, y: np.ndarray, n_classes: int, alpha: float, *,
              weights: np.ndarray | None = None, start: np.ndarray | None = None,
              tol: float = 1e-6, max_iterations: int = 50,
-             progress: Callable[[int, int, str], None] | None = None) -> Optimum:
+             progress: Callable[[int, int, str], None] | None = None, keep=None,
+             resume: dict[str, np.ndarray] | None = None) -> Optimum:
     """The minimiser of L = sum w_z l + alpha/2 |theta|^2.
 
     X: (N, ...) uint8 (scaled by 1/255) or float; y: (N,) classes; start: (D+1, R). Stops when the
     gradient's norm is below tol times max(1, the norm at theta = 0). `progress(done, total,
-    message)` is called once a Newton step and may raise.
+    message)` is called once a Newton step and may raise. keep, resume: as `training.train`; theta
+    and where the preconditioner was made are all that a step depends on.
     """
     weights = np.ones(len(X)) if weights is None else np.asarray(weights, np.float64)
     rows = _Rows(X, np.asarray(y), weights)
     theta = np.zeros((rows.features, n_classes)) if start is None else np.array(start, np.float64)
-    precondition, products = None, 0
+    precondition, made_at, products, first = None, None, 0, 0
+    used, accuracy, least = 0, 0.3, float("inf")
+    if resume is not None:
+        theta, made_at = resume["theta"], resume["made_at"]
+        first, products, used = resume["counts"].tolist()
+        accuracy, least = resume["numbers"].tolist()
     loss, gradient = _gradient(rows, theta, alpha)
     reference = max(1.0, float(np.linalg.norm(
-        gradient if start is None else _gradient(rows, np.zeros_like(theta), alpha)[1])))
+        gradient if start is None and resume is None
+        else _gradient(rows, np.zeros_like(theta), alpha)[1])))
     status = f"stopped after {max_iterations} Newton steps; allow more iterations or raise alpha"
-    used, accuracy, least = 0, 0.3, float("inf")
-    for done in range(max_iterations + 1):
+    for done in range(first, max_iterations + 1):
         norm = float(np.linalg.norm(gradient))
         least = min(least, norm)         # the norm may rise; progress never falls
         report = functools.partial(_report, progress, f"Newton step {done + 1}: gradient norm "
@@ -93,8 +100,10 @@ def minimise(X: np.ndarray, y: np.ndarray, n_classes: int, alpha: float, *,
             break
         if done == max_iterations:
             break
-        if precondition is None or used > _STALE_STEPS:
-            precondition = _preconditioner(rows, theta, alpha, report)
+        if made_at is None or used > _STALE_STEPS:
+            precondition, made_at = None, theta
+        if precondition is None:
+            precondition = _preconditioner(rows, made_at, alpha, report)
         step, used = _solve(rows, theta, alpha, -gradient, precondition, report,
                             rtol=accuracy, max_steps=100)
         products += used
@@ -111,6 +120,10 @@ def minimise(X: np.ndarray, y: np.ndarray, n_classes: int, alpha: float, *,
         theta, (loss, gradient) = theta + scale * step, trial
         # Eisenstat and Walker (1996), choice 2: solve as exactly as the last step was rewarded.
         accuracy = min(0.3, max(1e-3, 0.9 * (np.linalg.norm(gradient) / norm) ** 2))
+        if keep is not None:
+            keep(lambda at=(done + 1, products, used), numbers=(accuracy, least), theta=theta,
+                 made_at=made_at: {"theta": theta, "made_at": made_at, "counts": np.array(at),
+                                   "numbers": np.array(numbers)})
     return Optimum(theta, status, float(loss), float(np.linalg.norm(gradient)), done, products)
 
 

@@ -23,6 +23,8 @@ from pgrain.models.registry import Model
 __all__ = ["OPTIONS", "DEFAULTS", "Trained", "predict_proba", "settings_of", "train"]
 
 Progress = Callable[[int, int, str], None]
+State = dict[str, np.ndarray]
+Keep = Callable[[Callable[[], State]], None]
 
 OPTIONS = {option.name: option for option in (
     Option("alpha", "number", "weight of alpha/2 |theta|^2 in the loss (a sum over rows)",
@@ -86,13 +88,16 @@ def settings_of(model: Model, options: dict) -> dict:
 
 def train(model: Model, X: np.ndarray, y: np.ndarray, *, options: dict | None = None, seed: int = 0,
           progress: Progress | None = None, theta0: np.ndarray | None = None,
-          weights: np.ndarray | None = None) -> Trained:
+          weights: np.ndarray | None = None, keep: Keep | None = None,
+          resume: State | None = None) -> Trained:
     """Minimise L(theta) = sum_z w_z l(theta, z) + alpha/2 |theta|^2.
 
     X: (N, *input_shape) as the encoder gives it; y: (N,) classes 0..R-1; weights: (N,), default 1;
     theta0: (d,) to start from (a warm start) instead of fresh weights. options: those of OPTIONS,
     others are ignored here; "seed" there wins over the argument. `progress(done, total, message)`
-    is called several times a second and may raise `Cancelled`.
+    is called several times a second and may raise `Cancelled`. `keep(state)` is called after every
+    epoch (Newton step); what its argument then returns, given as `resume` with otherwise equal
+    arguments, makes training go on from there, on a CPU to the same weights bit for bit.
 
     logistic_regression goes to the optimum of L in float64 (`newton.py`); other architectures run
     minibatch steps on L/N. Deterministic on a CPU for equal arguments. Raises 22023 for no rows,
@@ -109,7 +114,7 @@ def train(model: Model, X: np.ndarray, y: np.ndarray, *, options: dict | None = 
     weights = np.ones(len(y), np.float32) if weights is None else np.asarray(weights, np.float32)
     start = time.perf_counter()
     fit = _fit_convex if model.architecture == "logistic_regression" else _fit_minibatch
-    theta, extra = fit(model, X, y, weights, settings, seed, progress, theta0)
+    theta, extra = fit(model, X, y, weights, settings, seed, progress, theta0, keep, resume)
     if not np.isfinite(theta).all():
         raise InvalidArgument("training did not converge: the weights are not finite",
                               hint="Train again with a smaller learning_rate.")
@@ -130,7 +135,7 @@ def take(model: Model, theta: np.ndarray, X: np.ndarray, y: np.ndarray, options:
         "seconds": round(time.perf_counter() - start, 3)})
 
 
-def _fit_convex(model, X, y, weights, settings, seed, progress, theta0):
+def _fit_convex(model, X, y, weights, settings, seed, progress, theta0, keep, resume):
     def pack(value: np.ndarray):
         return np.asarray(model.from_pytree({"dense.kernel": value[:-1], "dense.bias": value[-1]}))
 
@@ -139,10 +144,12 @@ def _fit_convex(model, X, y, weights, settings, seed, progress, theta0):
         tree = model.to_pytree(theta0)
         begin = np.vstack([tree["dense.kernel"], tree["dense.bias"]])
     optimum = newton.minimise(X, y, model.n_classes, settings["alpha"], weights=weights,
-                              start=begin, tol=settings["tol"], progress=progress)
+                              start=begin, tol=settings["tol"], progress=progress, keep=keep,
+                              resume=resume)
     return pack(optimum.value), {
         "status": optimum.status, "epochs": optimum.iterations, "products": optimum.products,
-        "float64_gradient_norm": optimum.gradient_norm}
+        "float64_gradient_norm": optimum.gradient_norm,
+        **({} if resume is None else {"resumed_after": resume["counts"][0].item()})}
 
 
 @functools.lru_cache(maxsize=32)
@@ -166,7 +173,7 @@ def _stepper(model: Model, optimizer: str, learning_rate: float, steps: int, sha
     return jax.jit(rule.init), step
 
 
-def _fit_minibatch(model, X, y, weights, settings, seed, progress, theta0):
+def _fit_minibatch(model, X, y, weights, settings, seed, progress, theta0, keep, resume):
     n, size = len(y), min(settings["batch_size"], len(y))
     per_epoch = n // size
     epochs = settings["epochs"]
@@ -177,9 +184,16 @@ def _fit_minibatch(model, X, y, weights, settings, seed, progress, theta0):
     state = init(theta)
     decay = settings["alpha"] / n            # L/N has alpha/N
     order = np.random.default_rng(seed)
-    loss, done, patience = None, 0, settings.get("patience", 0)
+    loss, first, patience = float("nan"), 0, settings.get("patience", 0)
     best, best_theta, best_epoch, status = float("inf"), None, 0, "finished"
-    for epoch in range(epochs):
+    if resume is not None:
+        theta, state = jnp.array(resume["theta"]), _restored(state, resume)
+        first, best_epoch = resume["epoch"].item(), resume["best_epoch"].item()
+        best, best_theta = resume["best"].item(), resume.get("best_theta")
+        for _ in range(first):
+            order.permutation(n)
+    epoch, done = first - 1, first * per_epoch
+    for epoch in range(first, epochs):
         losses = []
         # Rows left over by the last whole batch differ every epoch.
         rows = order.permutation(n)
@@ -198,11 +212,29 @@ def _fit_minibatch(model, X, y, weights, settings, seed, progress, theta0):
             elif epoch + 1 - best_epoch >= patience:
                 status = f"stopped early: no smaller loss in {patience} epochs"
                 break
+        if keep is not None:
+            keep(functools.partial(_kept, epoch + 1, theta, state, best, best_epoch, best_theta))
     if best_theta is not None:
         theta = best_theta
     if progress is not None:
         progress(total, total, f"{epoch + 1} epochs: loss {float(loss):.4f}")
-    return np.asarray(theta), {"status": status, "epochs": epoch + 1}
+    return np.asarray(theta), {"status": status, "epochs": epoch + 1,
+                               **({"resumed_after": first} if first else {})}
+
+
+def _kept(epoch: int, theta, state, best: float, best_epoch: int, best_theta) -> State:
+    """All that the epochs to come depend on, apart from the arguments of `train`."""
+    leaves = {f"state.{i}": np.asarray(leaf) for i, leaf in enumerate(jax.tree.leaves(state))}
+    return {"epoch": np.array([epoch]), "theta": np.asarray(theta), "best": np.array([best]),
+            "best_epoch": np.array([best_epoch]), **leaves,
+            **({} if best_theta is None else {"best_theta": best_theta})}
+
+
+def _restored(fresh, resume: State):
+    """The optimizer's state; of the structure of a fresh one."""
+    leaves, structure = jax.tree.flatten(fresh)
+    return jax.tree.unflatten(structure, [jnp.array(resume[f"state.{i}"], leaf.dtype)
+                                          for i, leaf in enumerate(leaves)])
 
 
 @functools.partial(jax.jit, static_argnums=0)

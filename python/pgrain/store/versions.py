@@ -120,11 +120,48 @@ def stored(connection: psycopg.Connection, job: int) -> int | None:
 
 
 def begin_version(connection: psycopg.Connection, model: str, job: int) -> int:
-    """A new version, not ready, in place of what an interrupted attempt of this job left."""
-    connection.execute("DELETE FROM pgrain.model_version WHERE job = %s AND NOT ready", [job])
+    """The version that this job makes, not ready, without what was kept of it so far."""
+    row = connection.execute("SELECT version FROM pgrain.model_version WHERE job = %s "
+                             "AND NOT ready", [job]).fetchone()
+    if row is not None:
+        connection.execute("DELETE FROM pgrain.version_chunk WHERE version = %s",
+                           [row["version"]])
+        return row["version"]
     return connection.execute(
         "INSERT INTO pgrain.model_version (model, job) VALUES (%s, %s) RETURNING version",
         [model, job]).fetchone()["version"]
+
+
+def drop_unfinished(connection: psycopg.Connection, job: int | None = None) -> None:
+    """Delete what this job has kept of an unfinished version, or what jobs that ended left."""
+    connection.execute("""
+        DELETE FROM pgrain.model_version v USING pgrain.job j WHERE j.job = v.job AND NOT v.ready
+        AND (j.job = %s OR j.state NOT IN ('queued', 'running'))""", [job])
+
+
+def write_checkpoint(connection: psycopg.Connection, model: str, job: int,
+                     arrays: dict[str, np.ndarray]) -> None:
+    """Keep where a training is, in place of what was kept before."""
+    checksum, data = pack(arrays)
+    with connection.transaction():
+        version = begin_version(connection, model, job)
+        for seq, at in enumerate(range(0, len(data), PART_BYTES)):
+            connection.execute(
+                "INSERT INTO pgrain.version_chunk (version, kind, seq, checksum, data) "
+                "VALUES (%s, 'checkpoint', %s, %s, %b)",
+                [version, seq, checksum, data[at:at + PART_BYTES]])
+
+
+def read_checkpoint(connection: psycopg.Connection, job: int) -> dict[str, np.ndarray] | None:
+    """What `write_checkpoint` kept for this job; None if it kept nothing."""
+    parts = connection.execute("""
+        SELECT c.checksum, c.data FROM pgrain.version_chunk c JOIN pgrain.model_version v
+        USING (version) WHERE v.job = %s AND NOT v.ready AND c.kind = 'checkpoint'
+        ORDER BY c.seq""", [job], binary=True).fetchall()
+    if not parts:
+        return None
+    return unpack(parts[0]["checksum"], b"".join(part["data"] for part in parts),
+                  f"what job {job} has kept of its training")
 
 
 def write_version(connection: psycopg.Connection, version: int, *, classes: list[str],

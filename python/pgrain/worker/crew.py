@@ -19,9 +19,9 @@ from collections.abc import Callable
 import jax
 import numpy as np
 import structlog
-from jax._src import distributed
 from jax.experimental import multihost_utils
 
+from pgrain.errors import UnsupportedOperator
 from pgrain.influence import devices
 from pgrain.influence.hvp import hessian_operator
 from pgrain.influence.projections import project
@@ -40,6 +40,7 @@ def join(coordinator: str, processes: int, process: int) -> None:
     jax.config.update("jax_enable_preemption_service", False)
     jax.distributed.initialize(coordinator_address=coordinator, num_processes=processes,
                                process_id=process, shutdown_timeout_seconds=SHUTDOWN_SECONDS)
+    _notes()
     log.info("joined", devices=devices.describe(), process=process)
     if process == 0:
         _current = Crew()
@@ -48,6 +49,29 @@ def join(coordinator: str, processes: int, process: int) -> None:
 def current() -> Crew | None:
     """The crew of this worker; None if it works alone."""
     return _current
+
+
+def _notes():
+    """The key-value store of JAX's coordination service: notes from process 0 to the others.
+
+    JAX has no public name for it (`jax.distributed` has initialize, is_initialized and shutdown);
+    this is the one private name that pgrain uses, and `join` asks for it before anything else.
+    Public collectives cannot take its place: a process that waits for work would be inside one,
+    where it sees no signal and runs into the collective's timeout. pyproject.toml holds JAX to the
+    minor version that this was tried with; 0A000 where the name has moved.
+    """
+    try:
+        from jax._src import distributed
+        client = distributed.global_state.client
+        assert all(hasattr(client, name) for name in (
+            "key_value_set", "key_value_delete", "blocking_key_value_get"))
+    except (ImportError, AttributeError, AssertionError) as error:
+        raise UnsupportedOperator(
+            f"several processes do not work with JAX {jax.__version__}",
+            detail=f"Its key-value store is not where pgrain looks for it: {error!r}.",
+            hint="Install a JAX of the versions that pgrain's extra worker asks for, or start "
+                 "the worker without --coordinator.") from error
+    return client
 
 
 class Crew:
@@ -86,7 +110,7 @@ class Crew:
     def _send(self, command: str, header: dict, arrays: list[np.ndarray]) -> None:
         header = {**header, "command": command,
                   "arrays": [[str(a.dtype), list(a.shape)] for a in arrays]}
-        client = distributed.global_state.client
+        client = _notes()
         client.key_value_set(f"pgrain/{self._sent}", json.dumps(header))
         if self._sent > 16:       # long since read by everybody: a later broadcast waited for them
             client.key_value_delete(f"pgrain/{self._sent - 16}")
@@ -97,7 +121,7 @@ class Crew:
 
 def follow(stopping: Callable[[], bool] = lambda: False) -> int:
     """What the other processes do until they are told to end; how many commands they served."""
-    client = distributed.global_state.client
+    client = _notes()
     number, operator, served = 0, None, 0
     while True:
         try:

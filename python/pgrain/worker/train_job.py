@@ -9,17 +9,28 @@ from collections import Counter
 
 import numpy as np
 
-from pgrain.errors import InvalidArgument, NotNull, NotUnique
+from pgrain.errors import InvalidArgument, NotNull, NotUnique, PgrainError, WorkerUnreachable
 from pgrain.intervention.edits import apply_edits, label_of
 from pgrain.models.registry import check_options
 from pgrain.models.training import take, train
 from pgrain.store import relations, versions
-from pgrain.worker import attach_job, beginnings
+from pgrain.worker import attach_job, beginnings, checkpoints
 from pgrain.worker.repairing import Repairing
 
 
 def run(job) -> str:
     """Train a new version of the job's model; returns the sentence that the caller reads."""
+    versions.drop_unfinished(job.connection)
+    try:
+        return _run(job)
+    except WorkerUnreachable:      # stopping: the next worker goes on from what is kept
+        raise
+    except PgrainError:            # cancelled or failed: nobody will
+        versions.drop_unfinished(job.connection, job.number)
+        raise
+
+
+def _run(job) -> str:
     connection = job.connection
     done = versions.stored(connection, job.number)
     if done is not None:   # an interrupted attempt came as far as that; nothing is trained twice
@@ -53,17 +64,18 @@ def run(job) -> str:
     if imported:
         trained = take(start.network, start.theta, start.X, labels, options)
     else:
+        kept = checkpoints.Checkpoints(job, checkpoints.subject(options, start, labels, rows))
         trained = train(start.network, start.X, labels, options=options,
                         seed=int(options.get("seed", 0)), progress=job.stage("train"),
-                        theta0=start.theta)
+                        theta0=start.theta, keep=kept.keep, resume=kept.resume())
     learned = versions.LearnedRows(
         [row.key for row in rows], labels,
         np.frombuffer(b"".join(row.digest for row in rows), np.uint8).reshape(-1, 16),
         np.array([label_of(edits.get(row.key)) is not None for row in rows]),
         relations.is_integer(connection, model.training_table, model.key),
         np.array([repairs[row.key] for row in rows], np.int64))
-    version = versions.begin_version(connection, job.model, job.number)
     with connection.transaction():
+        version = versions.begin_version(connection, job.model, job.number)
         versions.write_version(connection, version, classes=start.classes,
                                encoder=start.encoder.to_json(), options=options,
                                alpha=trained.alpha, theta=trained.theta, rows=learned,
