@@ -14,7 +14,7 @@ from pgrain.demo.paper.records import Job
 
 NAMES = ("latency", "spectra", "iterations", "peaks", "choice_of_k", "online", "pool", "streaming",
          "offline", "points", "two_errors", "adult", "magnitude", "denoising", "baselines",
-         "controls", "repaired", "surface")
+         "controls", "lds", "repaired", "surface")
 
 
 def experiment(name: str) -> ModuleType:
