@@ -5,6 +5,8 @@ For `pgrain.describe`, which says in words what suspects have in common.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import numpy as np
 from scipy.cluster.vq import kmeans2, vq
 
@@ -15,15 +17,21 @@ DIRECTIONS = 16
 REFINEMENTS = 2
 
 
-def clusters(J: np.ndarray, seed: int = 0) -> np.ndarray:
+def clusters(parts: Iterable[np.ndarray], seed: int = 0) -> np.ndarray:
     """(N,) int16: k-means over the rows' Jacobians along the eigenvectors, what each can do to the
-    model. J: (N, R, m) float32. Numbers are arbitrary, equal for equal arrays and seeds."""
-    n = len(J)
+    model. parts: N rows in all, in arrays (n, R, m) float32, of which one is held at a time.
+    Numbers are arbitrary, equal for equal arrays and seeds."""
     rng = np.random.default_rng(seed)
-    flat = J.reshape(n, -1)
-    directions, _ = np.linalg.qr(rng.standard_normal(
-        (flat.shape[1], min(DIRECTIONS, flat.shape[1]))))
-    points = (flat @ directions.astype(np.float32)).astype(np.float64)
+    seen, directions = [], None
+    for J in parts:
+        flat = J.reshape(len(J), -1)
+        if directions is None:
+            directions, _ = np.linalg.qr(rng.standard_normal(
+                (flat.shape[1], min(DIRECTIONS, flat.shape[1]))))
+            directions = directions.astype(np.float32)
+        seen.append(flat @ directions)
+    points = np.concatenate(seen).astype(np.float64)
+    n = len(points)
     spread = points.std(axis=0)
     points /= np.where(spread > 0, spread, 1)
     sample = points[rng.choice(n, SAMPLE, replace=False)] if n > SAMPLE else points

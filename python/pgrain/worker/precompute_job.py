@@ -6,6 +6,9 @@ chunk of training projections. At the end one transaction makes the spectrum the
 
 from __future__ import annotations
 
+import itertools
+from dataclasses import dataclass
+
 import numpy as np
 
 from pgrain.errors import NotReady
@@ -20,6 +23,8 @@ from pgrain.worker import attach_job, crew, spectrum_step
 from pgrain.worker.repair_job import project_repairs
 from pgrain.worker.repairing import Repairing
 from pgrain.worker.resident import Resident, load_version
+
+_BLOCK_ROWS = 4096              # rows that are encoded at a time
 
 OPTIONS = {
     "pairs": STORED_PAIRS,
@@ -37,17 +42,15 @@ def run(job) -> str:
     options = check_options(job.arguments.get("options", {}))
     resident = load_version(connection, model.active_version)
     repairing = Repairing(connection, model, versions.read_secret(connection))
-    rows, changed = learned_rows(job, model, resident, repairing)
-    if not rows:
+    rows = learned_rows(job, model, resident, repairing)
+    numbers, changed = rows.numbers, len(resident.learned.keys) - len(rows.numbers)
+    if not len(numbers):
         raise NotReady(f'no training row of model "{job.model}" is as it was learned',
                        detail="They have changed since, or are gone.",
                        hint=f"Run CALL pgrain.train('{job.model}').")
-    values = [row.value for row, _ in rows]
-    numbers = np.array([number for _, number in rows], np.int64)
     if options["only"] == "interventions":
-        return only_repairs(job, resident, repairing, [row for row, _ in rows], numbers)
-    X = resident.encoder.encode(values)
-    y = resident.learned.labels[numbers]
+        return only_repairs(job, resident, repairing, rows.whole, numbers)
+    X, y = rows.X, resident.learned.labels[numbers]
     spectrum = spectra.resumable(connection, job.number)
     if spectrum is None:
         spectrum_step.check_room(job, resident, options, len(y))
@@ -55,8 +58,7 @@ def run(job) -> str:
     vectors = spectra.read_vectors(connection, spectrum)
     project_training(job, resident, spectrum, vectors, X, y, numbers)
     store_landmarks(job, resident, spectrum, X, y, numbers)
-    repaired = project_repairs(job, resident, repairing, spectrum, vectors,
-                               [row for row, _ in rows], numbers)
+    repaired = project_repairs(job, resident, repairing, spectrum, vectors, rows.whole, numbers)
     seqs, left_out = attach_job.store_all(job, resident, set(), spectrum, vectors)
     with connection.transaction():
         spectra.finish(connection, spectrum, changed)
@@ -101,11 +103,24 @@ def check_options(options: dict) -> dict:
             **pick(given, allowed)}
 
 
-def learned_rows(job, model, resident: Resident, repairing: Repairing) -> tuple[list, int]:
-    """Rows that are still as the version learned them, with their numbers among the learned rows;
-    and how many of the learned rows are not."""
+@dataclass
+class LearnedNow:
+    """Rows that are still as a version learned them. numbers: (n,) int64, ascending, among the
+    learned rows; X: (n, ...) encoded; whole: the rows themselves where repairs need them, else
+    none."""
+
+    numbers: np.ndarray
+    X: np.ndarray
+    whole: list[relations.Row]
+
+
+def learned_rows(job, model, resident: Resident, repairing: Repairing) -> LearnedNow:
+    """Reads the training table once. Rows are encoded as they come and put where they belong, so
+    that memory holds the encoded table and a block of rows of it, not the rows as well."""
     secret = versions.read_secret(job.connection)
     total = max(relations.count(job.connection, model.training_table, job.submitter), 1)
+    n = len(resident.learned.keys)
+    there, X, whole = np.zeros(n, bool), None, {}
 
     def reported(rows):
         for done, row in enumerate(rows, 1):
@@ -116,9 +131,20 @@ def learned_rows(job, model, resident: Resident, repairing: Repairing) -> tuple[
     rows = relations.read(job.connection, model.training_table, model.kind, model.features, secret,
                           reader=job.submitter, key=model.key, label=model.label,
                           content=bool(repairing.all))
-    found = list(repairing.as_learned(reported(rows), resident.learned, resident.row.classes))
-    found.sort(key=lambda pair: pair[1])
-    return found, len(resident.learned.keys) - len(found)
+    pairs = repairing.as_learned(reported(rows), resident.learned, resident.row.classes)
+    while block := list(itertools.islice(pairs, _BLOCK_ROWS)):
+        part = resident.encoder.encode([row.value for row, _ in block])
+        if X is None:
+            X = np.empty((n, *part.shape[1:]), part.dtype)
+        at = [number for _, number in block]
+        X[at], there[at] = part, True
+        if repairing.all:
+            whole.update((number, row) for row, number in block)
+    numbers = np.flatnonzero(there)
+    if X is None:
+        X = np.empty((n, *resident.encoder.input_shape()), np.float32)
+    return LearnedNow(numbers, X if there.all() else X[there],
+                      [whole[number] for number in sorted(whole)])
 
 
 def project_training(job, resident: Resident, spectrum: int, vectors, X, y, numbers) -> None:
@@ -146,9 +172,8 @@ def store_landmarks(job, resident: Resident, spectrum: int, X, y, numbers) -> No
     if not len(y) or spectra.present(job.connection, spectrum, "landmarks"):
         return
     job.report("compare rows", 0, 1)
-    J = np.concatenate([arrays["J"] for _, arrays in
-                        spectra.chunks(job.connection, spectrum, "training")])
+    parts = (arrays["J"] for _, arrays in spectra.chunks(job.connection, spectrum, "training"))
     likeness = (resembles(X, y, len(resident.row.classes)) if resident.row.kind != "text"
                 else np.full(len(y), -1, np.int16))
     spectra.write(job.connection, spectrum, "landmarks", 0,
-                  {"rows": numbers, "cluster": clusters(J), "resembles": likeness})
+                  {"rows": numbers, "cluster": clusters(parts), "resembles": likeness})
