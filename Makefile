@@ -5,7 +5,7 @@ SYSTEM_PYTHON ?= python3
 ARGS    ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test up renew down psql dsn install bench paper paper-quick lint docker-test dist clean bootstrap
+.PHONY: help demo test up renew down psql dsn install bench load paper paper-quick lint docker-test dist clean bootstrap
 
 help:
 	@sed -n 's/^## //p' Makefile
@@ -49,6 +49,10 @@ install: bootstrap
 ## bench — timed runs beside what they are compared to, into docs/benchmarks.md; ARGS="--only predict"
 bench: bootstrap install
 	@$(PYTHON) benchmarks/bench.py $(ARGS)
+
+## load — many sessions at once for ten minutes, into docs/benchmarks-load.md; ARGS="--clients 16 --seconds 60"
+load: bootstrap install
+	@$(PYTHON) benchmarks/load.py --write docs/benchmarks-load.md $(ARGS)
 
 ## paper — the paper's experiments, into docs/paper.md; SCALE=small|full, ARGS="adult spectra" for some, "--plan"
 SCALE ?= small

@@ -51,8 +51,8 @@ FRAME_BYTES = _setting("frame_bytes", 1 << 30, 1 << 10, 1 << 31, "bytes",
                        "largest frame that either side of the wire accepts")
 HEADER_BYTES = _setting("header_bytes", 64 << 20, 1 << 10, 1 << 28, "bytes",
                         "largest JSON header inside a frame")
-CONNECT_SECONDS = _setting("connect_seconds", 5, 0.1, 60, "seconds",
-                           "how long a session tries to reach the worker")
+CONNECT_SECONDS = _setting("connect_seconds", 20, 0.1, 60, "seconds",
+                           "how long a session tries to reach the worker and waits for its hello")
 REQUEST_SECONDS = _setting("request_seconds", 600, 1, 86400, "seconds",
                            "how long a session waits for one answer of the worker")
 WAIT_SLICE_SECONDS = _setting("wait_slice_seconds", 0.05, 0.001, 0.05, "seconds",

@@ -50,3 +50,28 @@ def test_variables_are_found_as_in_a_dictionary(batches, wanted):
             assert row == -1
         else:
             assert predicted[row] == known[digest.tobytes()] % 2
+
+
+def test_what_is_added_later_is_written_behind_what_readers_see():
+    """Every evaluation keeps the arrays that it read. Were each addition a copy of the table, the
+    worker would hold a table for each of them."""
+    rng = np.random.default_rng(5)
+    table = VariableTable(3, 2)
+
+    def add(n):
+        names = rng.integers(0, 256, (n, 16), dtype=np.uint8)
+        table.add(names, rng.integers(0, 3, n), rng.normal(size=(n, 3)).astype(np.float32),
+                  rng.normal(size=(n, 3, 2)).astype(np.float32))
+        return names
+    first = add(1000)
+    kept = []
+    for _ in range(200):
+        seen = table.snapshot()
+        kept.append((seen, [array.copy() for array in seen]))
+        add(3)
+    for seen, as_read in kept:
+        for array, before in zip(seen, as_read, strict=True):
+            np.testing.assert_array_equal(array, before)
+    # 201 snapshots, and the first table with a few larger ones that replaced it.
+    assert len({id(seen[2].base) for seen, _ in kept}) <= 4
+    assert len(table) == 1600 and (table.find(first) == np.arange(1000)).all()

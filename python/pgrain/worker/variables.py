@@ -58,11 +58,36 @@ class Index:
         return new & (self.find(names) < 0)
 
 
+class Growing:
+    """An array that rows are added to, in place where there is room.
+
+    `rows` is a view of what is there; a later `append` changes nothing in it. What was evaluated
+    keeps its views, and every session has some: were each `append` a copy, they would hold as many
+    whole tables in memory.
+    """
+
+    def __init__(self, shape: tuple[int, ...], dtype):
+        self._room = np.zeros((0, *shape), dtype)
+        self.rows = self._room[:0]
+
+    def append(self, rows: np.ndarray) -> None:
+        """Add (n, *shape)."""
+        n = len(self.rows)
+        total = n + len(rows)
+        if total > len(self._room):
+            # The first time just what is needed: most tables are loaded once and then rest.
+            room = np.empty((max(total, n + n // 2), *self._room.shape[1:]), self._room.dtype)
+            room[:n] = self.rows
+            self._room = room
+        self._room[n:total] = rows
+        self.rows = self._room[:total]
+
+
 class VariableTable:
     """Values of one version, with J_x for one spectrum (or without, if n_pairs is None).
 
     logits: (n, R) float32; p: (n, R) float64; predicted: (n,) int64; J: (n, R, m) float32 or None.
-    Readers take the arrays once (`snapshot`): `add` puts new ones in their place.
+    Readers take the arrays once (`snapshot`): `add` writes behind what they see.
     """
 
     def __init__(self, n_classes: int, n_pairs: int | None):
@@ -71,14 +96,14 @@ class VariableTable:
         self.loaded: set[int] = set()
         self.last_seq = 0
         self._index = Index()
-        self._digests = np.zeros((0, DIGEST_BYTES), np.uint8)
-        self._logits = np.zeros((0, n_classes), np.float32)
-        self._J = None if n_pairs is None else np.zeros((0, n_classes, n_pairs), np.float32)
-        self._predicted = np.zeros(0, np.int64)
-        self._p = np.zeros((0, n_classes))
+        self._digests = Growing((DIGEST_BYTES,), np.uint8)
+        self._logits = Growing((n_classes,), np.float32)
+        self._J = None if n_pairs is None else Growing((n_classes, n_pairs), np.float32)
+        self._predicted = Growing((), np.int64)
+        self._p = Growing((n_classes,), np.float64)
 
     def __len__(self) -> int:
-        return len(self._digests)
+        return len(self._digests.rows)
 
     def add(self, digests: np.ndarray, predicted: np.ndarray, logits: np.ndarray,
             J: np.ndarray | None) -> None:
@@ -87,13 +112,13 @@ class VariableTable:
             new = self._index.missing(digests)
             if not new.any():
                 return
-            self._digests = np.concatenate([self._digests, digests[new]])
-            self._logits = np.concatenate([self._logits, logits[new]])
-            self._predicted = np.concatenate([self._predicted, predicted[new].astype(np.int64)])
-            self._p = np.concatenate([self._p, softmax(logits[new])])
+            self._digests.append(digests[new])
+            self._logits.append(logits[new])
+            self._predicted.append(predicted[new])
+            self._p.append(softmax(logits[new]))
             if self._J is not None:
-                self._J = np.concatenate([self._J, J[new]])
-            self._index.build(self._digests)
+                self._J.append(J[new])
+            self._index.build(self._digests.rows)
 
     def find(self, digests: np.ndarray) -> np.ndarray:
         """Row numbers of digests (n, 16) uint8, -1 where a value is not known."""
@@ -103,7 +128,8 @@ class VariableTable:
     def snapshot(self) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
         """(predicted, p, J), consistent with each other and with row numbers given before."""
         with self.lock:
-            return self._predicted, self._p, self._J
+            return (self._predicted.rows, self._p.rows,
+                    None if self._J is None else self._J.rows)
 
 
 class StampTable:
