@@ -2,8 +2,8 @@
 
     .local/venv/bin/python benchmarks/repair_loop.py [--cases pictures adult reviews] [--seeds 0]
 
-A private cluster a case. Each holds a training table with the true labels, the wrong ones and
-permuted ones beside each other, and a model of each. The target of the complaint is what the query
+A private cluster a case, with a model of the wrong labels, one of the true ones and one of permuted
+ones. The target of the complaint is what the query
 says under the model of the true labels. Then:
 
 - `repair` by deletions and by relabellings (option plausible): a line a round with the value
@@ -31,7 +31,7 @@ from bench_common import Bench, say, server
 from pgrain.demo import census, corruptions, datasets, reviews
 from pgrain.demo.label_errors import flip_class, flip_where, permute
 
-MODELS = {"m": "label", "clean": "truth", "permuted": "shuffled"}
+MODELS = ("m", "clean", "permuted")
 
 
 class Table:
@@ -93,20 +93,19 @@ class Table:
 
     def fill(self, bench: Bench) -> None:
         kinds = ", ".join(f"{name} {kind}" for name, kind in self.kinds.items())
-        bench.run(f"CREATE TABLE learned (id bigint PRIMARY KEY, {kinds}, label text, truth text, "
-                  "shuffled text)")
+        labels = {"m": self.label, "clean": self.truth, "permuted": permute(self.truth, self.seed)}
         bench.run(f"CREATE TABLE asked (id bigint, {kinds})")
-        shuffled = permute(self.truth, self.seed)
-        with bench.connection.cursor().copy("COPY learned FROM STDIN") as copy:
-            for i, value in enumerate(self.values):
-                copy.write_row((i, *value, str(self.label[i]), str(self.truth[i]),
-                                str(shuffled[i])))
         with bench.connection.cursor().copy("COPY asked FROM STDIN") as copy:
             for i, value in enumerate(self.asked):
                 copy.write_row((i, *value))
-        for model, column in MODELS.items():
-            bench.run("SELECT pgrain.create_model(%s, 'learned', 'id', %s, %s, %s, %s)",
-                      [model, self.features, column, self.architecture, json.dumps(self.options)])
+        for model in MODELS:
+            bench.run(f"CREATE TABLE learned_{model} (id bigint PRIMARY KEY, {kinds}, label text)")
+            with bench.connection.cursor().copy(f"COPY learned_{model} FROM STDIN") as copy:
+                for i, value in enumerate(self.values):
+                    copy.write_row((i, *value, str(labels[model][i])))
+            bench.run("SELECT pgrain.create_model(%s, %s, 'id', %s, 'label', %s, %s)",
+                      [model, f"learned_{model}", self.features, self.architecture,
+                       json.dumps(self.options)])
             bench.run("CALL pgrain.train(%s, %s)", [model, json.dumps({"seed": self.seed})])
             bench.run("CALL pgrain.precompute(%s)", [model])
             bench.run("CALL pgrain.attach(%s, 'asked')", [model])
@@ -151,7 +150,7 @@ def repaired(bench: Bench, table: Table, intervention: str, options: dict) -> di
     bench.run("SELECT pgrain.revert('m')")
     bench.run("SELECT pgrain.activate('m', %s)", [version])
     by_loss = {str(row[0]) for row in bench.run(
-        "SELECT l.id FROM learned l ORDER BY (pgrain.predict_proba('m', "
+        "SELECT l.id FROM learned_m l ORDER BY (pgrain.predict_proba('m', "
         + ("l" if len(table.features) > 1 else f"l.{table.features[0]}")
         + "))[(SELECT array_position(classes, l.label) FROM pgrain.models WHERE model = 'm')], "
         "l.id LIMIT %s", [n])}
