@@ -24,6 +24,8 @@ AUTOMOBILE, HORSE = map(cifar10.CLASSES.index, ("automobile", "horse"))
 FLIPS = {"mnist": (1, 7), "fashion": (TROUSER, corruptions.SNEAKER), "adult": (0, 1),
          "reviews": (0, 1), "cifar10": (AUTOMOBILE, HORSE)}
 """Table 2: from which class to which."""
+TWO_FLIPS = ((1, 7), (4, 9))
+"""Section 6.8.3."""
 FILTERED = {"mnist": 1, "fashion": TROUSER, "adult": 1, "reviews": 1, "cifar10": AUTOMOBILE}
 """The class that Q3 filters on (section 6.3)."""
 
@@ -124,7 +126,7 @@ def load(setting: Setting) -> Case:
         bad = flip_class(labels, source, target, setting.rate, setting.seed)
         labels, wrong = bad.labels, bad.wrong
     elif setting.error == "flip2":
-        bad = flip_classes(labels, [(1, 7), (4, 9)], setting.rate, setting.seed)
+        bad = flip_classes(labels, list(TWO_FLIPS), setting.rate, setting.seed)
         labels, wrong = bad.labels, bad.wrong
     elif setting.error == "bright":
         bright = corruptions.bright(train, setting.seed)

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from pgrain.demo.metrics import auc_r
-from pgrain.demo.paper.cases import Case, Query, Setting, load
+from pgrain.demo.paper.cases import TWO_FLIPS, Case, Query, Setting, load
 from pgrain.influence.baselines import losses
 from pgrain.influence.conjugate_gradient import conjugate_gradient
 from pgrain.influence.filters import filter_weights
@@ -153,6 +153,9 @@ def _judge(setting: Setting, fitted: Fitted, query: Query, clean_p: np.ndarray) 
     if not case.wrong.any():
         return found
     found["rain++"] = by_k(fitted.A, fitted.spectrum.eigenvalues, c, case.wrong)
+    own = own_error(setting, case, query)
+    if own is not None:
+        found["own"] = by_k(fitted.A, fitted.spectrum.eigenvalues, c, own)
     if setting.denoise:
         found["denoise"] = by_k(fitted.A - denoised(fitted), fitted.spectrum.eigenvalues, c,
                                 case.wrong)
@@ -174,6 +177,16 @@ def _judge(setting: Setting, fitted: Fitted, query: Query, clean_p: np.ndarray) 
             found["rule"] = judge(rule(softmax(fitted.logits), case.y, query.classes, sign),
                                   case.wrong)
     return found
+
+
+def own_error(setting: Setting, case: Case, query: Query) -> np.ndarray | None:
+    """(N,) bool: of two errors, the rows of those that a count is about; None for other settings,
+    and where it is about all."""
+    if setting.error != "flip2" or query.classes is None:
+        return None
+    sources = [source for source, target in TWO_FLIPS if {source, target} & set(query.classes)]
+    own = case.wrong & np.isin(case.clean_y, sources)
+    return own if 0 < own.sum() < case.wrong.sum() else None
 
 
 def judge(scores: np.ndarray, wrong: np.ndarray) -> float:
