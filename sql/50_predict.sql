@@ -62,6 +62,16 @@ BEGIN
     RETURN pgrain.predict_proba(model, pg_catalog.to_jsonb(x));
 END $$;
 
+-- The caller's query runs with the caller's rights; nothing that it writes stays (sql/82_read_only.sql).
+CREATE FUNCTION pgrain.predict_batch(model text, query text)
+RETURNS TABLE (key text, label text, probabilities float8[])
+LANGUAGE plpython3u STABLE STRICT PARALLEL UNSAFE COST 100000 ROWS 10000 AS $python$
+@BACKEND@
+return backend.predict_batch(plpy, model, query)
+$python$;
+COMMENT ON FUNCTION pgrain.predict_batch IS
+    'key, class and probabilities for each row of a query that returns a key, then the features';
+
 COMMENT ON FUNCTION pgrain.predict(text, bytea) IS 'the class that the active version of a model predicts';
 COMMENT ON FUNCTION pgrain.predict(text, text) IS 'the class that the active version of a model predicts';
 COMMENT ON FUNCTION pgrain.predict(text, float8[]) IS 'the class that the active version of a model predicts';

@@ -26,7 +26,7 @@ BEGIN
         SELECT p.oid::regprocedure AS signature, p.proname, p.prokind
         FROM pg_catalog.pg_proc p WHERE p.pronamespace = 'pgrain'::regnamespace
     LOOP
-        IF routine.proname IN ('predict', 'predict_proba', 'complain', 'provenance', 'explain', 'doctor',
+        IF routine.proname IN ('predict', 'predict_proba', 'predict_batch', 'complain', 'provenance', 'explain', 'doctor',
                                '_load_session', '_load_model', '_explain',
                                '_stamp_key', '_snapshot', '_worker_here', '_settings',
                                'complaint_vector', 'plan_repair', 'assess', 'describe',

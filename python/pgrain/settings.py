@@ -77,6 +77,8 @@ ASSIGNMENTS = _setting("assignments", 2_000_000, 1, 100_000_000, "rows",
                        "class assignments that PostgreSQL evaluates for one query")
 OUTPUT_ROWS = _setting("output_rows", 200_000, 1, 100_000_000, "rows",
                        "possible output rows of a query")
+REMEMBERED_BYTES = _setting("remembered_bytes", 16 << 20, 0, 1 << 34, "bytes",
+                            "values and their labels that a session remembers for one model")
 STAMPS = _setting("stamps", 8_000_000, 1, 1_000_000_000, "tuples",
                   "tuple stamps that the worker remembers for one column of one table")
 QUERY_BYTES = _setting("query_bytes", 1 << 20, 1, 1 << 26, "bytes", "length of a query's text")

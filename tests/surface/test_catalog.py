@@ -9,8 +9,8 @@ import psycopg
 import pytest
 
 USER = {"_worker_here", "_settings",
-        "predict", "predict_proba", "complain", "provenance", "explain", "doctor", "_load_session",
-        "_load_model", "_explain", "_stamp_key", "_snapshot", "complaint_vector",
+        "predict", "predict_proba", "predict_batch", "complain", "provenance", "explain", "doctor",
+        "_load_session", "_load_model", "_explain", "_stamp_key", "_snapshot", "complaint_vector",
         "plan_repair", "assess", "describe", "brightness", "contrast", "cluster",
         "resembles",
         "_load_watch", "_load_watch_cells", "_watch_print"}
@@ -63,6 +63,7 @@ f predict(model text, x double precision[]) -> text
 f predict(model text, x jsonb) -> text
 f predict(model text, x record) -> text
 f predict(model text, x text) -> text
+f predict_batch(model text, query text) -> TABLE(key text, label text, probabilities double precision[])
 f predict_proba(model text, x bytea) -> double precision[]
 f predict_proba(model text, x double precision[]) -> double precision[]
 f predict_proba(model text, x jsonb) -> double precision[]
@@ -115,8 +116,8 @@ def test_markers(fresh):
             FROM pg_proc WHERE pronamespace = 'pgrain'::regnamespace"""):
         assert parallel == "u", name
         assert volatility != "i", name
-        if name in ("predict", "predict_proba", "complain", "provenance", "explain",
-                    "complaint_vector", "rank", "plan_repair", "assess"):
+        if name in ("predict", "predict_proba", "predict_batch", "complain", "provenance",
+                    "explain", "complaint_vector", "rank", "plan_repair", "assess"):
             assert (volatility, strict, definer) == ("s", True, False), name
         if name in ("complain", "provenance", "explain", "complaint_vector", "plan_repair",
                     "_plan_repair", "_holds", "assess"):

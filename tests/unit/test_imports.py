@@ -52,6 +52,8 @@ def test_the_backend_is_standard_library_only_and_starts_no_thread():
 import sys, threading
 before = set(sys.modules)
 from pgrain.backend import entry
+for name in entry.__all__:
+    assert callable(getattr(entry, name))
 others = sorted({name.split('.')[0] for name in set(sys.modules) - before}
                 - set(sys.stdlib_module_names) - {'pgrain'})
 print(others, threading.active_count())

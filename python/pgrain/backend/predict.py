@@ -1,6 +1,7 @@
-"""predict and predict_proba: stored values from the session's memory, others from the worker.
+"""predict and predict_proba: stored values from memory, others from the worker.
 
-The hot path is a hash, two comparisons of the clock and a dictionary look-up.
+The hot path is two comparisons of the clock and a dictionary look-up by the value itself, for
+values that this session has met; for others a digest and a look-up in memory that sessions share.
 """
 
 from __future__ import annotations
@@ -15,34 +16,54 @@ from pgrain.backend.spi import entry_point
 from pgrain.errors import InvalidArgument, WorkerUnreachable
 from pgrain.wire.identity import DIGEST_BYTES, canonical, pack_value
 
+MODELS = STATE.models
 _KIND_NAMES = {"bytea": "bytea", "text": "text", "float8": "float8[]",
                "columns": "jsonb (an object of feature columns) or a row"}
 
 
 def predict(plpy, name: str, value, kind: str) -> str | None:
     """The predicted class of one feature value; None where it is null or only being planned."""
-    model = STATE.models.get(name)
+    model = MODELS.get(name)
     now = monotonic()
-    if (model is None or now - model.called > PAUSE_SECONDS
-            or now - model.checked > TRUST_SECONDS):
+    # From the beginning of the last call: one that took long is a pause as well.
+    if model is None or now - model.called > PAUSE_SECONDS:
         model = _refresh(plpy, name)
+        now = monotonic()
+    elif now - model.checked > TRUST_SECONDS:
+        model = _still(plpy, model)
+        now = monotonic()
     model.called = now
+    if kind != "float8":    # a list has no hash
+        # Bytes, or texts that mean the same whether they came as text or jsonb.
+        label = model.labels.get(value)
+        if label is None:
+            label = model.old_labels.get(value)
+        if label is not None:
+            return label
+    return _look_up(plpy, model, value, kind)
+
+
+def _look_up(plpy, model, value, kind: str) -> str | None:
+    """By digest: stored, remembered, or computed by the worker."""
     if kind != model.kind:
         value = _convert(plpy, model, value, kind)
-    if kind == "bytea":
+    if model.kind == "bytea":
         keyed = STATE.hasher.copy()
         keyed.update(value)
     else:
         keyed = _hashed(plpy, model, value)
     digest = keyed.digest()[:DIGEST_BYTES]
-    code = model.predicted.get(digest)
+    code = model.code(digest)
     if code is None:
         answer = _live(plpy, model, digest, value)
         if answer is None:
             return None
         code = max(range(len(answer)), key=answer.__getitem__)   # the first of equals, as argmax
-    model.called = monotonic()
-    return model.classes[code]
+        model.called = monotonic()
+    label = model.classes[code]
+    if model.kind != "float8":
+        model.remember(value, label)
+    return label
 
 
 @entry_point
@@ -56,10 +77,9 @@ def predict_proba(plpy, name: str, value, kind: str) -> list[float] | None:
     if kind != model.kind:
         value = _convert(plpy, model, value, kind)
     digest = _hashed(plpy, model, value).digest()[:DIGEST_BYTES]
-    stored = model.probabilities.get(digest)
+    stored = model.stored_probabilities(digest)
     if stored is not None:
-        data, at = stored
-        answer = list(struct.unpack_from(f"<{len(model.classes)}f", data, at))
+        answer = list(struct.unpack(f"<{len(model.classes)}f", stored))
     else:
         answer = _live(plpy, model, digest, value)
     model.called = monotonic()
@@ -69,6 +89,11 @@ def predict_proba(plpy, name: str, value, kind: str) -> list[float] | None:
 @entry_point
 def _refresh(plpy, name: str):
     return session.model_facts(plpy, name, predictions=True)
+
+
+@entry_point
+def _still(plpy, model):
+    return session.still(plpy, model)
 
 
 @entry_point

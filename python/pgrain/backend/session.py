@@ -5,7 +5,8 @@ sql/30_session.sql) and store what they read here. Nothing of it is returned to 
 
 How fresh it is. `predict` is called a row at a time and can't ask the tables each time. It asks at
 the first call, after any pause between two calls (`PAUSE_SECONDS`, shorter than what lies between
-two statements of a client), and in an unbroken run of calls every `TRUST_SECONDS`. A change of the
+two statements of a client), and in an unbroken run of calls every `TRUST_SECONDS`; then the tables
+are asked only if the snapshot has changed, which within a statement it does not. A change of the
 active version made by this session empties the memory at once, and until that transaction has ended
 every call asks. The question is asked with the statement's own snapshot, so within one statement
 the answer can't change. What remains: a statement that begins within `PAUSE_SECONDS` of the last
@@ -17,17 +18,23 @@ from __future__ import annotations
 import time
 from collections import OrderedDict
 from pathlib import Path
+from sys import getsizeof
 
 from pgrain.backend import place
+from pgrain.backend.shared_map import fetch
 from pgrain.backend.spi import check_interrupts, query
 from pgrain.errors import NotReady, PgrainError, UndefinedObject, WorkerUnreachable
+from pgrain.settings import REMEMBERED_BYTES
 from pgrain.wire.client import START_HINT, Client
 from pgrain.wire.identity import DIGEST_BYTES, hasher
+from pgrain.wire.prediction_map import PredictionMap
 
 PAUSE_SECONDS = 0.0001
 TRUST_SECONDS = 0.005
 STALE_SECONDS = 15   # since a worker has said that it lives
 LIVE_VALUES = 50_000
+TAIL_VALUES = 20_000     # in a session's own memory, before it asks for a newer map
+LABEL_BYTES = 120        # of a dictionary for each entry
 VERSION = (Path(__file__).parent.parent / "VERSION")
 
 STANDBY_HINT = ("Start pgrain worker --dsn ... --socket PATH beside it, and name PATH under "
@@ -37,8 +44,10 @@ STANDBY_HINT = ("Start pgrain worker --dsn ... --socket PATH beside it, and name
 class Model:
     """One model as this session knows it.
 
-    predicted: digest -> index of the class, for every stored value; probabilities: digest ->
-    (bytes of float32, offset).
+    Stored values are in `map`, which the sessions of a machine share, and, where there is none or
+    for chunks that came after it, in `tail`: digest -> index of the class, and
+    `tail_probabilities`: digest -> (bytes of float32, offset). `labels` and `old_labels` remember
+    values themselves, a bounded number: a look-up that needs no digest.
     """
 
     def __init__(self, row: dict):
@@ -53,11 +62,47 @@ class Model:
         self.keys_table: int | None = row["keys_table"]
         self.keys_column: str | None = row["keys_column"]
         self.loaded_seq = 0
-        self.predicted: dict[bytes, int] = {}
-        self.probabilities: dict[bytes, tuple] = {}
+        self.map: PredictionMap | None = None
+        self.tail: dict[bytes, int] = {}
+        self.tail_probabilities: dict[bytes, tuple] = {}
+        self.labels: dict[object, str] = {}
+        self.old_labels: dict[object, str] = {}
+        self._labels_bytes = 0
         self.live: OrderedDict[bytes, bytes] = OrderedDict()
         self.checked = 0.0
         self.called = 0.0
+        self.snapshot: str | None = None   # under which it was checked in an unbroken run of calls
+
+    def code(self, digest: bytes) -> int | None:
+        """The predicted class of a stored value."""
+        if self.map is not None:
+            place = self.map.find(digest)
+            if place is not None:
+                return self.map.codes[place]
+        return self.tail.get(digest)
+
+    def stored_probabilities(self, digest: bytes) -> bytes | None:
+        """float32 probabilities of a stored value."""
+        if self.map is not None:
+            place = self.map.find(digest)
+            if place is not None:
+                return self.map.probabilities(place)
+        stored = self.tail_probabilities.get(digest)
+        if stored is None:
+            return None
+        data, at = stored
+        return data[at:at + 4 * len(self.classes)]
+
+    def remember(self, value, label: str) -> None:
+        """Find a value's label by the value itself from now on. Half of the room is for the newest;
+        when it is full the older half goes."""
+        size = getsizeof(value) + LABEL_BYTES
+        if self._labels_bytes + size > REMEMBERED_BYTES.default / 2:
+            self.old_labels, self.labels, self._labels_bytes = self.labels, {}, 0
+            if size > REMEMBERED_BYTES.default / 2:
+                return
+        self.labels[value] = label
+        self._labels_bytes += size
 
     def same_as(self, other: Model) -> bool:
         """Whether stored predictions of `other` are still those of this model's version."""
@@ -165,8 +210,8 @@ def _load_predictions(plpy, model: Model) -> None:
         digests, codes = row["digests"], memoryview(row["predicted"]).cast("H")
         probabilities = row["probabilities"]
         names = [digests[at:at + DIGEST_BYTES] for at in range(0, len(digests), DIGEST_BYTES)]
-        model.predicted.update(zip(names, codes, strict=True))
-        model.probabilities.update(
+        model.tail.update(zip(names, codes, strict=True))
+        model.tail_probabilities.update(
             (name, (probabilities, number * width)) for number, name in enumerate(names))
     model.loaded_seq = model.last_seq
 
@@ -190,7 +235,7 @@ def _check_version() -> None:
 def model_facts(plpy, name: str, *, predictions: bool = False, trained: bool = True) -> Model:
     """A model as of this statement; 42704 if there is none, 55000 if it is not trained."""
     ensure_loaded(plpy)
-    query(plpy, "SELECT pgrain._load_model($1, $2)", ["text", "boolean"], [name, predictions])
+    _load(plpy, name, False)
     model = STATE.models.get(name)
     if model is None:
         raise UndefinedObject(f'model "{name}" does not exist',
@@ -198,12 +243,44 @@ def model_facts(plpy, name: str, *, predictions: bool = False, trained: bool = T
     if trained and model.version is None:
         raise NotReady(f'model "{name}" is not trained',
                        hint=f"Run CALL pgrain.train({_quoted(name)}).")
+    if predictions and model.version is not None and model.loaded_seq < model.last_seq:
+        _load_stored(plpy, model)
     if STATE.changed_in is not None and STATE.changed_in != _transaction(plpy):
         STATE.changed_in = None
+    model.snapshot = None
     model.checked = time.monotonic() if STATE.changed_in is None else 0.0
     return model
 
 
+def still(plpy, model: Model) -> Model:
+    """The same model, in an unbroken run of calls: asks the tables only under another snapshot."""
+    if STATE.changed_in is None and not STATE.standby:   # there snapshots print less than they see
+        snapshot = query(plpy, "SELECT pg_catalog.pg_current_snapshot()::text AS s")[0]["s"]
+        if snapshot == model.snapshot:
+            model.checked = time.monotonic()
+            return model
+        fresh = model_facts(plpy, model.name, predictions=True)
+        fresh.snapshot = snapshot
+        return fresh
+    return model_facts(plpy, model.name, predictions=True)
+
+
+def _load(plpy, name: str, predictions: bool) -> None:
+    query(plpy, "SELECT pgrain._load_model($1, $2)", ["text", "boolean"], [name, predictions])
+
+
+def _load_stored(plpy, model: Model) -> None:
+    """The stored predictions that this session lacks: a map if the worker has one, else rows."""
+    if model.map is None or len(model.tail) > TAIL_VALUES:
+        found = fetch(STATE.sockets[0] if STATE.sockets else None, STATE.version, STATE.database,
+                      model.version, model.last_seq, lambda: check_interrupts(plpy))
+        if found is not None and found[0].n_classes == len(model.classes):
+            model.map, last = found
+            model.loaded_seq = max(model.loaded_seq, last)
+            model.tail.clear()
+            model.tail_probabilities.clear()
+    if model.loaded_seq < model.last_seq:
+        _load(plpy, model.name, True)
 
 
 def client(plpy) -> Client:
@@ -264,13 +341,18 @@ def live_probabilities(plpy, model: Model, digest: bytes, packed: bytes) -> byte
     known = model.live.get(digest)
     if known is not None:
         return known
-    _, blobs = call(plpy, "predict", {"version": model.version, "kind": model.kind}, [packed])
-    if len(blobs) != 1 or len(blobs[0]) != 4 * len(model.classes):
-        raise PgrainError("the worker's probabilities have the wrong size")
-    model.live[digest] = answer = bytes(blobs[0])
+    model.live[digest] = answer = live_batch(plpy, model, [packed])[0]
     if len(model.live) > LIVE_VALUES:
         model.live.popitem(last=False)
     return answer
+
+
+def live_batch(plpy, model: Model, packed: list[bytes]) -> list[bytes]:
+    """float32 probabilities of values that are not stored; computed by the worker."""
+    _, blobs = call(plpy, "predict", {"version": model.version, "kind": model.kind}, packed)
+    if len(blobs) != len(packed) or any(len(blob) != 4 * len(model.classes) for blob in blobs):
+        raise PgrainError("the worker's probabilities have the wrong size")
+    return [bytes(blob) for blob in blobs]
 
 
 def _quoted(text: str) -> str:

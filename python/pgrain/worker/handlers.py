@@ -13,6 +13,7 @@ from pgrain.worker.complaints import Complaints
 from pgrain.worker.describe_methods import DescribeMethods
 from pgrain.worker.forgetting import Forgetting
 from pgrain.worker.plan_methods import PlanMethods
+from pgrain.worker.prediction_maps import PredictionMaps
 from pgrain.worker.repair_methods import RepairMethods
 from pgrain.worker.resident import Residents
 from pgrain.worker.watches import Watches
@@ -31,6 +32,7 @@ class Handlers:
         self.watches = Watches(residents, complaints)
         self._methods = {
             "ping": self._ping, "predict": self._predict,
+            "prediction_map": PredictionMaps(residents).open,
             "plan": complaints.plan, "evaluate": complaints.evaluate,
             "learn": complaints.learn, "verify": complaints.verify, "match": complaints.match,
             "rank": complaints.rank, "cells": complaints.cells,
@@ -45,7 +47,8 @@ class Handlers:
         }
 
     def handle(self, state: dict, method: str, params: dict, blobs: list) -> tuple:
-        """(result, blobs) of one request; `state` lives as long as its connection."""
+        """(result, blobs) of one request, and descriptors to hand over, which the caller closes;
+        `state` lives as long as its connection."""
         work = self._methods.get(method)
         if work is None:
             raise ProtocolViolation(f'no such method: "{method}"')

@@ -147,7 +147,7 @@ class Server:
                 connection.settimeout(None)
                 metrics.connection(1)
                 stack.callback(metrics.connection, -1)
-                state: dict = {}
+                state: dict = {"local": self._tls is None}
                 while True:
                     frame = frames.read_frame(lambda n: _receive(connection, n))
                     if frame.kind != messages.REQUEST:
@@ -193,13 +193,14 @@ class Server:
         """Answer one request. In logs it is `request=<backend's process id>.<its number>`."""
         number, method, params = messages.check_request(frame.header)
         started, sqlstate = time.monotonic(), "00000"
+        descriptors: list[int] = []
         metrics.present(1)
         with structlog.contextvars.bound_contextvars(request=f"{peer}.{number}"):
             try:
                 with self._gate:
                     if _gone(connection):
                         raise ConnectionClosed   # cancelled while it waited for its turn
-                    result, blobs = self.handler(state, method, params, frame.blobs)
+                    result, blobs, *descriptors = self.handler(state, method, params, frame.blobs)
                 frame_out = frames.encode(messages.RESULT, messages.result(number, result), blobs)
             except PgrainError as error:
                 sqlstate = error.sqlstate
@@ -215,9 +216,14 @@ class Server:
                     hint="This is a defect of pgrain; the worker's log has the details "
                          f"(request {peer}.{number}).")))
             else:
+                if descriptors:     # they travel with the first byte
+                    socket.send_fds(connection, [frame_out[0][:1]], descriptors)
+                    frame_out[0] = memoryview(frame_out[0])[1:]
                 for buffer in frame_out:
                     connection.sendall(buffer)
             finally:
+                for descriptor in descriptors:
+                    os.close(descriptor)
                 seconds = time.monotonic() - started
                 metrics.present(-1)
                 metrics.request(method, sqlstate, seconds)
