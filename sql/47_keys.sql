@@ -46,3 +46,25 @@ backend.protect_keys(plpy, model, protect)
 $python$;
 COMMENT ON FUNCTION pgrain.protect_keys IS
     'show a model''s training keys only to who may read them in its training table; false: to every caller';
+
+-- Edits name keys, too: those of a protected model are for who may read them. (The view pgrain.edits
+-- shows to everybody that there are some.)
+ALTER TABLE pgrain.training_edit ENABLE ROW LEVEL SECURITY;
+CREATE POLICY worker ON pgrain.training_edit TO pgrain_worker USING (true);
+CREATE POLICY readable ON pgrain.training_edit USING (NOT EXISTS (
+    SELECT FROM pgrain.protected_keys p
+    WHERE p.model = training_edit.model AND (row_security_active(p.training_table) OR NOT EXISTS (
+        SELECT FROM pg_catalog.pg_attribute t
+        WHERE t.attrelid = p.training_table AND t.attname = p.key
+          AND has_column_privilege(p.training_table, t.attnum, 'SELECT')))));
+
+-- So may the details of what failed before; the worker leaves them out from now on.
+CREATE FUNCTION pgrain._without_details() RETURNS trigger
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    UPDATE pgrain.job j SET error = j.error - 'detail'
+    WHERE j.model = NEW.model AND j.error ->> 'detail' IS NOT NULL;
+    RETURN NULL;
+END $$;
+CREATE TRIGGER without_details AFTER INSERT ON pgrain.protected_keys
+    FOR EACH ROW EXECUTE FUNCTION pgrain._without_details();

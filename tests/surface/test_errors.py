@@ -23,7 +23,10 @@ INSERT INTO crooked SELECT * FROM pictures UNION ALL SELECT 99, '\\x0102', 'a';
 CREATE TABLE uniform (LIKE pictures);
 INSERT INTO uniform SELECT id, image, 'a' FROM pictures;
 CREATE TABLE vacant (LIKE pictures);
+CREATE TABLE gaps AS SELECT i AS id, ARRAY[CASE WHEN i = 33 THEN 'NaN' ELSE i END] AS image,
+    (ARRAY['a', 'b'])[i % 2 + 1] AS label FROM generate_series(1, 40) AS i;
 """
+GAPS = """'{"epochs": 1}'"""
 SHAPE = """'{"shape": [2, 2, 1], "epochs": 1}'"""
 
 
@@ -33,9 +36,9 @@ def place(small):
     for statement in TABLES.split(";\n"):
         if statement.strip():
             small.execute(statement)
-    for table in ("pictures", "copies", "unlabelled", "crooked", "uniform", "vacant"):
+    for table in ("pictures", "copies", "unlabelled", "crooked", "uniform", "vacant", "gaps"):
         small.execute(f"SELECT pgrain.create_model('{table}', '{table}', 'id', '{{image}}', "
-                      f"'label', 'mlp', {SHAPE})")
+                      f"'label', 'mlp', {SHAPE if table != 'gaps' else GAPS})")
     small.execute("CALL pgrain.train('pictures')")
     return small
 
@@ -70,10 +73,13 @@ CASES = [
     (create(architecture="'lstm'"), "22023", "one column of type text", "image bytea"),
     (create(options="'{}'"), "22023", "needs its shape", '"shape"'),
     (create(options="'[]'"), "22023", "not a JSON object", ""),
+    (create(options="""'{"shape": [2, 2, 1], "epoch": 3}'"""), "22023", "epoch", "epochs"),
+    (create(options="""'{"shape": [2, 2, 1], "epochs": -3}'"""), "22023", "epochs", "epochs: "),
     (create(model="'colour'"), "42710", "already exists", "drop_model"),
     ("CALL pgrain.train('copies')", "23505", 'key column "id"', "Key 7 occurs 2 times"),
     ("CALL pgrain.train('unlabelled')", "23502", 'label column "label"', "key 99"),
-    ("CALL pgrain.train('crooked')", "22023", "expected 4 bytes (2 x 2 x 1), not 2", ""),
+    ("CALL pgrain.train('crooked')", "22023", "expected 4 bytes (2 x 2 x 1), not 2", "key 99"),
+    ("CALL pgrain.train('gaps')", "22023", "expected finite numbers, not nan", "key 33"),
     ("CALL pgrain.train('uniform')", "22023", "one class only", ""),
     ("CALL pgrain.train('vacant')", "22023", "no usable rows", ""),
     ("CALL pgrain.train('pictures', '{\"epoch\": 3}')", "22023", "epoch", "epochs"),

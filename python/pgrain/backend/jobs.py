@@ -189,7 +189,7 @@ def commit_first(plpy, kind: str) -> None:
 
 def _wait(plpy, job: int) -> None:
     submitted = reported = time.monotonic()
-    last, delay = None, 0.005
+    last, delay, told = None, 0.005, False
     while True:
         row = query(plpy, """
             SELECT state, phase, done, total, message, error,
@@ -205,6 +205,9 @@ def _wait(plpy, job: int) -> None:
         if row["state"] == "queued" and not row["alive"] and now - submitted > REPORT_SECONDS:
             raise WorkerUnreachable(
                 "no worker takes the job", detail=f"Job {job} was taken back.", hint=START_HINT)
+        if not row["alive"] and not told:      # it runs, or ran: it is taken up again
+            plpy.notice(f"no worker is alive; job {job} goes on when one is")
+        told = not row["alive"]
         if now - reported >= REPORT_SECONDS:
             line = _progress_line(row)
             if line != last:

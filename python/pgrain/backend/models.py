@@ -12,6 +12,7 @@ from pgrain.errors import (
     InsufficientPrivilege,
     InvalidArgument,
     NotReady,
+    PgrainError,
     UndefinedColumn,
     UndefinedObject,
 )
@@ -22,6 +23,7 @@ ARCHITECTURES = ("logistic_regression", "mlp", "cnn", "wide_resnet_10", "wide_re
 MODULE_PATH = re.compile(r"[A-Za-z]\w*(\.[A-Za-z]\w*)*:[A-Za-z]\w*\Z")
 _TEXT_TYPES = ("text", "character varying", "character")
 WORKER_ROLE = "pgrain_worker"
+OPTIONS_SECONDS = 3      # how long create_model waits for what `train` would say as well
 READER_ROLE = "pgrain_reader"   # as whom the worker reads users' tables: it has no other right
 
 
@@ -51,6 +53,8 @@ def create_model(plpy, name: str, relation: str, key: str, features: list[str], 
                                    "choose another name.")
     grant_to_worker(plpy, relation)
     query(plpy, "SELECT pgrain._ensure_secret()")
+    if architecture in ARCHITECTURES:
+        _check_options(plpy, architecture, fields)
     query(plpy, """
         INSERT INTO pgrain.model (model, training_table, key, features, label, kind, architecture,
                                   options)
@@ -308,6 +312,17 @@ def _kind(features: list[str], columns: dict[str, str], architecture: str) -> st
                 f'feature "{column}" is {type_name}',
                 detail="Features are one bytea, one float8[], one text, or scalar columns.")
     return "columns"
+
+
+def _check_options(plpy, architecture: str, options: dict) -> None:
+    """Names and bounds of options, by the worker, which knows them; where none answers at once,
+    `train` says what is wrong with them."""
+    try:
+        session.client(plpy).call("check_options", {"architecture": architecture,
+                                                    "options": options}, timeout=OPTIONS_SECONDS)
+    except PgrainError as error:
+        if isinstance(error, InvalidArgument):
+            raise
 
 
 def _check_shape(options: dict) -> None:

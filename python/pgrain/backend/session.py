@@ -120,6 +120,7 @@ class State:
         self.tls: dict[str, str] = {}
         self.standby = False
         self.incarnation: str | None = None   # of the server: see provenance/stamps.py
+        self.server: str | None = None        # which one: a copy's sessions find the same workers
         self.hasher = None
         self.secret: bytes | None = None
         self.models: dict[str, Model] = {}
@@ -147,6 +148,7 @@ def load(plpy) -> None:
                (SELECT secret FROM pgrain.installation) AS secret,
                (SELECT backend_start::text FROM pg_catalog.pg_stat_activity
                 WHERE backend_type = 'checkpointer') AS incarnation,
+               extract(epoch FROM pg_catalog.pg_postmaster_start_time())::text AS server,
                pg_catalog.current_setting('config_file', true) AS config_file,
                pg_catalog.pg_is_in_recovery() AS standby,
                -- Those that were alive just now, the oldest first: so all sessions share one.
@@ -162,6 +164,7 @@ def load(plpy) -> None:
     elif row["standby"]:
         STATE.sockets = []   # the table is the primary's, and so are the workers in it
     STATE.incarnation, STATE.extension = row["incarnation"], row["extension"]
+    STATE.server = row["server"]
     if row["secret"] is not None and row["secret"] != STATE.secret:
         STATE.secret, STATE.hasher = row["secret"], hasher(row["secret"])
         STATE.models.clear()
@@ -255,8 +258,10 @@ def model_facts(plpy, name: str, *, predictions: bool = False, trained: bool = T
 def still(plpy, model: Model) -> Model:
     """The same model, in an unbroken run of calls: asks the tables only under another snapshot."""
     if STATE.changed_in is None and not STATE.standby:   # there snapshots print less than they see
-        snapshot = query(plpy, "SELECT pg_catalog.pg_current_snapshot()::text AS s")[0]["s"]
-        if snapshot == model.snapshot:
+        snapshot = query(plpy, """
+            SELECT CASE WHEN pg_catalog.pg_current_xact_id_if_assigned() IS NULL   -- no own writes
+                   THEN pg_catalog.pg_current_snapshot()::text END AS s""")[0]["s"]
+        if snapshot is not None and snapshot == model.snapshot:
             model.checked = time.monotonic()
             return model
         fresh = model_facts(plpy, model.name, predictions=True)
@@ -300,7 +305,8 @@ def _client_at(plpy, address: str) -> Client:
     if state.client is None or state.client.path != address or state.client.tls != state.tls:
         if state.client is not None:
             state.client.close()
-        state.client = Client(address, state.version, state.database, tls=state.tls)
+        state.client = Client(address, state.version, state.database, tls=state.tls,
+                              server=state.server)
     state.client.on_wait = lambda: check_interrupts(plpy)
     return state.client
 

@@ -38,7 +38,7 @@ def read(data: bytes) -> dict[str, np.ndarray]:
         raise _unreadable(f"as Flax msgpack: {error}") from error
     if not isinstance(tree, Mapping):
         raise _unreadable("its top level is no map of layers")
-    return _named(flatten_dict(tree, sep="."))
+    return _named({".".join(map(str, path)): value for path, value in flatten_dict(tree).items()})
 
 
 def theta_of(model: Model, arrays: Mapping[str, np.ndarray]) -> np.ndarray:

@@ -48,9 +48,10 @@ def _walk(node, facts: PlanFacts) -> None:
         return
     if node.get("Node Type") == "ModifyTable":
         raise ComplaintSyntax("the query writes", hint="Give one SELECT.")
-    if "Relation Name" in node:
-        facts.relations.add((node.get("Schema"), node["Relation Name"]))
-    if "Function Name" in node:
+    if isinstance(node.get("Relation Name"), str):
+        schema = node.get("Schema")
+        facts.relations.add((schema if isinstance(schema, str) else None, node["Relation Name"]))
+    if isinstance(node.get("Function Name"), str):
         facts.functions.add(node["Function Name"])
     if node.get("One-Time Filter") == "false":
         facts.empty = True

@@ -28,13 +28,15 @@ class ConnectionLost(WorkerUnreachable):
 class Client:
     """A connection to the worker at an address (`wire/address.py`).
 
-    `version` and `database` go into the handshake; the worker refuses others than its own.
+    `version`, `database` and `server` go into the handshake; the worker refuses others than its
+    own.
     tls: the files for a remote worker (`wire/tls.py`); not needed for a Unix socket.
     """
 
     def __init__(self, path: str, version: str, database: str,
-                 on_wait: Callable[[], None] = lambda: None, tls: Mapping[str, str] | None = None):
-        self.path, self.version, self.database = path, version, database
+                 on_wait: Callable[[], None] = lambda: None, tls: Mapping[str, str] | None = None,
+                 server: str | None = None):
+        self.path, self.version, self.database, self.server = path, version, database, server
         self.on_wait, self.tls = on_wait, tls or {}
         self._wants: Callable[[OSError], str | None] = _wants
         self._socket: socket.socket | None = None
@@ -104,8 +106,8 @@ class Client:
             raise WorkerUnreachable("the worker is not reachable",
                                     detail=f'Socket "{self.path}": {error.strerror or error}.',
                                     hint=START_HINT) from None
-        self._send(frames.encode(messages.HELLO, messages.hello(self.version, self.database)),
-                   deadline)
+        self._send(frames.encode(messages.HELLO, messages.hello(self.version, self.database,
+                                                                self.server)), deadline)
         answer = frames.read_frame(lambda n: self._receive(n, deadline))
         if answer.kind == messages.ERROR:
             raise PgrainError.from_dict(answer.header.get("error") or {})

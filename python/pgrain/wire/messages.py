@@ -6,7 +6,7 @@ import os
 
 from pgrain.errors import PgrainError, ProtocolViolation
 
-HELLO = 1      # client: {version, database, session}
+HELLO = 1      # client: {version, database, server, session}
 WELCOME = 2    # worker: {version, pid, device}
 REQUEST = 3    # client: {id, method, params}
 RESULT = 4     # worker: {id, result}
@@ -15,9 +15,10 @@ ERROR = 5      # worker: {id, error: {sqlstate, message, detail, hint}}
 KINDS = {HELLO: "hello", WELCOME: "welcome", REQUEST: "request", RESULT: "result", ERROR: "error"}
 
 
-def hello(version: str, database: str) -> dict:
-    """What a session says first: its extension's version, its database, its process id."""
-    return {"version": version, "database": database, "session": os.getpid()}
+def hello(version: str, database: str, server: str | None = None) -> dict:
+    """What a session says first: its extension's version, its database, which server that is in
+    (None: whichever), its process id."""
+    return {"version": version, "database": database, "server": server, "session": os.getpid()}
 
 
 def welcome(version: str, pid: int, device: str) -> dict:
@@ -48,9 +49,10 @@ def check_request(header: dict) -> tuple[int, str, dict]:
     return number, method, params
 
 
-def check_hello(header: dict) -> tuple[str, str]:
-    """Version and database of a hello; ProtocolViolation if one is missing."""
-    version, database = header.get("version"), header.get("database")
-    if not isinstance(version, str) or not isinstance(database, str):
+def check_hello(header: dict) -> tuple[str, str, str | None]:
+    """Version, database and server of a hello; ProtocolViolation if one is missing."""
+    version, database, server = (header.get(name) for name in ("version", "database", "server"))
+    if (not isinstance(version, str) or not isinstance(database, str)
+            or not isinstance(server, str | None)):
         raise ProtocolViolation("a hello lacks its version or database")
-    return version, database
+    return version, database, server

@@ -8,6 +8,7 @@ import socket
 import numpy as np
 
 from pgrain.errors import ProtocolViolation
+from pgrain.models.registry import check_options
 from pgrain.wire.identity import unpack_value
 from pgrain.worker.complaints import Complaints
 from pgrain.worker.describe_methods import DescribeMethods
@@ -42,6 +43,7 @@ class Handlers:
             "watch_plan": self.watches.plan, "watch_build": self.watches.build,
             "watch_read": self.watches.read,
             "forget": Forgetting(residents).forget,
+            "check_options": self._check_options,
             "check_repair": repairs.check, "repair_values": repairs.values,
             "plan_repair": plans.plan_repair, "holds": plans.holds, "assess": plans.assess,
         }
@@ -56,6 +58,11 @@ class Handlers:
 
     def _ping(self, state: dict, params: dict, blobs: list) -> tuple:
         return self._about, []
+
+    def _check_options(self, state: dict, params: dict, blobs: list) -> tuple:
+        """Options of a model that is about to be declared: 22023 for one that cannot be."""
+        check_options(params["architecture"], params["options"])
+        return {}, []
 
     def _predict(self, state: dict, params: dict, blobs: list) -> tuple:
         """Probabilities (float32, one blob of R a value) of raw values that are not stored."""

@@ -156,7 +156,7 @@ class Runner(threading.Thread):
             log.info("job interrupted")
         except PgrainError as error:
             self._end(job.reporter, job.number, job.kind, "failed", error.message, error)
-            log.info("job failed", error=error.message)
+            log.info("job failed", error=error.message, detail=error.detail)
         except psycopg.Error as error:
             if _connection_is_lost(job.connection, error):
                 raise   # it stays "running", and is taken up again
@@ -183,11 +183,16 @@ class Runner(threading.Thread):
 
     def _end(self, connection, number: int, kind: str, state: str, message: str | None,
              error: PgrainError | None) -> None:
+        # DETAIL may quote a key. Where keys are protected, it is in the worker's log alone.
         connection.execute("""
-            UPDATE pgrain.job SET state = %s, message = %s, error = %s, finished_at = now(),
+            UPDATE pgrain.job j SET state = %s, message = %s, finished_at = now(),
+                   error = CASE WHEN EXISTS (SELECT FROM pgrain.protected_keys p
+                                             WHERE p.model = j.model)
+                                THEN %s::jsonb - 'detail' ELSE %s::jsonb END,
                    done = CASE WHEN %s = 'succeeded' THEN total ELSE done END
             WHERE job = %s""",
-            [state, message, json.dumps(error.to_dict()) if error else None, state, number])
+            [state, message, *2 * [json.dumps(error.to_dict()) if error else None], state,
+             number])
         metrics.job(kind, state)
 
 

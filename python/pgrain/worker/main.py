@@ -21,7 +21,7 @@ import psycopg
 import structlog
 
 from pgrain.cli.install import version
-from pgrain.errors import PgrainError
+from pgrain.errors import PgrainError, WorkerUnreachable
 from pgrain.store.database import connect
 from pgrain.worker import metrics, place
 
@@ -96,7 +96,7 @@ def run(options: Options) -> int:
         handlers = Handlers(residents, version=number, device=device)
         server = Server(address, handlers.handle, version=number, database=database,
                         device=device, allow_users=allowed, tls=options.tls,
-                        tls_peers=options.tls_peers, mode=mode)
+                        tls_peers=options.tls_peers, mode=mode, whose=lambda: served(dsn))
         if options.metrics is not None:
             endpoint = metrics.serve(options.metrics, version=number, database=database)
         server.listen()
@@ -173,6 +173,17 @@ def wait_for_extension(dsn: str, number: str,
             told = problem
         stopping.wait(WAIT_SECONDS)
     return None
+
+
+def served(dsn: str) -> str:
+    """Which run of which server a database is in: when its postmaster has started."""
+    try:
+        with connect(dsn) as connection:
+            return connection.execute("SELECT extract(epoch FROM pg_postmaster_start_time())::text "
+                                      "AS server").fetchone()["server"]
+    except psycopg.Error as error:
+        raise WorkerUnreachable("the worker cannot reach its own database",
+                                detail=str(error).strip()) from None
 
 
 _ABOUT = """

@@ -25,6 +25,7 @@ from pgrain.errors import (
     PgrainError,
     ProtocolViolation,
     UndefinedObject,
+    WorkerUnreachable,
 )
 from pgrain.settings import CONCURRENT_REQUESTS, QUEUED_REQUESTS
 from pgrain.wire import address, frames, messages
@@ -70,16 +71,18 @@ class Server:
     connect (names or numbers), checked by the kernel's peer credentials; the socket's permissions
     keep out the others before that. A remote address wants tls (`wire/tls.py`), and from whoever
     connects a certificate of the same authority, with one of the names in tls_peers if there are
-    any.
+    any. whose: asks which server the worker's database is in now (None: not checked); a restored
+    copy of it has the same database with the same table of workers.
     """
 
     def __init__(self, path: str, handler: Callable, *, version: str, database: str, device: str,
                  allow_users: Sequence[str | int], tls: Mapping[str, str] | None = None,
-                 tls_peers: Sequence[str] = (), mode: int = 0o660):
+                 tls_peers: Sequence[str] = (), mode: int = 0o660,
+                 whose: Callable[[], str] | None = None):
         self.path, self.handler = path, handler
         self.version, self.database, self.device = version, database, device
         self._allowed = {os.getuid(), *(_user_id(name) for name in allow_users)}
-        self._mode = mode
+        self._mode, self._whose, self._served = mode, whose, None
         self._where = address.parse(path)
         self._tls = None
         if isinstance(self._where, address.Remote):
@@ -174,7 +177,7 @@ class Server:
         frame = frames.read_frame(lambda n: _receive(connection, n))
         if frame.kind != messages.HELLO:
             raise ProtocolViolation("the first message is not a hello")
-        version, database = messages.check_hello(frame.header)
+        version, database, server = messages.check_hello(frame.header)
         if version != self.version:
             raise PgrainError(
                 f"the extension is of version {version}, the worker of {self.version}",
@@ -183,6 +186,14 @@ class Server:
             raise UndefinedObject(f'this worker serves database "{self.database}", '
                                   f'not "{database}"',
                                   hint="Start a worker for this database.")
+        if self._whose is not None and server not in (None, self._served):
+            # Asked again only then: a server that was restarted is another one, too.
+            self._served = self._whose()
+            if server != self._served:
+                raise WorkerUnreachable(
+                    f'the worker at "{self.path}" serves another server',
+                    detail=f'Database "{self.database}" there has the same name; this one may be '
+                           "a restored copy.", hint="Start a worker for this server.")
         _send(connection, messages.WELCOME,
               messages.welcome(self.version, os.getpid(), self.device))
         session = frame.header.get("session")

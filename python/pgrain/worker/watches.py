@@ -136,6 +136,10 @@ class Watches:
             if not connection.execute("SELECT pg_try_advisory_xact_lock(%s, %s) AS mine",
                                       [LOCK_CLASS, number & 0x7FFFFFFF]).fetchone()["mine"]:
                 return None
+            # The watch first, as `unwatch` does: else they would wait for each other.
+            if not connection.execute("SELECT FROM pgrain.watch WHERE watch = %s "
+                                      "FOR KEY SHARE SKIP LOCKED", [number]).rowcount:
+                return None
             row = connection.execute("""
                 SELECT w.alert, w.owner, w.shape, s.generation, s.version, s.spectrum, s.pairs,
                        s.notes_print, s.changes, s.before::text AS before, s.alert_holds,
