@@ -57,7 +57,7 @@ load: bootstrap install
 ## paper — the paper's experiments, into docs/paper.md; SCALE=small|full, ARGS="adult spectra" for some, "--plan"
 SCALE ?= small
 HOURS ?= $(if $(filter small,$(SCALE)),3)
-paper: bootstrap
+paper: bootstrap install
 	@$(PYTHON) -m pip install --quiet --editable '.[bench]'
 	@$(PGRAIN) data fetch
 	@$(PGRAIN) paper --scale $(SCALE) $(if $(HOURS),--hours $(HOURS)) $(ARGS)

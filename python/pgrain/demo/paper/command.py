@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 import click
+import psycopg
 
+from pgrain.cli.background import WorkerError
+from pgrain.cli.cluster import ClusterError
+from pgrain.cli.install import InstallError
 from pgrain.demo.datasets import DatasetBroken, DatasetMissing
 from pgrain.demo.paper import costs
 from pgrain.demo.paper.experiments import NAMES, experiment, work
@@ -17,6 +22,9 @@ from pgrain.demo.paper.scales import SCALES, Scale
 from pgrain.errors import PgrainError
 
 RECORDS = Path(".local/paper")
+FAILURES = (DatasetMissing, DatasetBroken, PgrainError, RuntimeError, OSError, InstallError,
+            ClusterError, WorkerError, psycopg.Error, subprocess.SubprocessError)
+"""What one configuration may fail with while the others go on; anything else is a bug of ours."""
 FELL = 0.03
 """AUC_R that falls by more than this against the kept records is printed at the end of a run."""
 
@@ -61,7 +69,7 @@ def run(jobs: list[Job], records: Records, say: Callable[[str], None],
         try:
             found = records.measure(job, lambda job=job, name=name: work(
                 job, lambda text: say(f"  {name}: {text}")))
-        except (DatasetMissing, DatasetBroken, PgrainError, RuntimeError, OSError) as error:
+        except FAILURES as error:
             failures.append(f"{name}: {error}")
             say(f"  {name}: {error}")
         else:

@@ -13,8 +13,8 @@ from pgrain.demo.paper.records import Job, Records
 SECONDS = 60.0
 """Of a configuration of a kind that nothing is known of."""
 TYPICAL = {
-    ("setting", "mlp"): 45, ("setting", "logistic_regression"): 40, ("setting", "cnn"): 250,
-    ("setting", "lstm"): 250, ("setting", "wide_resnet_10"): 600, ("points", "mlp"): 60,
+    ("setting", "mlp"): 45, ("setting", "logistic_regression"): 40, ("setting", "cnn"): 300,
+    ("setting", "lstm"): 150, ("setting", "wide_resnet_10"): 600, ("points", "mlp"): 60,
     ("peers", "mlp"): 200, ("peers", "logistic_regression"): 60, ("surface", "mlp"): 90,
     ("surface", "logistic_regression"): 40, ("repaired", "mlp"): 150,
     ("repaired", "logistic_regression"): 150, ("latency", "mlp"): 120, ("latency", "cnn"): 300,

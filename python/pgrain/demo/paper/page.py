@@ -38,6 +38,13 @@ def sizes(records: list[dict]) -> str:
     return "; ".join(found) + "." if found else ""
 
 
+def device() -> str:
+    """What JAX computes on."""
+    import jax
+    kind = jax.devices()[0].device_kind
+    return f"{os.cpu_count()} cores, no GPU" if kind == "cpu" else f"{jax.device_count()} {kind}"
+
+
 def _load(records: list[dict]) -> str:
     """What else the machine did: times mean little without it."""
     loads = [r["load"] for r in records if "load" in r]
@@ -87,7 +94,8 @@ def write(path: Path, scale: Scale, records: Records, note: str = "") -> None:
     models = ", ".join(f"{name} {dict(options)}" if options else f"{name} of default size"
                        for name, options in ((n, scale.options.get(n, ())) for n in scale.sample))
     parts = [_template("page_head.md").format(
-        scale=scale.name, machine=f"{machine()} {note}".strip(), fashion_rows=scale.rows["fashion"],
+        scale=scale.name, machine=f"{machine()} {note}".strip(), device=device(),
+        fashion_rows=scale.rows["fashion"],
         models=models.replace("{", "(").replace("}", ")").replace("'", "")).strip()]
     parts += [section(name, scale, records, folder) for name in NAMES]
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -112,4 +112,5 @@ def render(records, folder: Path) -> str:
             + "\n\nms, medians. The complaint right after the update predicts and projects its new "
             "pictures; the worker looks for updates ten times a second and does the same for those "
             "that nobody complains about. As in the paper the cost follows the size of the update "
-            "and not that of the table; without a watch it follows the table.")
+            "and not that of the table. Without a watch the complaint reads the whole table, and "
+            "finds the update's pictures predicted by then.")
