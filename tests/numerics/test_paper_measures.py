@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -184,6 +185,17 @@ def test_a_section_of_lost_records_stays_until_as_many_are_measured(tmp_path, mo
         after = page.section("controls", SCALES["small"], records, folder)
         assert ("as it was" in after) == ("Measured since" in after) == shown
         assert "0.123" in after
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_section_can_be_written_from_the_records_that_are_kept(name, tmp_path):
+    pytest.importorskip("matplotlib")
+    kept = Path(__file__).resolve().parents[2] / "docs" / "paper" / "records" / "small.jsonl"
+    records = Records(tmp_path / "records", kept)
+    text = page.section(name, SCALES["small"], records, tmp_path)
+    found = records.all(experiment(name).jobs(SCALES["small"]))
+    assert f"{len(found)} of " in text
+    assert ("Nothing has been measured" in text) == (not found)
 
 
 def test_cifar10_is_read_where_the_user_has_it(tmp_path, monkeypatch):
