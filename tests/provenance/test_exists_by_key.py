@@ -73,6 +73,15 @@ def test_several_at_once(schema: Lab) -> None:
         circuit.value(schema.predicted(circuit)).compare(schema.result(capture))
 
 
+def test_a_group_that_no_classes_give_is_not_possible(schema: Lab) -> None:
+    """Its rows have no partner at all: it is not among the absent rows."""
+    inner = INNER.format(KEYS[0])
+    circuit, _ = schema.circuit(f"SELECT g, count(*) AS n FROM o WHERE EXISTS ({inner}) GROUP BY g")
+    every = [row["output"]["g"] for row in
+             circuit.value(schema.predicted(circuit)).json_rows(include_absent=True)]
+    assert sorted(every) == ["p", "q"] and len(circuit.texts) == 4
+
+
 def test_a_row_is_not_shown_for_nothing(schema: Lab) -> None:
     """Without grouping, rows for which it can't be true are dropped by PostgreSQL."""
     circuit, _ = schema.circuit(f"SELECT id, g FROM o WHERE EXISTS ({INNER.format(KEYS[0])})")

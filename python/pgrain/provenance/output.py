@@ -66,6 +66,7 @@ class Output:
     scales: np.ndarray
     hard: bool
     relative: float = RELATIVE      # how far a cell may be from PostgreSQL's
+    possible: np.ndarray | None = None      # (G,) bool, rows that some classes have; None: all
 
     def text(self, row: int, column: int) -> str | None:
         """The cell as text, None for NULL."""
@@ -168,8 +169,10 @@ class Output:
                      for c, cell in zip(keyed, key, strict=True))
 
     def _rows(self, include_absent: bool) -> list[int]:
-        return list(range(len(self.keys))) if include_absent else \
-            np.flatnonzero(self.present).tolist()
+        if not include_absent:
+            return np.flatnonzero(self.present).tolist()
+        return list(range(len(self.keys))) if self.possible is None else \
+            np.flatnonzero(self.possible).tolist()
 
 
 def match_sql(columns: list[OutputColumn], where: str) -> str:

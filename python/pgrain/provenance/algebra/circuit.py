@@ -12,6 +12,7 @@ from pgrain.provenance.algebra import comparisons
 from pgrain.provenance.algebra.assemble import Assembly
 from pgrain.provenance.algebra.presence import Presence
 from pgrain.provenance.algebra.small_gates import Disjoint
+from pgrain.provenance.algebra.wiring import NEVER
 from pgrain.provenance.output import RELATIVE, RELATIVE_PROBABILITY, Output
 from pgrain.provenance.presence import ABSENT
 
@@ -259,4 +260,5 @@ class NetworkCircuit:
             labels[column] = ["{" + ",".join(row) + "}" for row in made]
         weight = state.P[self.present]
         return Output(self.columns, self.key_columns, self.texts, weight > 0.5, weight, numbers,
-                      labels, np.nan_to_num(np.abs(numbers)), hard, self.relative)
+                      labels, np.nan_to_num(np.abs(numbers)), hard, self.relative,
+                      self.present != NEVER)

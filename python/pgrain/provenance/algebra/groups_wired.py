@@ -131,6 +131,7 @@ class Groups:
         if "any" not in self._made:
             self._made["any"] = self.wiring.any_of(self.n, self.group, self.literals)
         literals = self._made["any"] + 3 * np.arange(self.n) + 1
+        literals[np.bincount(self.group, minlength=self.n) == 0] = NEVER
         if self.grouping.sets:
             total = self.assembly.packed.flags(f"{self.block.number}.g.total")
             literals[total] = CERTAIN
