@@ -22,17 +22,17 @@ _NEEDED_SEALS = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_WRITE
 _refused_until = 0.0
 
 
-def fetch(address: str | None, version: str, database: str, number: int, last_seq: int,
-          on_wait) -> tuple[PredictionMap, int] | None:
+def fetch(address: str | None, version: str, database: str, server: str | None, number: int,
+          last_seq: int, on_wait) -> tuple[PredictionMap, int] | None:
     """(map, its last chunk) of model version `number` with the chunks up to `last_seq` at least;
-    None where the worker at `address` gives none."""
+    None where the worker at `address` gives none. version, database, server: see `Client`."""
     global _refused_until
     if address is None or not DescriptorClient.possible(address):
         return None
     if time.monotonic() < _refused_until:
         return None
     client = DescriptorClient(address, version, database, patience=PATIENCE_SECONDS,
-                              on_wait=on_wait)
+                              on_wait=on_wait, server=server)
     descriptor = None
     try:
         answer, _ = client.call("prediction_map", {"version": number, "last_seq": last_seq})
