@@ -73,11 +73,11 @@ def _at_the_optimum(setting):
 
 def _retrained(setting, fitted, keep, seed: int, objective, **given) -> float:
     """The objective after training on the rows `keep` alone."""
+    from pgrain.models.softmax import softmax
     from pgrain.models.training import predict_proba, train
     case = fitted.case
     trained = train(fitted.model, case.X[keep], case.y[keep], options=dict(setting.options),
                     seed=seed, **given)
-    from pgrain.models.softmax import softmax
     return objective(softmax(predict_proba(fitted.model, trained.theta, case.query_X)[0]))
 
 
@@ -117,7 +117,7 @@ def _convex(setting, fitted, query, sign, c, objective, say) -> dict:
             keep = np.ones(n, bool)
             keep[group] = False
             after = _retrained(setting, fitted, keep, 0, objective, theta0=fitted.theta)
-            step.edit(keep.astype(np.float32), fitted.case.y, np.zeros(len(values)))
+            step.edit(keep.astype(np.float32), fitted.case.y)
             moved = moved_probabilities(logits, fitted.query_J, step.solve().u)
             rows.append([after - before, float(first_order[group].sum()),
                          objective(moved) - before])
