@@ -23,6 +23,8 @@ STORED = "SELECT count(*) FROM items WHERE pgrain.predict('colour', x) = 'red'"
 CALLS = {
     "predict": "SELECT pgrain.predict('colour', ARRAY[random(), 4.5])",
     "predict_proba": "SELECT pgrain.predict_proba('colour', ARRAY[random(), 4.5])",
+    "predict_batch": "SELECT * FROM pgrain.predict_batch('colour', 'SELECT id, ARRAY[random(), "
+                     "4.5] FROM items')",
     "complain": f"SELECT * FROM pgrain.complain($q${REPORT}$q$, 'n too high')",
     "complain about a watch": "SELECT * FROM pgrain.complain('standing', 'n too high')",
     "provenance": f"SELECT * FROM pgrain.provenance($q${REPORT}$q$)",
@@ -66,6 +68,7 @@ def hung(shop):
 def usable(session, shop) -> bool:
     """What is stored needs no worker; the transaction can be used."""
     with session.transaction():
+        session.execute("SET LOCAL statement_timeout = '20s'")
         return session.execute(STORED).fetchone()[0] == shop.stored
 
 

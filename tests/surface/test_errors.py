@@ -23,7 +23,7 @@ INSERT INTO crooked SELECT * FROM pictures UNION ALL SELECT 99, '\\x0102', 'a';
 CREATE TABLE uniform (LIKE pictures);
 INSERT INTO uniform SELECT id, image, 'a' FROM pictures;
 CREATE TABLE vacant (LIKE pictures);
-CREATE TABLE gaps AS SELECT i AS id, ARRAY[CASE WHEN i = 33 THEN 'NaN' ELSE i END] AS image,
+CREATE TABLE gaps AS SELECT i AS id, ARRAY[CASE WHEN i = 33 THEN float8 'NaN' ELSE i END] AS image,
     (ARRAY['a', 'b'])[i % 2 + 1] AS label FROM generate_series(1, 40) AS i;
 """
 GAPS = """'{"epochs": 1}'"""
