@@ -88,5 +88,5 @@ def test_a_remote_worker_is_not_asked(monkeypatch):
     def fail(*_, **__):
         raise AssertionError("a connection was opened")
     monkeypatch.setattr(DescriptorClient, "call", fail)
-    assert shared_map.fetch("tls://gpu.example:5555", "1", "db", None, 1, 1, lambda: None) is None
-    assert shared_map.fetch(None, "1", "db", None, 1, 1, lambda: None) is None
+    assert shared_map.fetch(["tls://gpu.example:5555"], "1", "db", None, 1, 1, lambda: None) is None
+    assert shared_map.fetch([], "1", "db", None, 1, 1, lambda: None) is None

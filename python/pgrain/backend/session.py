@@ -277,9 +277,8 @@ def _load(plpy, name: str, predictions: bool) -> None:
 def _load_stored(plpy, model: Model) -> None:
     """The stored predictions that this session lacks: a map if the worker has one, else rows."""
     if model.map is None or len(model.tail) > TAIL_VALUES:
-        found = fetch(STATE.sockets[0] if STATE.sockets else None, STATE.version, STATE.database,
-                      STATE.server, model.version, model.last_seq,
-                      lambda: check_interrupts(plpy))
+        found = fetch(STATE.sockets, STATE.version, STATE.database, STATE.server, model.version,
+                      model.last_seq, lambda: check_interrupts(plpy))
         if found is not None and found[0].n_classes == len(model.classes):
             model.map, last = found
             model.loaded_seq = max(model.loaded_seq, last)

@@ -22,17 +22,30 @@ _NEEDED_SEALS = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_WRITE
 _refused_until = 0.0
 
 
-def fetch(address: str | None, version: str, database: str, server: str | None, number: int,
+def fetch(addresses: list[str], version: str, database: str, server: str | None, number: int,
           last_seq: int, on_wait) -> tuple[PredictionMap, int] | None:
-    """(map, its last chunk) of model version `number` with the chunks up to `last_seq` at least;
-    None where the worker at `address` gives none. version, database, server: see `Client`."""
+    """(map, its last chunk) of model version `number` with the chunks up to `last_seq` at least,
+    from the first worker at `addresses` that gives one; None if none does. version, database,
+    server: see `Client`."""
     global _refused_until
-    if address is None or not DescriptorClient.possible(address):
-        return None
+    local = [address for address in addresses if DescriptorClient.possible(address)]
     if time.monotonic() < _refused_until:
         return None
-    client = DescriptorClient(address, version, database, patience=PATIENCE_SECONDS,
-                              on_wait=on_wait, server=server)
+    for address in local:       # one that was killed a moment ago is still among them
+        client = DescriptorClient(address, version, database, patience=PATIENCE_SECONDS,
+                                  on_wait=on_wait, server=server)
+        try:
+            found = _ask(client, number, last_seq)
+        except (PgrainError, OSError, ValueError):
+            continue            # whatever it was, the tables have the same predictions
+        if found is not None:
+            return found
+    if local:
+        _refused_until = time.monotonic() + RETRY_SECONDS
+    return None
+
+
+def _ask(client: DescriptorClient, number: int, last_seq: int) -> tuple[PredictionMap, int] | None:
     descriptor = None
     try:
         answer, _ = client.call("prediction_map", {"version": number, "last_seq": last_seq})
@@ -45,10 +58,6 @@ def fetch(address: str | None, version: str, database: str, server: str | None, 
         # called shared of a sealed file is refused before Linux 6.7).
         mapped = mmap.mmap(descriptor, 0, flags=mmap.MAP_PRIVATE, prot=mmap.PROT_READ)
         return PredictionMap(mapped), answer["last_seq"]
-    except (PgrainError, OSError, ValueError):
-        # Whatever it was, the tables have the same predictions.
-        _refused_until = time.monotonic() + RETRY_SECONDS
-        return None
     finally:
         client.close()
         for spent in (descriptor, client.take()):
