@@ -47,12 +47,11 @@ class Variables:
     values: dict | None
 
     def __post_init__(self):
-        self._arrays = self._p = None
+        self._p = None
 
     def _snapshot(self):
-        if self._arrays is None:
-            self._arrays = self.table.snapshot()
-        return self._arrays
+        # Not kept: a circuit that is kept would keep arrays that the table has outgrown.
+        return self.table.snapshot()
 
     @property
     def predicted(self) -> np.ndarray:
