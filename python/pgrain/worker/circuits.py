@@ -89,6 +89,17 @@ class Evaluated:
         return known
 
 
+def same_rows(match: list[Match | None], given: list | None) -> list | None:
+    """The output rows of each WHERE (None without one) that a session found beforehand in rows
+    that it remembered; None where it found none, or they were others."""
+    if not any(match):
+        return match
+    if given is None or any(m and (g is None or g[0] != m.name or not g[1])
+                            for m, g in zip(match, given, strict=True)):
+        return None
+    return [m and g[1] for m, g in zip(match, given, strict=True)]
+
+
 def mentioned(where: str, columns: list[str]) -> set[int] | None:
     """Numbers of the columns that a complaint's WHERE may read; None if that may be all of them.
 

@@ -24,7 +24,7 @@ from pgrain.provenance.stamps import STAMP_BYTES, of_table, widen
 from pgrain.store.versions import read_secret
 from pgrain.wire.identity import DIGEST_BYTES, digest, hasher, unpack_value
 from pgrain.worker import vectors
-from pgrain.worker.circuits import Circuits, Evaluated, Match
+from pgrain.worker.circuits import Circuits, Evaluated, same_rows
 from pgrain.worker.ranking import METHODS, STORED, Projected, Ranker, Variables, check_options
 from pgrain.worker.resident import Resident, Residents
 from pgrain.worker.variables import StampTable
@@ -169,7 +169,7 @@ class Complaints:
             kept.popitem(last=False)
         match = [None if c.where is None else found.match(c.where) for c in complaints]
         verify = verify == "always" or (verify == "new" and not plan.verified)
-        matches = _matches(match, params.get("matches"))
+        matches = same_rows(match, params.get("matches"))
         if "rank" in params and not verify and matches is not None:
             return self.rank(state, {**params["rank"], "evaluation": number, "matches": matches},
                              [])
@@ -420,17 +420,6 @@ def evaluation_of(state: dict, params: dict) -> Evaluation:
     if evaluation is None:
         raise PgrainError("the worker does not know this evaluation")
     return evaluation
-
-
-def _matches(match: list[Match | None], given: list | None) -> list | None:
-    """The output rows of each WHERE (None without one) that a session found beforehand in rows
-    that it remembered; None where it found none, or they were others."""
-    if not any(match):
-        return match
-    if given is None or any(m and (g is None or g[0] != m.name or not g[1])
-                            for m, g in zip(match, given, strict=True)):
-        return None
-    return [m and g[1] for m, g in zip(match, given, strict=True)]
 
 
 def _count(head: list) -> int:
