@@ -170,3 +170,21 @@ def test_repaired_features_are_planned_with_their_own_curvature(small):
     finally:
         small.execute("SELECT pgrain.drop_intervention('colour', 'turned')")
         small.execute("CALL pgrain.precompute('colour', '{\"pairs\": 9}')")
+
+
+def test_a_plan_does_not_depend_on_what_was_asked_before(small):
+    """The circuit that an earlier complaint left has no queried values, which a plan needs."""
+    query = COUNT + " AND hour < 3"
+    plans = []
+    for complain in (False, True):
+        with small.connect() as session:
+            notices = []
+            session.add_notice_handler(lambda notice, said=notices: said.append(
+                notice.message_primary))
+            for _ in range(2 * complain):
+                session.execute("SELECT * FROM pgrain.complain(%s, 'n <= 2')", [query])
+            notices.clear()
+            rows = session.execute("SELECT * FROM pgrain.plan_repair(%s, 'n <= 2')", [query])
+            plans.append((rows.fetchall(), notices))
+    assert plans[0] == plans[1]
+    assert plans[0][0]

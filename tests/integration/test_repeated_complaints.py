@@ -27,6 +27,11 @@ def goods(small):
 import sys
 state = sys.modules["pgrain.backend.session"].STATE
 return state.client._number, any(known.mark for known in state.looked_up.values()) $f$;
+        CREATE FUNCTION public.remembered_of(query text) RETURNS boolean
+        LANGUAGE plpython3u AS $f$
+import sys
+looked_up = sys.modules["pgrain.backend.session"].STATE.looked_up
+return any(known.mark for place, known in looked_up.items() if place[0] == query) $f$;
         EXCEPTION WHEN duplicate_function THEN NULL; END $$""")
     return small
 
@@ -285,3 +290,92 @@ def test_keys_protected_meanwhile(goods, as_role):
     goods.execute("SELECT pgrain.protect_keys('colour', false)")
     assert [row[2:4] for row in hidden] == [(None, None)] * 20
     assert all(row[3] for row in reader.execute(ASK, [REPORT, WHERE]).fetchall())
+
+
+def in_days(goods):
+    """`goods` with columns that settings have a say in; the report by day."""
+    goods.execute("ALTER TABLE goods ADD day date, ADD at timestamptz")
+    goods.execute("UPDATE goods SET day = CASE WHEN hour < 2 THEN date '2020-01-02' "
+                  "ELSE date '2020-02-01' END, "
+                  "at = timestamptz '2020-01-01 00:00+00' + hour * interval '1 hour'")
+    return REPORT.replace("hour, count", "day, count").replace("BY hour", "BY day")
+
+
+# What a constant says is settled when a statement is prepared: (a condition, settings under which
+# it is read in two ways). The last DateStyles even print both days alike.
+READINGS = {
+    "DateStyle": ("day = '01/02/2020'", ["SET DateStyle = 'ISO, MDY'",
+                                         "SET DateStyle = 'ISO, DMY'"]),
+    "DateStyle as EXPLAIN shows it": ("day = '01/02/2020'", ["SET DateStyle = 'SQL, MDY'",
+                                                             "SET DateStyle = 'SQL, DMY'"]),
+    "TimeZone": ("at >= '2020-01-01 02:00'", ["SET TimeZone = 'UTC'",
+                                              "SET TimeZone = 'Asia/Tokyo'"]),
+    "IntervalStyle": ("hour * interval '1 hour' < interval '-1 2:00:00' + interval '1 day 5:00:00'",
+                      ["SET IntervalStyle = postgres", "SET IntervalStyle = sql_standard"]),
+    "transform_null_equals": ("(claim = NULL OR hour > 1) IS NOT NULL",
+                              ["SET transform_null_equals = off",
+                               "SET transform_null_equals = on"]),
+    "array_nulls": ("(claim = ANY ('{NULL,red}'::text[])) IS NOT NULL",
+                    ["SET array_nulls = on", "SET array_nulls = off"]),
+}
+
+
+@pytest.mark.parametrize("condition,settings", READINGS.values(), ids=READINGS.keys())
+def test_constants_mean_what_they_mean_now(goods, condition, settings):
+    in_days(goods)
+    query = REPORT.replace(" GROUP", f" AND {condition} GROUP")
+    session = goods.connect()
+    answers = []
+    for setting in settings:
+        session.execute(setting)
+        answers.append(settle(session, query, "flagged too high"))
+        assert answers[-1] == fresh(goods, query, "flagged too high", "postgres", setting)
+    assert answers[0] != answers[1]
+
+
+@pytest.mark.parametrize("watched", [None, "ISO, MDY", "SQL, MDY"])
+def test_constants_of_a_condition_mean_what_they_mean_now(goods, watched):
+    query = in_days(goods)
+    goods.execute("CREATE SCHEMA IF NOT EXISTS first")
+    goods.execute("DROP FUNCTION IF EXISTS first.late(integer)")
+    if watched:
+        with goods.connect() as maker:     # who may write days in another style
+            maker.execute(f"SET DateStyle = '{watched}'")
+            maker.execute("CALL pgrain.watch('days', %s)", [query])
+    session = goods.connect()
+    asked = "days" if watched else query
+    for style in ("'SQL, MDY'", "'SQL, DMY'"):
+        session.execute(f"SET DateStyle = {style}")
+        for complaint in ("flagged too high WHERE day = '01/02/2020'", "flagged too high WHERE "
+                          "day = '2020-02-01'"):
+            for _ in range(2):
+                rows = rounded(session.execute(ASK, [asked, complaint]).fetchall())
+                assert rows
+                assert rows == fresh(goods, query, complaint, "postgres",
+                                     f"SET DateStyle = {style}")
+    # Nor does a plan of PostgreSQL's notice that a name means another function by now.
+    if not watched:
+        session.execute("SET search_path = first, public")
+        complaint = "flagged too high WHERE late(extract(month FROM day)::integer)"
+        before = settle(session, query, complaint)
+        goods.execute("CREATE FUNCTION first.late(integer) RETURNS boolean LANGUAGE sql IMMUTABLE "
+                      "AS 'SELECT $1 = 1'")
+        after = rounded(session.execute(ASK, [query, complaint]).fetchall())
+        assert after == fresh(goods, query, complaint, "postgres",
+                              "SET search_path = first, public") != before
+    goods.execute("DROP SCHEMA first CASCADE")
+    if watched:
+        goods.execute("SELECT pgrain.unwatch('days')")
+
+
+def test_now_is_never_remembered(goods):
+    """A constant that says now is read again each time; a call of now() is evaluated anyway."""
+    session = goods.connect()
+    for moving, kept in ((" AND 'now'::timestamptz > '2020-01-01' GROUP", False),
+                         (" AND now() > '2020-01-01' GROUP", True)):
+        query = REPORT.replace(" GROUP", moving)
+        marks = set()
+        for _ in range(5):
+            session.execute(ASK, [query, WHERE])
+            marks.add(session.execute("SELECT public.remembered_of(%s)", [query]).fetchone()[0])
+        assert (True in marks) == kept

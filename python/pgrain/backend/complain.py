@@ -10,7 +10,7 @@ import json
 import re
 import struct
 from collections import OrderedDict
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 from pgrain.backend import session, snapshots, watch
 from pgrain.backend.keys import visible
@@ -18,7 +18,6 @@ from pgrain.backend.spi import (
     entry_point,
     fetch_all,
     from_postgres,
-    prepared,
     query,
     writes_nothing,
 )
@@ -165,13 +164,15 @@ def _evaluate(plpy, text: str, complaints: list[str], options: dict,
 @dataclass
 class Known:
     """What was looked up for a query. key: of the plan in the session's memory; stamps: keys of
-    tuple stamps (`_stamp_keys`); mark: of the snapshot in which all this was so (`snapshots`)."""
+    tuple stamps (`_stamp_keys`); mark: of the snapshot in which all this was so (`snapshots`).
+    conditions: what `condition` has prepared since."""
 
     plan: dict
     models: dict
     key: tuple
     stamps: list[str]
     mark: str | None
+    conditions: dict[str, object] = field(default_factory=dict)
 
 
 def _captured(plpy, text: str, about_rows: bool) -> tuple[Known, tuple]:
@@ -179,7 +180,7 @@ def _captured(plpy, text: str, about_rows: bool) -> tuple[Known, tuple]:
     session.ensure_loaded(plpy)
     QUERY_BYTES.limit(len(text.encode()))
     environment = snapshots.environment(plpy)
-    place = (text, environment.path, environment.role, environment.row_security, about_rows)
+    place = (text, replace(environment, mark=None), about_rows)
     remembered = session.STATE.looked_up
     known = remembered.get(place)
     if known is not None and known.mark is not None and known.mark == environment.mark:
@@ -196,7 +197,7 @@ def _captured(plpy, text: str, about_rows: bool) -> tuple[Known, tuple]:
     plan, models, key = planned(plpy, text, about_rows, environment)
     known = Known(plan, models, key, _stamp_keys(plpy, plan), None)
     captured = _run_capture(plpy, plan, known.stamps)
-    if snapshots.still(plpy, environment.mark):
+    if not snapshots.moves(text) and snapshots.still(plpy, environment.mark):
         known.mark = environment.mark
     remembered[place] = known
     remembered.move_to_end(place)
@@ -213,7 +214,8 @@ def planned(plpy, text: str, about_rows: bool = False,
     explained = query(plpy, "SELECT pgrain._explain($1, 'JSON') AS plan", ["text"],
                       [text])[0]["plan"]
     environment = environment or snapshots.environment(plpy)
-    key = (text, explained, environment.path, environment.role, about_rows)
+    # What EXPLAIN shows of a constant may be the same under settings that read it differently.
+    key = (text, explained, replace(environment, mark=None), about_rows)
     state = session.STATE
     plan = state.plans.get(key)
     models = {name: session.model_facts(plpy, name) for name in (plan or {}).get("models", ())}
@@ -290,7 +292,7 @@ def _ask(plpy, known: Known, captured: tuple, complaints: list[str], options: di
         captured = None
         if ranking is not None:
             params |= {"rank": ranking,
-                       "matches": _remembered(plpy, matches.get(tuple(complaints)))}
+                       "matches": _remembered(plpy, known, matches.get(tuple(complaints)))}
         params |= {"complaints": complaints, "options": options, "ranked": ranked,
                    "models": {name: {"version": model.version, "spectrum": model.spectrum,
                                      "last_seq": model.last_seq}
@@ -312,16 +314,16 @@ def _ask(plpy, known: Known, captured: tuple, complaints: list[str], options: di
         matches.move_to_end(tuple(complaints))
         if len(matches) > _KNOWN_MATCHES:
             matches.popitem(last=False)
-    return {**answer, "plan": plan}
+    return {**answer, "known": known}
 
 
-def _remembered(plpy, match: list[dict | None] | None) -> list | None:
+def _remembered(plpy, known: Known, match: list[dict | None] | None) -> list | None:
     """What PostgreSQL finds for each WHERE among the output rows of the last time: the worker
     takes it where it has the same rows again, and thereby answers at once. None where it cannot."""
     if match is None:
         return None
     try:
-        return [m and [m["name"], _select(plpy, m)] for m in match]
+        return [m and [m["name"], _select(plpy, known, m)] for m in match]
     except plpy.SPIError as error:
         # A condition may fail on other rows than those of today, but a cancel is a cancel.
         if _cancelled(error):
@@ -334,9 +336,20 @@ def _cancelled(error) -> bool:
     return from_postgres(error).sqlstate[:2] == "57"
 
 
-def _select(plpy, match: dict) -> list[int]:
-    return [row["output_row"] for row in
-            fetch_all(plpy, prepared(plpy, match["sql"], "jsonb"), [match["output"]])]
+def _select(plpy, known: Known, match: dict) -> list[int]:
+    statement = condition(plpy, known.conditions, match["sql"])
+    return [row["output_row"] for row in fetch_all(plpy, statement, [match["output"]])]
+
+
+def condition(plpy, kept: dict[str, object], sql: str):
+    """The statement that finds a WHERE's rows, prepared once for as long as nothing that its names
+    and constants depend on can have changed: `kept` goes when something has."""
+    statement = kept.get(sql)
+    if statement is None:
+        statement = plpy.prepare(sql, ["jsonb"])
+        if len(kept) < _KNOWN_MATCHES and not snapshots.moves(sql):
+            kept[sql] = statement
+    return statement
 
 
 def _run_capture(plpy, plan: dict, stamped: list[str]) -> tuple[dict, list]:
@@ -394,7 +407,7 @@ def _fetch(plpy, plan: dict, models: dict, missing: list[str], wanted: list):
 
 def _verify(plpy, evaluation: dict) -> None:
     """Compare the circuit's values with what PostgreSQL returns for the query itself."""
-    rows = fetch_all(plpy, evaluation["plan"]["result"])
+    rows = fetch_all(plpy, evaluation["known"].plan["result"])
     session.call(plpy, "verify", {"evaluation": evaluation["evaluation"],
                                   "rows": [list(row.values()) for row in rows]})
 
@@ -404,9 +417,9 @@ def _match(plpy, evaluation: dict, number: int, match: dict) -> list[int]:
 
     If no row of the result meets its WHERE, those that are possible but absent may.
     """
-    rows = _select(plpy, match)
+    rows = _select(plpy, evaluation["known"], match)
     if not rows and match["more"]:
         answer, _ = session.call(plpy, "match", {"evaluation": evaluation["evaluation"],
                                                  "complaint": number})
-        rows = _select(plpy, answer)
+        rows = _select(plpy, evaluation["known"], answer)
     return rows

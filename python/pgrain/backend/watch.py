@@ -14,7 +14,6 @@ from pgrain.backend.spi import (
     entry_point,
     fetch_all,
     from_postgres,
-    prepared,
     query,
     writes_nothing,
 )
@@ -44,13 +43,22 @@ class Standing:
     """One watch as this session knows it.
 
     generation: of the state whose output (`output`, JSON for a complaint's WHERE) is known here.
-    mark: of the snapshot in which it was read for `role` (`snapshots`). keys_table, keys_column: as
-    those of `session.Model`.
+    here: the `snapshots.Environment` in which it was read; conditions: what `complain.condition`
+    has prepared since. keys_table, keys_column: as those of `session.Model`.
     """
 
     def __init__(self, row: dict):
         self.__dict__.update(row)
-        self.mark = self.role = None
+        self.here: snapshots.Environment | None = None
+        self.conditions: dict[str, object] = {}
+
+    @property
+    def legible(self) -> bool:
+        """Whether this session reads the watch's texts as they were written: a day and an interval
+        in some of the styles are others in others."""
+        return ((self.date_style.startswith("ISO") or self.date_style == self.here.date_style)
+                and (self.interval_style != "sql_standard"
+                     or self.interval_style == self.here.interval_style))
 
     @property
     def stale(self) -> str | None:
@@ -193,6 +201,8 @@ def load(plpy, name: str | None, number: int | None, role: str) -> None:
                (SELECT pg_catalog.string_agg(pg_catalog.quote_ident(s), ', ' ORDER BY n)
                 FROM pg_catalog.jsonb_array_elements_text(w.settings -> 'search_path')
                      WITH ORDINALITY AS e (s, n)) AS path,
+               w.settings ->> 'DateStyle' AS date_style,
+               w.settings ->> 'IntervalStyle' AS interval_style,
                pg_catalog.md5(w.note_new || w.note_old) AS notes_print,
                s.generation, s.version, s.spectrum, s.pairs, s.notes_print AS state_notes,
                s.print AS state_print, s.changes, s.before::text AS before,
@@ -250,14 +260,14 @@ def find(plpy, text: str) -> Standing | None:
     session.ensure_loaded(plpy)
     here = snapshots.environment(plpy)
     role, found = here.role, session.STATE.watches.get(text)
-    if found is None or found.mark is None or (found.mark, found.role) != (here.mark, role):
+    if found is None or here.mark is None or found.here != here:
         query(plpy, "SELECT pgrain._load_watch($1, NULL, $2)", ["text", "name"], [text, role])
         found = session.STATE.loaded_watch
     if found is None:
         if not re.search(r"\s", text.strip()):
             raise _no_watch(text)
         return None
-    found.mark, found.role = here.mark, role
+    found.here = here
     if not found.allowed:
         raise InsufficientPrivilege(
             f'permission denied for watch "{text}"',
@@ -316,18 +326,22 @@ def rank(plpy, found: Standing, complaints: list[str], top_k: int, intervention:
     params = {"complaints": complaints, "top_k": top_k, "intervention": intervention,
               "options": options, "matches": None}
     statements = found.matches.get(tuple(complaints))
+    if statements is not None and any(statements) and not found.legible:
+        return None
     if statements is not None and found.output is not None and not found.notes:
-        params["matches"] = _matches(plpy, statements, found.output)
+        params["matches"] = _matches(plpy, found, statements, found.output)
         if [] in params["matches"]:
             return None
     answer = read(plpy, found, params)
     if answer is None or "ad hoc" in answer:
         return None
     if "match" in answer:
+        if any(answer["match"]) and not found.legible:
+            return None
         if not found.notes:
             found.matches[tuple(complaints)] = answer["match"]
             found.output = answer["output"]
-        params["matches"] = _matches(plpy, answer["match"], answer["output"])
+        params["matches"] = _matches(plpy, found, answer["match"], answer["output"])
         if answer["absent"] and [] in params["matches"]:
             return None       # about rows that are possible but not in the result, perhaps
         answer = read(plpy, found, {key: value for key, value in params.items()
@@ -337,9 +351,10 @@ def rank(plpy, found: Standing, complaints: list[str], top_k: int, intervention:
     return answer["rows"]
 
 
-def _matches(plpy, statements: list, output: str) -> list:
+def _matches(plpy, found: Standing, statements: list, output: str) -> list:
     return [None if sql is None else
-            [row["output_row"] for row in fetch_all(plpy, prepared(plpy, sql, "jsonb"), [output])]
+            [row["output_row"] for row in
+             fetch_all(plpy, complain.condition(plpy, found.conditions, sql), [output])]
             for sql in statements]
 
 

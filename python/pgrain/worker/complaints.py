@@ -183,11 +183,13 @@ class Complaints:
         """(the circuit of a request, None), or what is missing for it (answer, blobs)."""
         options = params["options"]
         every = options.get("method", "rain++") != "rain++"   # these need the values themselves
+        values_up_to = options.get("values_up_to", -1)        # so does a plan, of so many
         if params["ranked"]:
             for name, facts in params["models"].items():
                 if facts["spectrum"] is None:
                     raise not_precomputed(name)
-        key = None if every else self._circuits.key(params, blobs)
+        # A kept circuit has no values.
+        key = None if every or values_up_to >= 0 else self._circuits.key(params, blobs)
         known = key and self._circuits.get(key, self._residents.version)
         if known:
             return known, None
@@ -208,7 +210,7 @@ class Complaints:
                 self._add_live(resident, table, facts["spectrum"], given)
             rows = table.find(digests)
             absent = np.flatnonzero(rows < 0)
-            if given is None and (every or len(digests) <= options.get("values_up_to", -1)):
+            if given is None and (every or len(digests) <= values_up_to):
                 absent = np.arange(len(digests))
             if len(absent):
                 missing[name] = digests[absent].tobytes()
