@@ -6,7 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from pgrain.worker import circuits
+from pgrain.worker import circuits, resident
 from pgrain.worker.circuits import Circuits, Evaluated, mentioned
 
 COLUMNS = ["hour", "flagged", "Mixed", "q2"]
@@ -66,3 +66,36 @@ def test_a_version_loaded_anew_drops_them():
     assert kept.get(b"k", {1: resident}.get) is not None
     assert kept.get(b"k", {1: SimpleNamespace(row=resident.row)}.get) is None
     assert kept.get(b"k", {1: resident}.get) is None
+
+
+class Learned:
+    """Training rows of a version, as `forget` sees them."""
+
+    def __init__(self, keys):
+        self.keys = keys
+
+    def without(self, numbers):
+        return Learned([key for n, key in enumerate(self.keys) if n not in numbers])
+
+
+def test_versions_that_only_circuits_hold(monkeypatch):
+    """They go with the next circuit that is kept, and are erased before that."""
+    def load(connection, number):
+        row = SimpleNamespace(version=number, model="m")
+        return resident.Resident(row, [], SimpleNamespace(n_parameters=1), None, None,
+                                 Learned(["a", "b"]))
+
+    monkeypatch.setattr(resident, "load_version", load)
+    residents, kept = resident.Residents(lambda: SimpleNamespace(closed=False)), Circuits()
+    for number in range(resident.RESIDENT_VERSIONS + 2):
+        kept.put(bytes([number]), evaluated(residents.version(number)), 1)
+    outside, inside = ([made.residents["m"] for made, _ in kept._known.values()
+                        if residents.holds(made.residents["m"]) is held]
+                       for held in (False, True))
+    assert len(outside) == 2
+    residents.forget("m")
+    assert [held.learned.keys for held in outside + inside] == [[]] * len(outside + inside)
+    latest = residents.version(5)
+    kept.put(b"new", evaluated(latest), 1)
+    kept.prune(residents.holds)
+    assert [made.residents["m"] for made, _ in kept._known.values()] == [latest]

@@ -162,3 +162,13 @@ class Circuits:
             while len(self._known) > CIRCUITS or sum(s for _, s in self._known.values()) \
                     > KEPT_BYTES:
                 self._known.popitem(last=False)
+
+    def prune(self, held: Callable[[Resident], bool]) -> None:
+        """Drop the circuits of versions that nobody else holds: with a circuit goes the memory of
+        a whole version, its projections too."""
+        with self._lock:
+            known = list(self._known.items())
+        spent = [key for key, (made, _) in known if not all(map(held, made.residents.values()))]
+        with self._lock:
+            for key in spent:
+                self._known.pop(key, None)

@@ -224,6 +224,7 @@ class Complaints:
                          circuit.relaxed(P), residents)
         if key is not None:
             self._circuits.put(key, made, sum(len(blob) for blob in blobs))
+            self._circuits.prune(self._residents.holds)
         return made, None
 
     def known_plan(self, key: str) -> Plan:

@@ -7,6 +7,7 @@ the spectrum and the last prediction chunk that its snapshot sees, and what is m
 from __future__ import annotations
 
 import threading
+import weakref
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -123,7 +124,7 @@ class Spectrum:
                          resident.row.alpha, theta)
 
 
-@dataclass
+@dataclass(eq=False)
 class Resident:
     """One trained version: the network, its parameters and encoder, what it learned from."""
 
@@ -170,6 +171,7 @@ class Residents:
         self._connection: psycopg.Connection | None = None
         self._lock = threading.RLock()
         self._versions: OrderedDict[int, Resident] = OrderedDict()
+        self._loaded: weakref.WeakSet[Resident] = weakref.WeakSet()     # some are held elsewhere
         self._erasure = 0
 
     def version(self, number: int) -> Resident:
@@ -179,12 +181,18 @@ class Residents:
             if resident is None:
                 resident = self._query(lambda c: load_version(c, number))
                 self._versions[number] = resident
+                self._loaded.add(resident)
                 log.info("version loaded", version=number, model=resident.row.model,
                          parameters=resident.model.n_parameters)
                 while len(self._versions) > RESIDENT_VERSIONS:
                     self._versions.popitem(last=False)
             self._versions.move_to_end(number)
             return resident
+
+    def holds(self, resident: Resident) -> bool:
+        """Whether this copy is the one that `version` gives."""
+        with self._lock:
+            return self._versions.get(resident.row.version) is resident
 
     def spectrum(self, resident: Resident, number: int) -> Spectrum:
         """One of a version's spectra; 42704 if it has been replaced."""
@@ -249,9 +257,11 @@ class Residents:
     def forget(self, model: str) -> None:
         """Drop everything of a model from memory, also for those who still hold a version."""
         with self._lock:
-            for number, resident in list(self._versions.items()):
+            for resident in list(self._loaded):
                 if resident.row.model == model:
-                    del self._versions[number]
+                    if self.holds(resident):
+                        del self._versions[resident.row.version]
+                    self._loaded.discard(resident)
                     numbers = list(range(len(resident.learned.keys)))
                     resident.learned = resident.learned.without(numbers)
                     resident.spectra.clear()
