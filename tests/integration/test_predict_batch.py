@@ -76,6 +76,7 @@ def test_models_of_many_columns(small):
     ("SELECT 1, '{1,2}'::float8[]) AS q; DROP TABLE items; SELECT (1", "42601", "syntax error"),
     ("DELETE FROM items RETURNING id, x", "42601", "syntax error"),
     ("SELECT id, no_such FROM items", "42703", "no_such"),
+    ("SELECT id, x FROM items ORDER BY 5", "42P10", "ORDER BY position 5"),
     ("SELECT id, hour FROM items", "42846", "cannot cast type integer to double precision"),
 ])
 def test_what_is_no_key_and_features_is_refused(small, query, error, message):

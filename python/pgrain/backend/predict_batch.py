@@ -62,6 +62,8 @@ def _open(plpy, text: str, kind: str):
     except plpy.SPIError as error:
         if from_postgres(error).sqlstate != _TOO_FEW_COLUMNS:
             raise
+        # Unless the query itself fails like that, as ORDER BY 5 does.
+        plpy.cursor(f"SELECT FROM (\n{text}\n) AS q LIMIT 0").close()
         raise InvalidArgument("the query returns no feature",
                               hint="SELECT the key first, then the model's feature.") from None
 
