@@ -25,19 +25,17 @@ def predict(plpy, name: str, value, kind: str) -> str | None:
     """The predicted class of one feature value; None where it is null or only being planned."""
     model = MODELS.get(name)
     now = monotonic()
-    # From the beginning of the last call: one that took long is a pause as well.
-    if model is None or now - model.called > PAUSE_SECONDS:
+    if model is None:
         model = _refresh(plpy, name)
         now = monotonic()
-    elif now - model.checked > TRUST_SECONDS:
+    # From the beginning of the last call: one that took long is a pause as well.
+    elif now - model.called > PAUSE_SECONDS or now - model.checked > TRUST_SECONDS:
         model = _still(plpy, model)
         now = monotonic()
     model.called = now
     if kind != "float8":    # a list has no hash
         # Bytes, or texts that mean the same whether they came as text or jsonb.
         label = model.labels.get(value)
-        if label is None:
-            label = model.old_labels.get(value)
         if label is not None:
             return label
     return _look_up(plpy, model, value, kind)

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import time
 from collections import OrderedDict
+from itertools import islice
 from pathlib import Path
 from sys import getsizeof
 
@@ -46,8 +47,8 @@ class Model:
 
     Stored values are in `map`, which the sessions of a machine share, and, where there is none or
     for chunks that came after it, in `tail`: digest -> index of the class, and
-    `tail_probabilities`: digest -> (bytes of float32, offset). `labels` and `old_labels` remember
-    values themselves, a bounded number: a look-up that needs no digest.
+    `tail_probabilities`: digest -> (bytes of float32, offset). `labels` remembers values
+    themselves, a bounded number: a look-up that needs no digest.
     """
 
     def __init__(self, row: dict):
@@ -66,7 +67,6 @@ class Model:
         self.tail: dict[bytes, int] = {}
         self.tail_probabilities: dict[bytes, tuple] = {}
         self.labels: dict[object, str] = {}
-        self.old_labels: dict[object, str] = {}
         self._labels_bytes = 0
         self.live: OrderedDict[bytes, bytes] = OrderedDict()
         self.checked = 0.0
@@ -94,13 +94,14 @@ class Model:
         return data[at:at + 4 * len(self.classes)]
 
     def remember(self, value, label: str) -> None:
-        """Find a value's label by the value itself from now on. Half of the room is for the newest;
-        when it is full the older half goes."""
+        """Find a value's label by the value itself from now on; where there is no room, half of
+        them, those met first, go."""
         size = getsizeof(value) + LABEL_BYTES
-        if self._labels_bytes + size > REMEMBERED_BYTES.default / 2:
-            self.old_labels, self.labels, self._labels_bytes = self.labels, {}, 0
-            if size > REMEMBERED_BYTES.default / 2:
-                return
+        if size > REMEMBERED_BYTES.default / 2:
+            return
+        if self._labels_bytes + size > REMEMBERED_BYTES.default:
+            self.labels = dict(islice(self.labels.items(), len(self.labels) // 2 + 1, None))
+            self._labels_bytes = sum(getsizeof(known) + LABEL_BYTES for known in self.labels)
         self.labels[value] = label
         self._labels_bytes += size
 
@@ -196,8 +197,8 @@ def load_model(plpy, name: str, predictions: bool) -> None:
         load(plpy)
     model, known = Model(rows[0]), STATE.models.get(name)
     if known is not None and known.same_as(model):
-        for name in ("last_seq", "spectrum", "classes", "keys_table", "keys_column"):
-            setattr(known, name, getattr(model, name))
+        for fact in ("last_seq", "spectrum", "classes", "keys_table", "keys_column"):
+            setattr(known, fact, getattr(model, fact))
         model = known
     STATE.models[name] = model
     if predictions and model.version is not None and model.loaded_seq < model.last_seq:
