@@ -67,22 +67,24 @@ if ! docker image inspect "$PGRAIN_BASE" >/dev/null 2>&1 \
     fi
 fi
 
-# Wheels for the Python of the base image, through this machine's pip.
-if ! ls "$tree"/docker/wheels/jaxlib-*.whl >/dev/null 2>&1; then
-    case $release in trixie) version=3.13 ;; bookworm) version=3.11 ;; *) version=3.13 ;; esac
+# Wheels for the Python of the base image, through this machine's pip: the libraries, and what builds the
+# package itself (the images build it from this tree). Fetched again when pyproject.toml has changed.
+wheels=$tree/docker/wheels
+wanted="$release $(uname -m) $(sha256sum <"$tree/pyproject.toml")"
+if [[ $(cat "$wheels/fetched" 2>/dev/null) != "$wanted" ]]; then
+    case $release in bookworm) version=3.11 ;; *) version=3.13 ;; esac
     say "fetching wheels for Python $version into docker/wheels"
-    "$python" -m pip wheel -q --no-deps -w "$tree/docker/wheels" "$tree"
-    "$python" -m pip download -q --only-binary=:all: --python-version "$version" \
-        --platform "manylinux_2_28_$(uname -m)" --platform "manylinux_2_27_$(uname -m)" \
-        --platform "manylinux_2_17_$(uname -m)" --platform "manylinux2014_$(uname -m)" \
-        -d "$tree/docker/wheels" "$(ls "$tree"/docker/wheels/pgrain-*.whl)[worker,demo,metrics]" \
-        || say "pip found no such wheels; the build asks the index itself"
+    rm -f "$wheels"/*.whl
+    (cd "$tree" && "$python" docker/requirements.py worker,metrics,demo) >"$wheels/needed"
+    if "$python" -m pip download -q -q --only-binary=:all: --python-version "$version" \
+            --platform "manylinux_2_28_$(uname -m)" --platform "manylinux_2_27_$(uname -m)" \
+            --platform "manylinux_2_17_$(uname -m)" --platform "manylinux2014_$(uname -m)" \
+            -d "$wheels" -r "$wheels/needed" 'hatchling>=1.25'; then
+        echo "$wanted" >"$wheels/fetched"
+    else
+        say "pip found no such wheels; the build asks the index itself"
+    fi
 fi
-# The tree's own code, whatever was built before.
-rm -f "$tree"/docker/wheels/pgrain-*.whl
-"$python" -m pip wheel -q --no-deps -w "$tree/docker/wheels" "$tree"
 
 cd "$tree"
-status=0
-"$python" -m pytest -q -p no:cacheprovider tests/docker "$@" || status=$?
-exit "$status"
+"$python" -m pytest -q -p no:cacheprovider tests/docker "$@"

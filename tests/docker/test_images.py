@@ -66,18 +66,18 @@ def images(engine):
         name: value for name, value in os.environ.items()
         if name in ("PIP_INDEX_URL", "PIP_EXTRA_INDEX_URL", "PIP_TRUSTED_HOST")}}
 
-    def build(tag, dockerfile, target=None, **more):
+    def build(tag, dockerfile, target=None):
         try:
             image, _ = engine.images.build(
                 path=str(ROOT), dockerfile=f"docker/{dockerfile}", tag=tag, target=target,
-                buildargs={**arguments, **more}, network_mode="host", rm=True, forcerm=True)
+                buildargs=arguments, network_mode="host", rm=True, forcerm=True)
         except docker.errors.BuildError as error:
             log = "".join(line.get("stream", "") for line in error.build_log)
             raise AssertionError(f"{tag}: {error}\n{log[-4000:]}") from error
         return image
     return {"server": build("pgrain-server", "Dockerfile.server"),
-            "worker": build("pgrain-worker", "Dockerfile.worker", "worker",
-                            EXTRAS="worker,metrics,demo")}
+            "worker": build("pgrain-worker", "Dockerfile.worker", "worker"),
+            "demo": build("pgrain-demo", "Dockerfile.worker", "demo")}
 
 
 class Compose(DockerCompose):
@@ -142,14 +142,15 @@ def test_images_run_as_nobody_special_and_say_how_they_are(engine, images):
     for name, image in images.items():
         config = image.attrs["Config"]
         assert config["User"] not in ("", "0", "root"), name
-        assert config["Healthcheck"]["Test"], name
+        assert config["Healthcheck"]["Test"] and (
+            name == "demo" or config["Healthcheck"]["Test"] != ["NONE"]), name
         with DockerContainer(f"pgrain-{name}").with_kwargs(entrypoint=["sh", "-c"]) \
-                .with_command(["'sleep 60'"]) as container:
+                .with_command(["sleep 60"]) as container:
             code, said = container.exec(["id", "-u"])
             assert code == 0 and int(said) > 0
             # Nothing of ours or of the system can be written by it.
             code, said = container.exec(["sh", "-c", "find / -xdev -type f -writable -not -path "
-                                         "'/proc/*' -not -path '/sys/*' | head -5"])
+                                         "'/proc/*' -not -path '/sys/*' 2>/dev/null | head -5"])
             assert said.decode().strip() == "", said
         print(f"{name}: {image.attrs['Size'] / 1e6:.0f} MB")
 
@@ -163,12 +164,21 @@ def test_server_and_worker_meet_on_shared_volumes(engine, up):
         assert len(rows) == 5
         assert session.execute("SELECT bool_and(ok) FROM pgrain.doctor()").fetchone()[0]
         assert session.execute("SELECT socket FROM pgrain.worker").fetchone()[0].startswith("/run")
+        # The image has no LLVM; a query that would be compiled runs all the same.
+        session.execute("SET jit = on")
+        session.execute("SET jit_above_cost = 0")
+        assert session.execute("SELECT pg_jit_available(), sum(amount * 2) FROM past"
+                               ).fetchone() == (False, 249_500.0)
         # The worker dies; its restart policy brings it back, and the session goes on.
         worker = compose.id_of("worker")
         before = engine.api.inspect_container(worker)["State"]["Pid"]
-        engine.containers.get(worker).exec_run(["python3", "-c", "import os; os.kill(1, 9)"])
-        os.kill(before, 9) if os.geteuid() == 0 and Path(f"/proc/{before}").exists() else None
-        until(lambda: engine.api.inspect_container(worker)["RestartCount"] >= 1, "a restart")
+        # From outside, for the kernel lets no process 1 be killed by its own container; and not by
+        # the engine, which does not restart what it was told to kill.
+        engine.containers.run("pgrain-server", ["-c", f"kill -9 {before}"], entrypoint="sh",
+                              user="root", pid_mode="host", remove=True)
+        until(lambda: engine.api.inspect_container(worker)["State"]["Pid"] not in (0, before),
+              "another process")
+        assert engine.api.inspect_container(worker)["RestartCount"] >= 1
         until(lambda: health(engine, worker) == "healthy", "healthy again")
         assert session.execute(COMPLAIN).fetchall() == rows
     # The server is stopped and started: everything is still there.
@@ -225,14 +235,6 @@ def test_server_and_worker_meet_over_tls_alone(engine, up):
 
 def test_the_demo_runs_in_the_composed_database(engine, images, up):
     compose = up("compose.yaml")
-    try:
-        demo, _ = engine.images.build(
-            path=str(ROOT), dockerfile="docker/Dockerfile.worker", tag="pgrain-demo",
-            target="demo", network_mode="host", rm=True, forcerm=True,
-            buildargs={"BASE": BASE, "EXTRAS": "worker,metrics,demo"})
-    except docker.errors.BuildError as error:
-        log = "".join(line.get("stream", "") for line in error.build_log)
-        raise AssertionError(log[-3000:]) from error
     done = subprocess.run([*compose.compose_command_property, "run", "--rm", "-T", "demo",
                            "--dsn", "dbname=pgrain", "--rows", "3000"], cwd=compose.context,
                           capture_output=True, text=True, timeout=1800)
