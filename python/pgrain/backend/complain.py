@@ -308,7 +308,10 @@ def _ask(plpy, known: Known, captured: tuple, complaints: list[str], options: di
         answer, wanted = session.call(plpy, "evaluate", {**params, "values": counts},
                                       [*blobs, *values])
         if "missing" in answer:
-            raise PgrainError("the rows changed while the complaint was read")
+            hint = None
+            if any(models[name].kind == "float8" for name in answer["missing"]):
+                hint = "Arrays that do not begin at 1 are others by digest: predict on x[:], not x."
+            raise PgrainError("the rows changed while the complaint was read", hint=hint)
     if "match" in answer:
         matches[tuple(complaints)] = answer["match"]
         matches.move_to_end(tuple(complaints))
@@ -400,6 +403,8 @@ def _fetch(plpy, plan: dict, models: dict, missing: list[str], wanted: list):
                          [session.STATE.secret, digests])
         lengths[name] = len(rows)
         for row in rows:
+            if models[name].kind == "float8" and None in row["value"]:
+                raise InvalidArgument("expected finite numbers, not null")  # it has no wire form
             blobs.append(row["digest"])
             blobs.append(pack_value(row["value"], models[name].kind))
     return lengths, blobs
