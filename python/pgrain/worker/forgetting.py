@@ -29,8 +29,14 @@ class Forgetting:
         rows = self._residents.with_connection(
             lambda c: erase(c, params["model"], params["keys"], params["by"]))
         self._residents.forget(params["model"])
-        state.clear()   # evaluations hold what they were made from
+        empty(state)
         return {"rows": rows}, []
+
+
+def empty(state: dict) -> None:
+    """Drop what a connection's evaluations were made from, and keep what it is."""
+    for name in state.keys() - {"local"}:
+        del state[name]
 
 
 def erase(connection: psycopg.Connection, model: str, keys: list[str], by: str) -> int:

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import os
 import socket
+from collections.abc import Callable
 
 import numpy as np
+import psycopg
 
 from pgrain.errors import ProtocolViolation
 from pgrain.models.registry import check_options
 from pgrain.wire.identity import unpack_value
 from pgrain.worker.complaints import Complaints
 from pgrain.worker.describe_methods import DescribeMethods
-from pgrain.worker.forgetting import Forgetting
+from pgrain.worker.forgetting import Forgetting, empty
 from pgrain.worker.plan_methods import PlanMethods
 from pgrain.worker.prediction_maps import PredictionMaps
 from pgrain.worker.repair_methods import RepairMethods
@@ -21,12 +23,18 @@ from pgrain.worker.watches import Watches
 
 
 class Handlers:
-    """Dispatches a request to its method."""
+    """Dispatches a request to its method. `connect`: see `Residents`."""
 
-    def __init__(self, residents: Residents, *, version: str, device: str):
-        self._residents = residents
+    def __init__(self, connect: Callable[[], psycopg.Connection], *, version: str, device: str):
+        self._connect = connect
         self._about = {"version": version, "device": device, "pid": os.getpid(),
                        "host": socket.gethostname()}
+        self.begin()
+
+    def begin(self) -> None:
+        """Know nothing yet. Also where the extension was made anew: numbers of versions, spectra
+        and watches begin again there, and would be taken for those of before."""
+        self.residents = residents = Residents(self._connect)
         complaints, repairs = Complaints(residents), RepairMethods(residents)
         plans = PlanMethods(residents)
         describing = DescribeMethods(residents)
@@ -51,7 +59,11 @@ class Handlers:
     def handle(self, state: dict, method: str, params: dict, blobs: list) -> tuple:
         """(result, blobs) of one request, and descriptors to hand over, which the caller closes;
         `state` lives as long as its connection."""
-        work = self._methods.get(method)
+        methods = self._methods
+        if state.setdefault("methods", methods) is not methods:
+            empty(state)
+            state["methods"] = methods
+        work = methods.get(method)
         if work is None:
             raise ProtocolViolation(f'no such method: "{method}"')
         return work(state, params, blobs)
@@ -66,7 +78,7 @@ class Handlers:
 
     def _predict(self, state: dict, params: dict, blobs: list) -> tuple:
         """Probabilities (float32, one blob of R a value) of raw values that are not stored."""
-        resident = self._residents.version(params["version"])
+        resident = self.residents.version(params["version"])
         values = [resident.value(unpack_value(blob, resident.row.kind)) for blob in blobs]
         _, _, p, _ = resident.logits_and_projections(values, None)
         return {}, [np.ascontiguousarray(row, "<f4").tobytes() for row in p]

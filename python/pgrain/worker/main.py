@@ -63,7 +63,6 @@ def run(options: Options) -> int:
     from pgrain.worker.catch_up import CatchUp
     from pgrain.worker.handlers import Handlers
     from pgrain.worker.jobs import Runner
-    from pgrain.worker.resident import Residents
     from pgrain.worker.server import Server
     from pgrain.worker.watch_folder import Folder
 
@@ -92,8 +91,7 @@ def run(options: Options) -> int:
         if address is None:
             address, mode = place.default_socket(database, server_uid)
         allowed = options.allow_users or (() if server_uid is None else (server_uid,))
-        residents = Residents(lambda: connect(dsn))
-        handlers = Handlers(residents, version=number, device=device)
+        handlers = Handlers(lambda: connect(dsn), version=number, device=device)
         server = Server(address, handlers.handle, version=number, database=database,
                         device=device, allow_users=allowed, tls=options.tls,
                         tls_peers=options.tls_peers, mode=mode, whose=lambda: served(dsn))
@@ -105,13 +103,13 @@ def run(options: Options) -> int:
         return 1
     runner = Runner(lambda: connect(dsn), identity)
     threading.Thread(target=server.serve, name="accept", daemon=True).start()
-    folder = Folder(lambda: connect(dsn), handlers.watches)
+    folder = Folder(lambda: connect(dsn), lambda: handlers.watches)
     catch_up = CatchUp(lambda: connect(dsn))
     for thread in (runner, folder, catch_up):
         thread.start()
     try:
         status = heartbeat(dsn, identity, address, number, device, stopping, runner.interrupt,
-                           residents.forget_erased)
+                           lambda c: handlers.residents.forget_erased(c), handlers.begin)
     finally:
         for thread in (runner, folder, catch_up):
             thread.stopping.set()
@@ -188,22 +186,25 @@ def served(dsn: str) -> str:
 
 _ABOUT = """
 SELECT current_database() AS database, pg_is_in_recovery() AS standby,
-       (SELECT extversion FROM pg_extension WHERE extname = 'pgrain') AS version
+       (SELECT extversion FROM pg_extension WHERE extname = 'pgrain') AS version,
+       (SELECT oid FROM pg_extension WHERE extname = 'pgrain') AS extension
 """
 
 
 def heartbeat(dsn: str, identity: str, address: str, number: str, device: str,
               stopping: threading.Event, interrupt: Callable[[int], None],
-              look: Callable[[psycopg.Connection], None]) -> int:
+              look: Callable[[psycopg.Connection], None], begin: Callable[[], None]) -> int:
     """Register and say every few seconds that this worker lives; take the registration away at
     the end. A lost database is waited for. On a standby nothing can be written: sessions there know
     the worker from the server's own pgrain.toml, and hear from itself who it is.
     `interrupt` is called with the number of a job of this worker that is to stop; `look` with the
-    connection, to see what else has happened in the database.
+    connection, to see what else has happened in the database; `begin` where the extension was made
+    anew, before sessions can find this worker there.
 
     The exit status: 1 if the extension has become one of another version."""
     connection = None
     registered = ready = False
+    extension = None
     while not stopping.is_set():
         try:
             if connection is None or connection.closed:
@@ -214,6 +215,11 @@ def heartbeat(dsn: str, identity: str, address: str, number: str, device: str,
                           extension=row["version"], worker=number)
                 stopping.set()
                 return 1
+            if row["extension"] is not None:
+                if extension not in (None, row["extension"]):
+                    log.info("the extension was made anew")
+                    begin()
+                extension = row["extension"]
             if not row["standby"] and row["version"] is not None:
                 if not registered:
                     # An address has one worker: whoever was registered there has gone.

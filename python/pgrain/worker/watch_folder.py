@@ -27,7 +27,7 @@ class Folder(Poller):
 
     poll_seconds = 0.1
 
-    def __init__(self, connect: Callable[[], psycopg.Connection], watches: Watches):
+    def __init__(self, connect: Callable[[], psycopg.Connection], watches: Callable[[], Watches]):
         super().__init__("watches", connect)
         self._watches = watches
         self._failed: dict[int, tuple[float, float]] = {}   # watch -> (not before, pause)
@@ -53,7 +53,7 @@ class Folder(Poller):
         if self._failed.get(number, (0.0,))[0] > time.monotonic():
             return None
         try:
-            return self._watches.fold(connection, number)
+            return self._watches().fold(connection, number)
         except Rebuild as error:
             return str(error)
         except PgrainError as error:
