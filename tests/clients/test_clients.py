@@ -173,7 +173,10 @@ def test_sql_as_superset_rewrites_it(small):
 
 
 def test_odbc(small, forwarded):
-    pyodbc = pytest.importorskip("pyodbc", reason="no pyodbc (pip install pyodbc)")
+    pyodbc = pytest.importorskip(     # it is there without what it needs: another ImportError
+        "pyodbc", exc_type=ImportError,
+        reason="no pyodbc, or not what it needs (pip install pyodbc; packages unixodbc, "
+               "odbc-postgresql)")
     drivers = list(Path("/usr/lib").glob("*/odbc/psqlodbcw.so"))
     if not drivers:
         pytest.skip("no ODBC driver (package odbc-postgresql)")
