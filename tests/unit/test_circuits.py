@@ -93,7 +93,7 @@ def test_versions_that_only_circuits_hold(monkeypatch):
                         if residents.holds(made.residents["m"]) is held]
                        for held in (False, True))
     assert len(outside) == 2
-    residents.forget("m")
+    residents.forget("m", 1)
     assert [held.learned.keys for held in outside + inside] == [[]] * len(outside + inside)
     latest = residents.version(5)
     kept.put(b"new", evaluated(latest), 1)

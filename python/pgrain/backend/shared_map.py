@@ -15,7 +15,8 @@ from pgrain.errors import PgrainError
 from pgrain.wire.descriptors import DescriptorClient
 from pgrain.wire.prediction_map import PredictionMap
 
-PATIENCE_SECONDS = 3.0       # a worker that hangs must not hold up what the tables know, too
+PATIENCE_SECONDS = 3.0       # with a worker that makes the map; the tables know it all, too
+GREETING_SECONDS = 0.2       # one that does not even greet hangs, and must hold nothing up
 RETRY_SECONDS = 60.0
 _NEEDED_SEALS = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_WRITE
 
@@ -33,11 +34,14 @@ def fetch(addresses: list[str], version: str, database: str, server: str | None,
         return None
     for address in local:       # one that was killed a moment ago is still among them
         client = DescriptorClient(address, version, database, patience=PATIENCE_SECONDS,
-                                  on_wait=on_wait, server=server)
+                                  greeting=GREETING_SECONDS, on_wait=on_wait, server=server)
         try:
             found = _ask(client, number, last_seq)
         except (PgrainError, OSError, ValueError):
             continue            # whatever it was, the tables have the same predictions
+        except BaseException:   # cancelled while it waited: the next statement does not wait again
+            _refused_until = time.monotonic() + RETRY_SECONDS
+            raise
         if found is not None:
             return found
     if local:

@@ -13,12 +13,15 @@ from pgrain.wire.client import Client
 
 class DescriptorClient(Client):
     """A connection for one request whose answer may bring descriptors (`descriptors`, the caller's
-    to close). `patience`: seconds after which a worker that says nothing is given up."""
+    to close). `patience`: seconds after which a worker that says nothing is given up; `greeting`:
+    one that does not even greet."""
 
-    def __init__(self, path: str, version: str, database: str, *, patience: float, **given):
+    def __init__(self, path: str, version: str, database: str, *, patience: float,
+                 greeting: float, **given):
         super().__init__(path, version, database, **given)
         self.descriptors: list[int] = []
-        self._until = time.monotonic() + patience
+        now = time.monotonic()
+        self._until, self._greeted_until = now + patience, now + greeting
 
     @staticmethod
     def possible(path: str) -> bool:
@@ -53,4 +56,4 @@ class DescriptorClient(Client):
         return data
 
     def _wait(self, deadline: float, write: bool = False) -> None:
-        super()._wait(min(deadline, self._until), write)
+        super()._wait(min(deadline, self._until if self.welcome else self._greeted_until), write)

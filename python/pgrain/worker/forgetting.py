@@ -28,7 +28,7 @@ class Forgetting:
         """Erase rows; how many were known."""
         rows = self._residents.with_connection(
             lambda c: erase(c, params["model"], params["keys"], params["by"]))
-        self._residents.forget(params["model"])
+        self._residents.with_connection(self._residents.forget_erased)
         empty(state)
         return {"rows": rows}, []
 

@@ -126,7 +126,8 @@ class Spectrum:
 
 @dataclass(eq=False)
 class Resident:
-    """One trained version: the network, its parameters and encoder, what it learned from."""
+    """One trained version: the network, its parameters and encoder, what it learned from.
+    erasures: how many of its model there were before it was read; those it knows nothing of."""
 
     row: versions.VersionRow
     features: list[str]
@@ -134,6 +135,7 @@ class Resident:
     theta: np.ndarray
     encoder: Encoder
     learned: versions.LearnedRows
+    erasures: int = 0
     lock: threading.RLock = field(default_factory=threading.RLock)
     spectra: OrderedDict[int, Spectrum] = field(default_factory=OrderedDict)
     tables: OrderedDict[int | None, VariableTable] = field(default_factory=OrderedDict)
@@ -172,7 +174,7 @@ class Residents:
         self._lock = threading.RLock()
         self._versions: OrderedDict[int, Resident] = OrderedDict()
         self._loaded: weakref.WeakSet[Resident] = weakref.WeakSet()     # some are held elsewhere
-        self._erasure = 0
+        self._erasures: dict[str, int] = {}     # how many of each model have been looked at
 
     def version(self, number: int) -> Resident:
         """A trained version; 42704 if there is none."""
@@ -254,11 +256,12 @@ class Residents:
                 table.last_seq = last_seq
             return table
 
-    def forget(self, model: str) -> None:
-        """Drop everything of a model from memory, also for those who still hold a version."""
+    def forget(self, model: str, erasures: int) -> None:
+        """Drop what was read of a model before its last of so many erasures from memory, also for
+        those who still hold a version."""
         with self._lock:
             for resident in list(self._loaded):
-                if resident.row.model == model:
+                if resident.row.model == model and resident.erasures < erasures:
                     if self.holds(resident):
                         del self._versions[resident.row.version]
                     self._loaded.discard(resident)
@@ -268,11 +271,11 @@ class Residents:
 
     def forget_erased(self, connection: psycopg.Connection) -> None:
         """Drop models from memory whose rows were erased, by whichever worker, since last asked."""
-        rows = connection.execute("SELECT erasure, model FROM pgrain.erasure WHERE erasure > %s "
-                                  "ORDER BY erasure", [self._erasure]).fetchall()
-        for row in rows:
-            self.forget(row["model"])
-            self._erasure = row["erasure"]
+        for row in connection.execute("SELECT model, count(*) AS erasures FROM pgrain.erasure "
+                                      "GROUP BY model").fetchall():
+            if row["erasures"] != self._erasures.get(row["model"]):
+                self.forget(row["model"], row["erasures"])
+                self._erasures[row["model"]] = row["erasures"]
 
     def with_connection(self, work: Callable[[psycopg.Connection], object]):
         """Run long `work` with a connection of its own, so that nobody else waits for it."""
@@ -310,7 +313,11 @@ def load_version(connection: psycopg.Connection, number: int) -> Resident:
         raise DataCorrupted(f"version {number} has {len(theta)} stored parameters, "
                             f"its architecture {model.n_parameters}")
     features = versions.read_model(connection, row.model).features
-    return Resident(row, features, model, theta, encoder, versions.read_rows(connection, number))
+    # Counted first: an erasure in between is one too many to know, not one too few.
+    erasures = connection.execute("SELECT count(*) AS n FROM pgrain.erasure WHERE model = %s",
+                                  [row.model]).fetchone()["n"]
+    return Resident(row, features, model, theta, encoder, versions.read_rows(connection, number),
+                    erasures)
 
 
 def _load_spectrum(connection, resident: Resident, number: int) -> Spectrum:
