@@ -15,7 +15,7 @@ import psycopg
 from pgrain.cli.background import WorkerProcess
 from pgrain.cli.cluster import Cluster
 from pgrain.cli.install import find_server
-from pgrain.demo.timing import private_server, say
+from pgrain.demo.timing import SETTINGS, private_server, say
 
 DATABASE = "bench"
 
@@ -84,7 +84,9 @@ class Bench:
 @contextlib.contextmanager
 def server(bench: Bench, name: str = DATABASE) -> Iterator[None]:
     """A private cluster with one database and its worker; all of it goes afterwards."""
-    with private_server(name) as (bench.cluster, bench.worker, bench.connection):
+    # More sessions than PostgreSQL's 100: a hundred are counted beside the run's own.
+    settings = {**SETTINGS, "max_connections": "150"}
+    with private_server(name, settings) as (bench.cluster, bench.worker, bench.connection):
         yield
 
 
