@@ -142,9 +142,10 @@ def test_a_killed_training_goes_on_after_its_last_epoch(shop, until):
     weights = ("SELECT c.data, metrics ->> 'resumed_after' FROM pgrain.version_chunk c "
                "JOIN pgrain.model_version v USING (version) WHERE kind = 'parameters' "
                "ORDER BY version DESC LIMIT 1")
+    shop.execute(call % (100, "true"))      # compiles
     started = time.monotonic()
-    shop.execute(call % (100, "true"))
-    epochs = int(100 * 12 / (time.monotonic() - started)) + 100     # some twelve seconds
+    shop.execute(call % (1000, "true"))
+    epochs = int(1000 * 12 / (time.monotonic() - started))      # at most some twelve seconds
     shop.execute(call % (epochs, "false"))
     until(lambda: shop.value(size), "an epoch is kept")
     shop.worker.kill()
@@ -161,7 +162,7 @@ def test_a_killed_training_goes_on_after_its_last_epoch(shop, until):
     shop.execute(call % (epochs, "true"))
     again, after = shop.rows(weights)[0]
     assert after is None and bytes(again) == bytes(data)
-    shop.execute(call % (epochs, "false"))
+    shop.execute(call % (20 * epochs, "false"))
     until(lambda: shop.value(size), "an epoch is kept")
     job = shop.value("SELECT max(job) FROM pgrain.jobs")
     shop.execute("SELECT pgrain.cancel(%s)", [job])
