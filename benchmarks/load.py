@@ -20,7 +20,6 @@ import os
 import shutil
 import statistics
 import subprocess
-import tempfile
 import threading
 import time
 from collections import Counter, defaultdict
@@ -31,8 +30,7 @@ from bench_common import machine, say
 
 from pgrain.cli.background import WorkerProcess
 from pgrain.cli.cluster import Cluster
-from pgrain.cli.install import find_server, install
-from pgrain.cli.place import prepare, server_account
+from pgrain.demo.timing import private_server
 
 SCRIPTS = Path(__file__).parent / "load"
 DATABASE = "load"
@@ -259,24 +257,9 @@ def promised(kind: str, sqlstate: str, message: str) -> bool:
 @contextlib.contextmanager
 def own_server(clients: int):
     """A private cluster with a worker for this run."""
-    installation, account = find_server(), server_account()
-    install(installation)
-    place = Path(tempfile.mkdtemp(prefix="pgrain-", dir="/tmp"))
-    prepare(place, account)
-    cluster = Cluster(place, server=installation, account=account, settings={
-        "fsync": "off", "shared_buffers": "256MB", "max_connections": str(clients + 30)})
-    worker = None
-    try:
-        cluster.start()
-        cluster.ensure_database(DATABASE)
-        worker = WorkerProcess(cluster, DATABASE)
-        worker.start()
+    settings = {"fsync": "off", "shared_buffers": "256MB", "max_connections": str(clients + 30)}
+    with private_server(DATABASE, settings) as (cluster, worker, _):
         yield cluster, worker
-    finally:
-        if worker:
-            worker.stop()
-        cluster.stop("immediate")
-        shutil.rmtree(place, ignore_errors=True)
 
 
 def page(load: Load, facts: dict) -> str:

@@ -69,9 +69,10 @@ def predict_proba(plpy, name: str, value, kind: str) -> list[float] | None:
     """The probability of each class, in the order of the model's classes."""
     model = STATE.models.get(name)
     now = monotonic()
-    if (model is None or now - model.called > PAUSE_SECONDS
-            or now - model.checked > TRUST_SECONDS):
+    if model is None:
         model = session.model_facts(plpy, name, predictions=True)
+    elif now - model.called > PAUSE_SECONDS or now - model.checked > TRUST_SECONDS:
+        model = session.still(plpy, model)
     if kind != model.kind:
         value = _convert(plpy, model, value, kind)
     digest = _hashed(plpy, model, value).digest()[:DIGEST_BYTES]

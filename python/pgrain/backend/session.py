@@ -71,7 +71,7 @@ class Model:
         self.live: OrderedDict[bytes, bytes] = OrderedDict()
         self.checked = 0.0
         self.called = 0.0
-        self.snapshot: str | None = None   # under which it was checked in an unbroken run of calls
+        self.snapshot: str | None = None   # under which `still` has looked it up
 
     def code(self, digest: bytes) -> int | None:
         """The predicted class of a stored value."""
@@ -257,7 +257,7 @@ def model_facts(plpy, name: str, *, predictions: bool = False, trained: bool = T
 
 
 def still(plpy, model: Model) -> Model:
-    """The same model, in an unbroken run of calls: asks the tables only under another snapshot."""
+    """The same model after a pause or a while: asks the tables only under another snapshot."""
     if STATE.changed_in is None and not STATE.standby:   # there snapshots print less than they see
         snapshot = query(plpy, """
             SELECT CASE WHEN pg_catalog.pg_current_xact_id_if_assigned() IS NULL   -- no own writes
