@@ -7,6 +7,7 @@ A text block that begins with ``ERROR:`` is what psql prints when the last state
 
 from __future__ import annotations
 
+import contextlib
 import re
 from pathlib import Path
 
@@ -86,23 +87,25 @@ def check(expected: str, cursor) -> None:
 @pytest.mark.parametrize("page", [p for p in PAGES if blocks(p)], ids=lambda p: p.name)
 def test_examples_run_and_print_what_they_say(page, module_database, worker):
     database = module_database(extension=page.name != "README.md")
-    running = None
-    for body, expected in blocks(page):
-        *_, last = parts = statements(body)
-        for statement in parts:
-            if "pgrain." in statement and running is None:
-                running = worker(database)
-            try:
-                cursor = database.execute(statement)
-            except psycopg.Error as error:
-                if statement is last and (expected or "").startswith("ERROR:"):
-                    assert failed(error) == expected.strip()
-                    break
-                pytest.fail(f"{statement}\n{error}")
-        else:
-            assert not (expected or "").startswith("ERROR:"), f"no error from {last}"
-            if expected:
-                check(expected, cursor)
+    with contextlib.ExitStack() as stack:  # a worker a page: together they would need 100 sessions
+        running = None
+        for body, expected in blocks(page):
+            *_, last = parts = statements(body)
+            for statement in parts:
+                if "pgrain." in statement and running is None:
+                    running = worker(database)
+                    stack.callback(running.stop)
+                try:
+                    cursor = database.execute(statement)
+                except psycopg.Error as error:
+                    if statement is last and (expected or "").startswith("ERROR:"):
+                        assert failed(error) == expected.strip()
+                        break
+                    pytest.fail(f"{statement}\n{error}")
+            else:
+                assert not (expected or "").startswith("ERROR:"), f"no error from {last}"
+                if expected:
+                    check(expected, cursor)
 
 
 def test_first_code_block_comes_early():
