@@ -1,5 +1,6 @@
--- Functions that run a caller's query. The backend rolls back whatever was written (spi.py). Where a
--- function may still be told to be read-only, which PostgreSQL 16 took away, the attempt is an error.
+-- Functions that run a caller's query. The backend undoes whatever was written and says so (spi.py).
+-- Where a function may still be told to be read-only, which PostgreSQL 16 took away, the attempt is
+-- an error already.
 DO $$
 DECLARE f regprocedure;
 BEGIN

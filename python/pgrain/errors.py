@@ -136,6 +136,12 @@ class LimitExceeded(PgrainError):
     sqlstate = "54000"
 
 
+class ReadOnly(PgrainError):
+    """A query that is asked about, and writes."""
+
+    sqlstate = "25006"
+
+
 class InsufficientPrivilege(PgrainError):
     """The role may not do this."""
 

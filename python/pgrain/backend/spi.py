@@ -4,9 +4,16 @@ from __future__ import annotations
 
 import functools
 
-from pgrain.errors import PgrainError
+from pgrain.errors import PgrainError, ReadOnly
 
 _plans: dict[tuple, object] = {}
+# Who writes is given a transaction id, and one for each subtransaction that writes; each is locked.
+_WRITERS = """
+SELECT CASE WHEN pg_catalog.pg_current_xact_id_if_assigned() IS NOT NULL THEN (
+    SELECT pg_catalog.count(*) FROM pg_catalog.pg_locks
+    WHERE locktype OPERATOR(pg_catalog.=) 'transactionid'
+    AND pid OPERATOR(pg_catalog.=) pg_catalog.pg_backend_pid()
+    AND mode OPERATOR(pg_catalog.=) 'ExclusiveLock' AND granted) ELSE 0 END AS n"""
 
 
 def prepared(plpy, sql: str, *types: str):
@@ -92,19 +99,31 @@ class _Done(Exception):
 def writes_nothing(function):
     """Run an entry point in a subtransaction that is always rolled back.
 
-    Whatever functions the caller's query calls, nothing that they write stays. (Before PostgreSQL
-    16 the functions are read-only as well, sql/60_complain.sql.)
+    Whatever functions the caller's query calls, nothing that they write stays, and that they wrote
+    is an error (25006). Before PostgreSQL 16 the attempt is one already (sql/82_read_only.sql), but
+    for temporary tables; since then a transaction can only be told to be read-only by a statement,
+    and PL/Python runs each statement in a subtransaction, with which that ends.
     """
     @functools.wraps(function)
     def wrapper(plpy, *arguments):
         result = None
         try:
             with plpy.subtransaction():
+                before = _writers(plpy)
                 result = function(plpy, *arguments)
+                if _writers(plpy) != before:
+                    raise ReadOnly("the query writes", detail="A function that it calls wrote, "
+                                   "whatever its mark says. What it wrote is undone.",
+                                   hint="Only ask about queries that read.")
                 raise _Done
         except _Done:
             return result
     return wrapper
+
+
+def _writers(plpy) -> int:
+    """How many transaction ids this transaction holds, those of its subtransactions included."""
+    return plpy.execute(prepared(plpy, _WRITERS))[0]["n"]
 
 
 def _unpack_sqlstate(code: int) -> str:
