@@ -18,6 +18,7 @@ from pgrain.provenance.algebra.scope import Core, analyse, columns_sql, read_col
 from pgrain.provenance.algebra.select import select_sql
 from pgrain.provenance.algebra.sql import Capture as Renderer
 from pgrain.provenance.algebra.views import expand_views
+from pgrain.provenance.flatten import flatten
 from pgrain.provenance.output import OutputColumn, match_sql, result_sql
 from pgrain.provenance.probes import (
     Catalog,
@@ -28,6 +29,7 @@ from pgrain.provenance.probes import (
     fingerprint_sql,
     hidden_notes,
 )
+from pgrain.provenance.semijoin import reduce
 from pgrain.provenance.stamps import Stamped, learn_sql
 from pgrain.wire.identity import digest_sql, value_sql
 
@@ -122,8 +124,17 @@ def compile_network(query: str, facts: PlanFacts, models: dict, probes: dict[str
                               hint="Call pgrain.predict in SELECT, WHERE, ON or GROUP BY.")
     _check(statement, analysis, catalog, facts)
     names = sorted({call.model for call in analysis.calls})
-    mark = _mark(statement.text)
     ask = Probes(models=[name for name in names if name not in models])
+    reduced = None
+    if not ask.models:
+        reduced = reduce(flatten(statement) or statement.text, models, probes,
+                         frozenset(catalog.aggregates | AGGREGATES))
+    if isinstance(reduced, Probes):
+        return reduced
+    if reduced is not None:
+        statement = read_statement(reduced.text, frozenset(catalog.aggregates | AGGREGATES))
+        analysis = analyse(statement)
+    mark = _mark(statement.text)
     if "output" not in probes:
         ask.sql["output"] = f"SELECT * FROM (\n{query}\n) AS _pgrain_output LIMIT 0"
     for core in analysis.cores:
@@ -163,7 +174,7 @@ def compile_network(query: str, facts: PlanFacts, models: dict, probes: dict[str
     output = [_output(spec, column, block.outputs[n] if by_row else None)
               for n, (spec, column) in enumerate(zip(described, final.columns, strict=True))]
     result = result_sql(bare(query), len(described))
-    program.notes += hidden_notes(catalog)
+    program.notes += [*(reduced.notes if reduced is not None else []), *hidden_notes(catalog)]
     stamps = [slot.stamped for slot in program.slots]
     stamps = [] if None in stamps or program.plain else stamps
     stamped = Renderer(program, models, True).render(final, by_row) if stamps else None

@@ -23,6 +23,7 @@ from pgrain.provenance.algebra.small_gates import (
 )
 from pgrain.provenance.algebra.wiring import CERTAIN, NEVER, Buckets
 from pgrain.provenance.gates.extreme import Extreme
+from pgrain.provenance.gates.kernels import distinct
 from pgrain.provenance.gates.sums import Sums
 
 
@@ -171,7 +172,7 @@ class Groups:
         if aggregate.number is not None:
             return self._of_numbers(j, aggregate, terms)
         if aggregate.function in ("min", "max"):
-            out = self.wiring.numbers(self.n)
+            out, terms = self.wiring.numbers(self.n), self._by_value(terms)
             self.wiring.add(Extreme(out, self.n, aggregate.function, terms.group, terms.literals,
                                     terms.value))
             return out + groups
@@ -185,6 +186,40 @@ class Groups:
         total = self.wiring.numbers(self.n)
         self.wiring.add(Sums(total, self.n, terms.group, events, terms.value))
         return self._quotient(total, count, self.known(j))
+
+    def _by_value(self, terms: Terms) -> Terms:
+        """The terms of an extreme, those of a group with equal values made one disjunction.
+
+        A disjunction knows what its terms share; the extreme of terms that share some but not all
+        of their variables does not. Where terms over the same variables have different values,
+        only the extreme knows that they exclude each other: such groups stay as they are.
+        """
+        if terms.literals.shape[1] == 1:
+            return terms
+        there = np.flatnonzero(terms.literals[:, 0] != NEVER)
+        group, literals, value = terms.group[there], terms.literals[there], terms.value[there]
+        owners = np.sort(self.wiring.owner[literals], axis=1)
+        same = group
+        for column in owners.T:
+            same = distinct(same * (int(column.max(initial=0)) + 2) + column + 1)[1]
+        rank = np.unique(value, return_inverse=True)[1]
+        targets, target = distinct(group * (int(rank.max(initial=0)) + 1) + rank)
+        valued = distinct(same * len(targets) + target)[0] // max(len(targets), 1)
+        several = np.zeros(self.n, bool)
+        several[group[np.bincount(valued, minlength=len(same))[same] > 1]] = True
+        merged = ~several[group] & (np.bincount(target, minlength=len(targets))[target] > 1)
+        if not merged.any():
+            return terms
+        of, number = distinct(target[merged])
+        first = np.zeros(len(targets), np.int64)
+        first[target] = np.arange(len(target))
+        at = self.wiring.any_of(len(of), number, literals[merged])
+        joined = np.full((len(of), literals.shape[1]), CERTAIN)
+        joined[:, 0] = at + 3 * np.arange(len(of)) + 1
+        kept, first = np.flatnonzero(~merged), first[of]
+        return Terms(np.concatenate([group[kept], group[first]]), None,
+                     np.concatenate([literals[kept], joined]),
+                     np.concatenate([value[kept], value[first]]))
 
     def _quotient(self, total: int, count: int | None, known: np.ndarray) -> np.ndarray:
         groups = np.arange(self.n)
