@@ -30,12 +30,13 @@ class Setting:
                 detail=f"{self.name}: {self.meaning} ({self.unit}).")
         return value
 
-    def limit(self, value: float, *, hint: str | None = None) -> None:
+    def limit(self, value: float, *, detail: str | None = None, hint: str | None = None) -> None:
         """54000 if `value` exceeds the default of this limit."""
         if value > self.default:
             raise LimitExceeded(
                 f"{self.name} is limited to {self.default:,.0f}, but {value:,.0f} would be needed",
-                detail=f"{self.name}: {self.meaning} ({self.unit}).", hint=hint)
+                detail=f"{self.name}: {self.meaning} ({self.unit})."
+                       + (f" {detail}" if detail else ""), hint=hint)
 
 
 ALL: dict[str, Setting] = {}

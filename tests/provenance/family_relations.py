@@ -337,3 +337,18 @@ def _(p: Parts) -> Query:
     return Query(f"SELECT {key}{cell} AS n FROM t AS l JOIN {p.pick('u', 't')} AS r ON {on}"
                  + (" GROUP BY l.g" + p.maybe(" ORDER BY n") if key else ""),
                  {"n": exact} if exact else {})
+
+
+@family("joins: HAVING over the aggregates of a join on predictions")
+def join_having(p: Parts) -> Query:
+    first, second = p.rng.sample(
+        [f"count(*) {p.pick('>', '<', '=', '<>')} {p.pick(1, 3, 6)}", "sum(r.v) >= 2.5",
+         "avg(l.v) < 1.5", "sum(r.v) IS NULL", "count(r.v) BETWEEN 1 AND 4", "l.g IN (0, 2)",
+         f"2 * count(*) FILTER (WHERE {p.m('r')} = 'a') >= count(*)", "sum(l.w) > sum(r.w)"], 2)
+    condition = p.pick(first, f"{first} AND {second}", f"{first} OR {second}",
+                       f"NOT ({first}) AND {second}", f"({first}) IS NOT TRUE")
+    key = p.pick("l.g", "l.g", f"l.g, {p.m('r')}")
+    shown = p.pick("count(*) AS n", "sum(r.v) AS s, count(*) + 1 AS more", "count(l.v) AS n")
+    return Query(f"SELECT {key}, {shown} FROM {p.plain_relation('l')} JOIN "
+                 f"{p.plain_relation('r')} ON {p.both()} {p.maybe('AND l.g = r.g', 0.3)} "
+                 f"GROUP BY {key} HAVING {condition}")

@@ -194,7 +194,7 @@ def compile(query: str, explain, models: dict[str, ModelFacts],
 
 def _compile_disguised(query: str, facts, models: dict[str, ModelFacts],
                        probes: dict[str, ProbeResult]) -> Probes | Capture | OverJoin | None:
-    """A join on predictions whose calls are in subqueries, or with arithmetic over aggregates."""
+    """A join on predictions: calls in subqueries, arithmetic or HAVING over aggregates."""
     statement, _, wanted = read_expanded(query, facts, probes)
     if wanted is not None:
         return wanted
@@ -224,7 +224,8 @@ def _compile_disguised(query: str, facts, models: dict[str, ModelFacts],
             columns.append(OutputColumn(name, oid, type_name, True, True, "aggregate"))
         else:
             columns.append(replace(column, name=name))
-    return OverJoin(inner, columns, result_sql(bare(query), len(columns)), numbers)
+    return OverJoin(inner, columns, result_sql(bare(query), len(columns)), numbers,
+                    over.condition([column.type_oid for column in inner.output_columns]))
 
 
 def _compile_named(prefix: str, text: str, facts, models: dict[str, ModelFacts],

@@ -1,9 +1,12 @@
-"""Arithmetic over the aggregates of a factorised join.
+"""Arithmetic and HAVING over the aggregates of a factorised join.
 
 ``SELECT 100.0 * count(*) FILTER (…) / count(*) FROM l JOIN r ON predict(l) = predict(r)``: the
 aggregates are those of the factorised join (`circuit`), selected beside the query's own columns;
 the arithmetic over them is `gates.arithmetic`. As there, a ratio is one of expectations; a sum is
 taken to be known where it has anything to add.
+
+HAVING decides which rows the value has. No cell is conditioned on it where relaxed
+(docs/dev/semantics.md), so only complaints about rows need its probability: these list the pairs.
 """
 
 from __future__ import annotations
@@ -14,10 +17,18 @@ import numpy as np
 
 from pgrain.errors import UnsupportedOperator
 from pgrain.plan import nodes
+from pgrain.plan.lexer import tokenize
 from pgrain.plan.reader import read_statement
+from pgrain.plan.spine import Leaf as SpineLeaf
 from pgrain.plan.spine import read_tree
 from pgrain.provenance.algebra.blocks import Number
-from pgrain.provenance.algebra.numbers import FLOAT_OIDS, INTEGER_OIDS, Numbers
+from pgrain.provenance.algebra.numbers import (
+    COMPARISONS,
+    CONNECTIVES,
+    FLOAT_OIDS,
+    INTEGER_OIDS,
+    Numbers,
+)
 from pgrain.provenance.algebra.program import conjuncts, cut
 from pgrain.provenance.annotate import quote
 from pgrain.provenance.circuit import Circuit
@@ -32,13 +43,14 @@ class Split:
     """A query of arithmetic over aggregates as one of aggregates.
 
     text: the query with the numbers that arithmetic needs (`hidden`, by their text) as columns
-    after its own; expressions: the arithmetic, by output column.
+    after its own; expressions: the arithmetic, by output column; having: its condition.
     """
 
     text: str
     expressions: dict[int, nodes.Expr]
     hidden: list[str]
     n_columns: int
+    having: nodes.Expr | None = None
 
     def numbers(self, types: list[int]) -> dict[int, Number]:
         """The arithmetic of each output column; `types`: oids of all columns of `text`."""
@@ -46,12 +58,19 @@ class Split:
         return {column: reader.number(e, read_tree(e, reader.is_random))
                 for column, e in self.expressions.items()}
 
+    def condition(self, types: list[int]) -> tuple | None:
+        """HAVING as a tree over numbers; `types` as in `numbers`."""
+        if self.having is None:
+            return None
+        reader = _Reader(list(self.hidden), types[self.n_columns:])
+        return reader.condition_of(self.having)
+
 
 def split(text: str) -> Split | None:
     """`text` as aggregates, if arithmetic over them is what it selects; 0A000 if it is more."""
     statement = read_statement(text)
     body = statement.query.body
-    if not isinstance(body, nodes.Select) or body.having is not None or body.distinct \
+    if not isinstance(body, nodes.Select) or body.distinct \
             or body.distinct_on or body.window or statement.query.limit is not None \
             or statement.query.offset is not None or any(item.star for item in body.items) \
             or not _joins_on_calls(body):
@@ -66,7 +85,12 @@ def split(text: str) -> Split | None:
         reader.number(expression, read_tree(expression, reader.is_random))
         alias = f" AS {quote(item.alias)}" if item.alias else ""
         replaced.append((item.start, item.end, f"pg_catalog.count(*){alias}"))
-    if not expressions:
+    if body.having is not None:
+        reader.condition_of(body.having)
+        keyword = [token for token in tokenize(statement.text)
+                   if token.is_word("having") and token.end <= body.having.start][-1]
+        replaced.append((keyword.start, body.having.end, ""))
+    elif not expressions:
         return None
     end = body.items[-1].end
     more = "".join(f",\n({one}\n) AS {quote(f'pgrain number {n}')}"
@@ -76,7 +100,8 @@ def split(text: str) -> Split | None:
     for start, stop, new in sorted(replaced, key=lambda r: r[:2]):
         made += [statement.text[at:start], new]
         at = stop
-    return Split("".join(made) + statement.text[at:], expressions, reader.hidden, len(body.items))
+    return Split("".join(made) + statement.text[at:], expressions, reader.hidden, len(body.items),
+                 body.having)
 
 
 def _joins_on_calls(body: nodes.Select) -> bool:
@@ -122,6 +147,37 @@ class _Reader(Numbers):
         self.expression = expression
         return super().number(expression, node)
 
+    def condition_of(self, expression: nodes.Expr) -> tuple:
+        """A condition as ("and" | "or" | "not" | "is …", …), ("compare", operator, left, right),
+        ("null", number), or ("known", number) of what is true or false by itself."""
+        self.expression = expression
+        return self._condition(expression, read_tree(expression, self.is_random))
+
+    def _condition(self, expression: nodes.Expr, node) -> tuple:
+        def compare(operator: str, left, right) -> tuple:
+            return ("compare", operator, self.number(expression, left),
+                    self.number(expression, right))
+
+        if isinstance(node, SpineLeaf):
+            text = cut(expression, node.start, node.end).text
+            leaf = "leaf", self.leaf(f"({text}\n)::pg_catalog.int4")
+            return "known", Number(("const", 0), [leaf])
+        name, args = getattr(node, "name", ""), getattr(node, "args", ())
+        if name in CONNECTIVES:
+            return name, *(self._condition(expression, child) for child in args)
+        if name in COMPARISONS:
+            return compare(name, *args)
+        if name in ("between", "not between"):
+            inside = ("and", compare(">=", args[0], args[1]), compare("<=", args[0], args[2]))
+            return inside if name == "between" else ("not", inside)
+        if name in ("in", "not in"):
+            among = ("or", *(compare("=", args[0], other) for other in args[1:]))
+            return among if name == "in" else ("not", among)
+        if name in ("is null", "is not null"):
+            tested = ("null", self.number(expression, args[0]))
+            return tested if name == "is null" else ("not", tested)
+        raise self.refuse_at(expression, node, "this use of an aggregate in HAVING")
+
     def piece_number(self, piece: nodes.Piece) -> tuple:
         return "aggregate", self.leaf(self._text(piece)), piece.function
 
@@ -153,6 +209,12 @@ class OverJoin:
     output_columns: list[OutputColumn]
     result_sql: str
     arithmetic: dict[int, Number]
+    having: tuple | None = None
+
+    @property
+    def knows_rows(self) -> bool:
+        """Whether the circuit knows the probability that a row is there."""
+        return self.having is None and self.inner.knows_rows
 
     def __getattr__(self, name: str):
         return getattr(self.inner, name)
@@ -172,6 +234,9 @@ class OverJoin:
             described = self.output_columns[column]
             lines.append(f'  column "{described.name}" {described.type_name}: arithmetic over '
                          "expectations (approximate unless linear)")
+        if self.having is not None:
+            lines.append("  HAVING: on classes; cells are not conditioned on it, and complaints "
+                         "about rows list the pairs")
         return lines + ["  -> " + line if n == 0 else "     " + line
                         for n, line in enumerate(self.inner.render(circuit.inner))]
 
@@ -201,13 +266,28 @@ class OverJoinCircuit:
         self.places = {column: n * self.n for n, column in
                        enumerate(c for c in hidden if c not in self.constants)}
         self.layers = {}
-        for n, (column, number) in enumerate(self.arithmetic.items()):
-            leaves = [self._leaf(self.first + leaf[1]) for leaf in number.leaves]
-            self.layers[column] = Arithmetic((len(self.places) + n) * self.n, self.n, number.tree,
-                                             leaves)
+        for column, number in self.arithmetic.items():
+            self.layers[column] = self._layer(number)
+        self.tested: list[Arithmetic] = []        # the numbers of HAVING
+        self.having = capture.having and self._test(capture.having)
 
     def __getattr__(self, name: str):
         return getattr(self.inner, name)
+
+    def _layer(self, number: Number) -> Arithmetic:
+        made = len(self.places) + len(self.layers) + len(getattr(self, "tested", ()))
+        leaves = [self._leaf(self.first + leaf[1]) for leaf in number.leaves]
+        return Arithmetic(made * self.n, self.n, number.tree, leaves)
+
+    def _test(self, tree: tuple) -> tuple:
+        """A condition with layers in place of numbers."""
+        made = []
+        for part in tree[1:]:
+            if isinstance(part, Number):
+                self.tested.append(self._layer(part))
+                part = self.tested[-1]
+            made.append(self._test(part) if isinstance(part, tuple) else part)
+        return tree[0], *made
 
     def _leaf(self, column: int) -> np.ndarray:
         if column in self.constants:
@@ -221,7 +301,7 @@ class OverJoinCircuit:
         return self._over(self.inner.relaxed(P), False)[0]
 
     def _over(self, made: Output, hard: bool) -> tuple[Output, State]:
-        size = (len(self.places) + len(self.layers)) * self.n
+        size = (len(self.places) + len(self.layers) + len(self.tested)) * self.n
         state = State(np.ones(1), np.zeros(size), np.zeros(size), hard, np.zeros(1, np.int64))
         for column, place in self.places.items():
             numbers = made.numbers[:, column]
@@ -233,8 +313,14 @@ class OverJoinCircuit:
             here = slice(layer.out, layer.out + self.n)
             numbers[:, column] = np.where(state.K[here] > 0, state.X[here], np.nan)
             scales[:, column] = np.nan_to_num(np.abs(numbers[:, column]))
+        present = made.present
+        if hard and self.having is not None:
+            for layer in self.tested:
+                layer.forward(state)
+            hidden = made.scales[:, self.first:].max(axis=1, initial=0.0)
+            present = present & (_truth(self.having, state, hidden) == 1.0)
         keys = [row[:len(self.key_columns)] for row in made.keys]
-        return Output(self.columns, self.key_columns, keys, made.present, made.weight, numbers,
+        return Output(self.columns, self.key_columns, keys, present, made.weight, numbers,
                       made.labels, scales, hard, made.relative), state
 
     def gradient(self, P: dict, weights: dict) -> dict:
@@ -252,3 +338,38 @@ class OverJoinCircuit:
             for row in np.flatnonzero(grad.X[place:place + self.n]).tolist():
                 passed[row, column] = passed.get((row, column), 0.0) + grad.X[place + row]
         return self.inner.gradient(P, passed)
+
+
+_NEAR = 1e-12         # float64 sums of decimals are this near to what `numeric` has
+_COMPARED = {"=": lambda d: d == 0, "<>": lambda d: d != 0, "<": lambda d: d < 0,
+             "<=": lambda d: d <= 0, ">": lambda d: d > 0, ">=": lambda d: d >= 0}
+
+
+def _truth(tree: tuple, state: State, scale: np.ndarray) -> np.ndarray:
+    """(n,) 1, 0 or NaN (unknown) of a condition on classes; `scale` of the numbers in it."""
+    name, *parts = tree
+    if name in ("compare", "null", "known"):
+        numbers = []
+        for layer in parts[-2:] if name == "compare" else parts:
+            here = slice(layer.out, layer.out + layer.n)
+            numbers.append(np.where(state.K[here] > 0, state.X[here], np.nan))
+        if name == "known":
+            return numbers[0]
+        if name == "null":
+            return np.isnan(numbers[0]).astype(float)
+        left, right = numbers
+        near = np.abs(left - right) <= _NEAR * np.maximum(np.maximum(np.abs(left), np.abs(right)),
+                                                          scale)
+        made = _COMPARED[parts[0]](np.where(near, 0.0, left - right)).astype(float)
+        return np.where(np.isnan(left) | np.isnan(right), np.nan, made)
+    values = [_truth(part, state, scale) for part in parts]
+    if name == "not":
+        return 1.0 - values[0]
+    if name in ("and", "or"):
+        decides = 0.0 if name == "and" else 1.0
+        decided = np.any([v == decides for v in values], axis=0)
+        unknown = np.any([np.isnan(v) for v in values], axis=0)
+        return np.where(decided, decides, np.where(unknown, np.nan, 1.0 - decides))
+    what = name.removeprefix("is ").removeprefix("not ")
+    found = np.isnan(values[0]) if what == "unknown" else values[0] == float(what == "true")
+    return (found != name.startswith("is not")).astype(float)

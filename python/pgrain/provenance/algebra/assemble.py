@@ -55,9 +55,23 @@ class Rows:
         return len(self.literals)
 
 
-_LISTED = (" Of a join on predictions only count, sum and avg, and arithmetic over them, do "
-           "without its pairs; x IN (SELECT y ...) can stand for EXISTS (SELECT 1 ... WHERE "
-           "y = x).")
+_LISTED = ("In the outermost SELECT count, sum, avg, arithmetic and HAVING over them do without "
+           "the pairs of a join on predictions; anywhere DISTINCT, EXISTS, min and max, if they "
+           "stand without counts, columns are named with their table, and those that are needed "
+           "have few values. x IN (SELECT y ...) can stand for EXISTS (SELECT 1 ... WHERE y = x).")
+
+
+def listed_because(block: SelectBlock) -> str | None:
+    """What needs the pairs of a join on predictions one by one; None if there is no such join."""
+    if len(block.enumerated) < 2 or not block.mixed or len(block.from_) < 2 and not any(
+            " join " in f" {text.lower()} " for text in block.from_) and block.key is None:
+        return None
+    if block.grouping is None:
+        return "the rows of a subquery or of the result, each with its own predictions"
+    names = dict.fromkeys(("DISTINCT " if one.distinct else "") + one.function
+                          for one in block.grouping.aggregates)
+    parts = ["HAVING"] if block.grouping.having is not None else []
+    return ", ".join([*parts, *names]) or "the presence of groups"
 
 
 class Base:
@@ -67,8 +81,10 @@ class Base:
         self.assembly, self.block = assembly, block
         packed, n = assembly.packed, block.number
         self.n = packed.count(f"{n}.rows")
-        settings.FACTOR_PAIRS.limit(self.n, hint="Filter the inputs first, or join on columns."
-                                    + (_LISTED if len(block.slots) > 1 else ""))
+        why = listed_because(block)
+        settings.FACTOR_PAIRS.limit(
+            self.n, detail=why and f"The pairs of rows are listed for {why}.",
+            hint="Filter the inputs first, or join on columns." + (f" {_LISTED}" if why else ""))
         self.units = [(assembly.rows[unit.relation.block], self._rows_of(j, unit))
                       for j, unit in enumerate(block.units)]
         self.leaves = [packed.floats(f"{n}.f{i}") for i in range(len(block.leaves))]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pgrain.provenance.algebra import assemble
 from pgrain.provenance.algebra.blocks import (
     ArrayBlock,
     LimitBlock,
@@ -39,6 +40,9 @@ def _select(block: SelectBlock, assembly) -> list[str]:
     base = assembly.bases[block.number]
     lines = [f"-> Block {block.number}: {'Aggregate' if block.grouping else 'Select'}, {base.n} "
              "rows of its inputs"]
+    why = assemble.listed_because(block)
+    if why is not None:
+        lines.append(f"     a join on predictions, its pairs of rows listed for: {why}")
     grouping = block.grouping
     if grouping is not None:
         rows = assembly.rows[block.number]
