@@ -155,6 +155,26 @@ def test_the_place_is_named(schema: Lab) -> None:
     assert "(SELECT 1)" in raised.value.detail
 
 
+def test_the_place_in_a_view_is_named(schema: Lab) -> None:
+    """By the view and its definition; places outside are the caller's, however long views are."""
+    listed = "(SELECT string_agg(v.label, ',') FROM hidden AS v)"
+    schema.connection.execute(
+        "CREATE OR REPLACE VIEW \"All labels\" AS SELECT id,\n (SELECT string_agg(v.label, ',') "
+        "FROM hidden AS v) AS s FROM hidden; CREATE OR REPLACE VIEW over AS SELECT * FROM "
+        "\"All labels\" WHERE id > 1")
+    for query, where, what in (
+            ("SELECT o.s FROM hidden AS h, over AS o", 'View "All labels", line 2, column ',
+             "string_agg(v.label, ','::text)"),
+            (f"SELECT h.id, o.id FROM hidden AS h, hidden AS o\nWHERE {listed} = 'a'",
+             "Line 2, column 15:", "string_agg(v.label, ',')"),
+            ("SELECT count(*) FROM hidden AS h WHERE h.label = 'a' GROUP BY id\nORDER BY id "
+             "LIMIT (SELECT 1)", "Line 2, column 19:", "(SELECT 1)")):
+        with pytest.raises(PgrainError) as raised:
+            schema.capture(query)
+        assert raised.value.detail.startswith(where), raised.value.detail
+        assert what in raised.value.detail
+
+
 @pytest.mark.parametrize("query", ANSWERED)
 def test_its_neighbours_are_answered(schema: Lab, query: str, monkeypatch) -> None:
     monkeypatch.setattr(schema, "calls_are_data", "labels()" in query)

@@ -133,8 +133,60 @@ def split(tokens: list[Token], separator: str = ",") -> list[list[Token]]:
     return parts
 
 
+@dataclass(frozen=True)
+class Insertion:
+    """The definition of a view in a text, in the place of its name.
+
+    start, end: the place of the name before; made: what stands there now, with `definition` from
+    its character `offset` on.
+    """
+
+    start: int
+    end: int
+    made: str
+    offset: int
+    view: str
+    definition: str
+
+
+class ExpandedText(str):
+    """A text into which views were put; it knows the text before, for the places of errors."""
+
+    before: str
+    insertions: list[Insertion]
+
+    @classmethod
+    def of(cls, before: str, insertions: list[Insertion]) -> ExpandedText:
+        """`before` with all `insertions` made."""
+        parts, at = [], 0
+        for one in sorted(insertions, key=lambda i: i.start):
+            parts += [before[at:one.start], one.made]
+            at = one.end
+        text = cls("".join([*parts, before[at:]]))
+        text.before, text.insertions = before, sorted(insertions, key=lambda i: i.start)
+        return text
+
+    def describe(self, position: int, end: int | None) -> str:
+        """As `describe_place`, of the view or the text in which the place was written."""
+        shift, length = 0, None if end is None else end - position
+        for one in self.insertions:
+            if position < one.start + shift:
+                break
+            inside = position - one.start - shift
+            if inside < len(one.made):
+                at = min(max(inside - one.offset, 0), len(one.definition))
+                found = describe_place(one.definition, at, length and at + length)
+                return f"View {one.view}, " + found.replace(
+                    "Line", "line", 1).replace(":", " of its definition:", 1)
+            shift += len(one.made) - (one.end - one.start)
+        at = position - shift
+        return describe_place(self.before, at, length and at + length)
+
+
 def describe_place(text: str, position: int, end: int | None = None) -> str:
     """`Line 2, column 7: "..."`, for the DETAIL of an error."""
+    if isinstance(text, ExpandedText):
+        return text.describe(position, end)
     line = text.count("\n", 0, position) + 1
     column = position - (text.rfind("\n", 0, position) + 1) + 1
     snippet = " ".join(text[position:end if end is not None else position + 60].split())

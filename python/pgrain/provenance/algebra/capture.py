@@ -113,6 +113,16 @@ def compile_network(query: str, facts: PlanFacts, models: dict, probes: dict[str
 
     describe(names, oids) gives the types' names: [(name, oid, type name, numeric)] or Probes.
     """
+    try:
+        return _compile(query, facts, models, probes, describe, True)
+    except UnsupportedOperator:
+        # A refusal quotes what the caller wrote.
+        return _compile(query, facts, models, probes, describe, False)
+
+
+def _compile(query: str, facts: PlanFacts, models: dict, probes: dict[str, ProbeResult],
+             describe, reducing: bool) -> Probes | NetworkCapture:
+    """As `compile_network`; reducing: sides of large joins may be reduced (`semijoin`)."""
     statement, catalog, wanted = read_expanded(query, facts, probes)
     if wanted is not None:
         return wanted
@@ -126,7 +136,7 @@ def compile_network(query: str, facts: PlanFacts, models: dict, probes: dict[str
     names = sorted({call.model for call in analysis.calls})
     ask = Probes(models=[name for name in names if name not in models])
     reduced = None
-    if not ask.models:
+    if reducing and not ask.models:
         reduced = reduce(flatten(statement) or statement.text, models, probes,
                          frozenset(catalog.aggregates | AGGREGATES))
     if isinstance(reduced, Probes):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from pgrain.errors import UnsupportedOperator
 from pgrain.plan import nodes
+from pgrain.plan.lexer import ExpandedText, Insertion
 from pgrain.plan.reader import read_statement
 from pgrain.provenance.algebra.blocks import quoted
 
@@ -25,12 +26,9 @@ def expand_views(statement: nodes.Statement, views: dict[str, str]) -> str:
             raise UnsupportedOperator(
                 f'a CTE with the name of the table "{min(hidden)}", which view {view} reads, has '
                 "no provenance", hint="Give the CTE a name of its own.")
-    found: list[tuple[int, int, str]] = []
+    found: list[Insertion] = []
     _query(statement.query, set(), views, found, names)
-    text = statement.text
-    for start, end, made in sorted(found, reverse=True):
-        text = text[:start] + made + text[end:]
-    return text
+    return ExpandedText.of(statement.text, found) if found else statement.text
 
 
 def _query(query: nodes.Query, ctes: set[str], views, found, names: set[str]) -> None:
@@ -76,8 +74,11 @@ def _from(item: nodes.FromItem, ctes, views, found, names) -> None:
     elif isinstance(item, nodes.Relation):
         if len(item.name) == 1 and item.name[0] in ctes:
             return
-        definition = views.get(".".join(quoted(part) for part in item.name))
+        name = ".".join(quoted(part) for part in item.name)
+        definition = views.get(name)
         if definition is not None:
+            definition = definition.rstrip().rstrip(";")
             columns = f" ({', '.join(quoted(c) for c in item.columns)})" if item.columns else ""
-            found.append((item.start, item.end, f"(\n{definition.rstrip().rstrip(';')}\n) AS "
-                          f"{quoted(item.alias)}{columns}"))
+            found.append(Insertion(item.start, item.end,
+                                   f"(\n{definition}\n) AS {quoted(item.alias)}{columns}", 2, name,
+                                   definition))
