@@ -47,7 +47,8 @@ class Setting:
     rows: int = 8000
     queries: tuple[str, ...] = ("Q3",)
     """Judged with every baseline. "Q1", "Q1:a-b" (true labels a joined with b), "Q2:a,b",
-    "Q3", "Q3:c", "Q4" ... "Q7"."""
+    "Q3", "Q3:c", "Q4" ... "Q7"; ours: "Q3:a-b" (two complaints at once: too few a, too many b),
+    "Q3:b@a" (how many that are truly a are taken for b)."""
     swept: tuple[str, ...] = ()
     """More queries, judged by Rain++ alone."""
     pairs: int = 30
@@ -76,7 +77,8 @@ class Setting:
 class Query:
     """value: classes (V,) -> the query's value; gradient: p (V, R) -> d relaxed / dp (V, R);
     relaxed: p -> the relaxed value; truth: its value on the true labels; classes: those whose
-    number the query counts, for the rule that needs no influence (None: there is no such rule)."""
+    number the query counts, for the rule that needs no influence (None: there is no such rule);
+    about: the classes that it is about, where it is no such number."""
 
     name: str
     value: Callable[[np.ndarray], float]
@@ -84,6 +86,7 @@ class Query:
     gradient: Callable[[np.ndarray], np.ndarray]
     truth: float
     classes: tuple[int, ...] | None
+    about: tuple[int, ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -216,6 +219,10 @@ def _query(case: Case, name: str, data: str) -> Query:
         return _join(case, name, argument)
     if kind == "Q2":
         return _count(case, name, tuple(int(c) for c in argument.split(",")))
+    if kind == "Q3" and "@" in argument:
+        return _taken_for(case, name, *(int(c) for c in argument.split("@")))
+    if kind == "Q3" and "-" in argument:
+        return _two_counts(case, name, *(int(c) for c in argument.split("-")))
     if kind == "Q3":
         return _count(case, name, (int(argument) if argument else FILTERED[data],))
     if kind in ("Q4", "Q5", "Q6", "Q7") and case.people is not None:
@@ -234,6 +241,28 @@ def _count(case: Case, name: str, classes: tuple[int, ...]) -> Query:
 
     return Query(name, value, lambda p: float((p @ column).sum()),
                  lambda p: np.broadcast_to(column, p.shape), value(case.query_y), classes)
+
+
+def _two_counts(case: Case, name: str, few: int, many: int) -> Query:
+    """Complaints that hold together, "too few of one class" and "too many of another": their
+    objectives add up to the difference of the counts, up to the scales."""
+    columns = np.eye(case.n_classes)[many] - np.eye(case.n_classes)[few]
+
+    def value(predicted):
+        return float((predicted == many).sum() - (predicted == few).sum())
+
+    return Query(name, value, lambda p: float((p @ columns).sum()),
+                 lambda p: np.broadcast_to(columns, p.shape), value(case.query_y), None,
+                 (few, many))
+
+
+def _taken_for(case: Case, name: str, taken: int, truly: int) -> Query:
+    """COUNT(*) WHERE predict(x) = taken AND truth = truly: a column says what is right."""
+    rows = case.query_y == truly
+    return Query(name, lambda predicted: float((rows & (predicted == taken)).sum()),
+                 lambda p: float(p[rows, taken].sum()),
+                 lambda p: np.outer(rows, np.eye(case.n_classes)[taken]), 0.0, None,
+                 (taken, truly))
 
 
 def _average(case: Case, name: str, rows: np.ndarray) -> Query:

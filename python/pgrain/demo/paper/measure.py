@@ -156,6 +156,7 @@ def _judge(setting: Setting, fitted: Fitted, query: Query, clean_p: np.ndarray) 
     own = own_error(setting, case, query)
     if own is not None:
         found["own"] = by_k(fitted.A, fitted.spectrum.eigenvalues, c, own)
+        found["own_oracle"] = judge(oracle(fitted.A, own), own)
     if setting.denoise:
         found["denoise"] = by_k(fitted.A - denoised(fitted), fitted.spectrum.eigenvalues, c,
                                 case.wrong)
@@ -169,24 +170,38 @@ def _judge(setting: Setting, fitted: Fitted, query: Query, clean_p: np.ndarray) 
         found["gradient_dot"] = judge(-changes[:, 0], case.wrong)
         if setting.cg:
             found["rain"] = [judge(-changes[:, i], case.wrong) for i in range(1, len(directions))]
+        if own is not None:
+            found["own_gradient_dot"] = judge(-changes[:, 0], own)
+            found["own_rain"] = [judge(-changes[:, i], own) for i in range(1, len(directions))]
     if setting.baselines:
         w = 1 / fitted.spectrum.eigenvalues[:fitted.k]
         found["loss"] = judge(losses(fitted.logits, case.y), case.wrong)
         found["self_influence"] = judge(self_influence(fitted.A[:, :fitted.k], w), case.wrong)
         if query.classes is not None:
-            found["rule"] = judge(rule(softmax(fitted.logits), case.y, query.classes, sign),
-                                  case.wrong)
+            scores = rule(softmax(fitted.logits), case.y, query.classes, sign)
+            found["rule"] = judge(scores, case.wrong)
+            if own is not None:
+                found["own_rule"] = judge(scores, own)
     return found
 
 
 def own_error(setting: Setting, case: Case, query: Query) -> np.ndarray | None:
     """(N,) bool: of two errors, the rows of those that a count is about; None for other settings,
     and where it is about all."""
-    if setting.error != "flip2" or query.classes is None:
+    about = query.about or query.classes
+    if setting.error != "flip2" or about is None:
         return None
-    sources = [source for source, target in TWO_FLIPS if {source, target} & set(query.classes)]
+    sources = [source for source, target in TWO_FLIPS if {source, target} & set(about)]
     own = case.wrong & np.isin(case.clean_y, sources)
     return own if 0 < own.sum() < case.wrong.sum() else None
+
+
+def oracle(A: np.ndarray, wrong: np.ndarray) -> np.ndarray:
+    """(N,) scores of the linear ranking A u that ridge regression finds from the truth: about what
+    any query, filter or k could reach with the stored projections. A: (N, m)."""
+    scaled = A / np.maximum(np.sqrt((A.astype(np.float64) ** 2).mean(axis=0)), 1e-30)
+    H = scaled.T @ scaled + 1e-3 * len(A) * np.eye(A.shape[1])
+    return scaled @ np.linalg.solve(H, scaled.T @ (wrong - wrong.mean()))
 
 
 def judge(scores: np.ndarray, wrong: np.ndarray) -> float:

@@ -10,33 +10,79 @@ from pgrain.demo.paper.experiments import jobs_of
 TITLE = "Table 5: two errors at once"
 REPORTED = "Q3 about one class: peak AUC_R 0.69-0.85; Q2 about both: 0.98-0.99 (CNN)."
 QUERIES = ("Q3:1", "Q3:4", "Q3:7", "Q3:9", "Q2:1,4", "Q2:7,9")
+OURS = ("Q3:1-7", "Q3:4-9", "Q3:7@1", "Q3:9@4")
 PAPER = {0.1: (0.69, 0.70, 0.78, 0.70, 0.98, 0.98), 0.2: (0.69, 0.73, 0.78, 0.70, 0.99, 0.99),
          0.3: (0.80, 0.72, 0.78, 0.70, 0.99, 0.99), 0.4: (0.85, 0.72, 0.80, 0.70, 0.98, 0.98)}
+TRAINED = (("epochs", 30), ("hidden", (64,)))
+"""The mlp. At the default of 10 epochs it does not yet tell fours from nines."""
 
 
 def jobs(scale):
-    architectures = ("cnn", "mlp") if scale.name != "quick" else ("mlp",)
-    return jobs_of([scale.setting("mnist", a, "flip2", rate=rate, queries=QUERIES, baselines=False)
-                    for a in architectures for rate in scale.rates])
+    if scale.name == "quick":
+        return jobs_of([scale.setting("mnist", "mlp", "flip2", rate=rate, queries=QUERIES,
+                                      baselines=False) for rate in scale.rates])
+    settings = [scale.setting("mnist", "mlp", "flip2", rate=rate, seed=seed, cg=scale.cg,
+                              queries=(*QUERIES, *OURS), options=TRAINED)
+                for rate in scale.rates for seed in range(scale.seeds)
+                if seed == 0 or rate == scale.rate]
+    settings += [scale.setting("mnist", "cnn", "flip2", rate=rate, queries=QUERIES,
+                               baselines=False) for rate in scale.rates]
+    return jobs_of(settings)
 
 
 def render(records, folder: Path) -> str:
-    rows = []
+    rows, own = [], []
+    groups: dict[tuple, list] = {}
     for record in records:
-        rate, of = record["setting"]["rate"], record["queries"]
-        name = f"{record['setting']['architecture']}, {rate:.0%}"
-        rows.append([f"{name}, peak", *(f"{max(of[q]['rain++']):.2f}" for q in QUERIES)])
-        rows.append([f"{name}, automatic k = {record['k']}",
-                     *(f"{of[q]['rain++'][record['k'] - 1]:.2f}" for q in QUERIES)])
-        if all("own" in of[q] for q in QUERIES[:4]):
-            rows.append([f"{name}, automatic k, against the query's own error",
-                         *(f"{of[q]['own'][record['k'] - 1]:.2f}" for q in QUERIES[:4]), "", ""])
-        if rate in PAPER and record["setting"]["architecture"] == "cnn":
-            rows.append([f"the paper, {rate:.0%}, peak", *(f"{v:.2f}" for v in PAPER[rate])])
-    return (draw.table(["", *QUERIES], rows)
-            + "\n\nAUC_R against *all* wrong rows: a query about one of the two errors can find "
-            "half of them. If it found exactly its half first and nothing else it would get "
-            "0.75; against its own error alone, the same would be 1. Queries about both are far "
-            "ahead, as in the paper. A value near 0 is a query whose count "
-            "was wrong in the other direction, error or not (few flips), so that "
-            "the complaint argued for the wrong labels.")
+        of = record["setting"]
+        groups.setdefault((of["architecture"], of["rate"]), []).append(record)
+    for (architecture, rate), some in groups.items():
+        name = f"{architecture}, {rate:.0%}, {len(some)} seed{'s' * (len(some) > 1)}"
+        rows.append([f"{name}, peak", *(draw.interval([max(r["queries"][q]["rain++"])
+                                                       for r in some]) for q in QUERIES)])
+        rows.append([f"{name}, automatic k", *(draw.interval(
+            [r["queries"][q]["rain++"][r["k"] - 1] for r in some]) for q in QUERIES)])
+        if rate in PAPER:
+            rows.append([f"the paper's cnn, {rate:.0%}, peak",
+                         *(f"{value:.2f}" for value in PAPER[rate])])
+        if "own_oracle" in some[0]["queries"].get(QUERIES[0], {}):
+            own += [_against_own(name, query, some) for query in (*QUERIES, *OURS)]
+    text = (draw.table(["", *QUERIES], rows)
+            + "\n\nAUC_R against *all* wrong rows, as in the paper: a query about one of the two "
+            "errors can find half of them. If it found exactly its half first and nothing else it "
+            "would get about 0.75. Queries about both are far ahead, as in the paper. A value near "
+            "0 is a query whose count was wrong in the other direction, error or not (few flips), "
+            "so that the complaint argued for the wrong labels.")
+    if own:
+        text += ("\n\nAgainst the error that the query is about (the paper does not report this), "
+                 "beside Rain and what needs no curvature:\n\n"
+                 + draw.table(["", "complaint", "automatic k", "peak", "Rain, best step",
+                               "gradient_dot", "the rule", "best direction"], own)
+                 + "\n\nQ3:a-b: two complaints at once, too few a and too many b. Q3:b@a: "
+                 "`count(*) WHERE predict(x) = b AND truth = a` should be 0, of a relation that "
+                 "has a column with the truth. The best direction: ridge regression from the truth "
+                 "onto the stored projections, which no query can know; the ranking of any query, "
+                 "filter and k is one direction of that kind.\n\n"
+                 "**Where it stays below 0.95.** \"Too many nines\" names no four. It argues "
+                 "against every row labelled nine that holds the border towards the other "
+                 "classes, right ones included: all that stands before the wrong rows in these "
+                 "rankings is rightly labelled nine (seven), and Rain, gradient_dot and the rule "
+                 "have the same in their way. It is the complaint that is short of a word, not k "
+                 "or the filter: with \"too few fours\" beside it, or with the truth in WHERE, "
+                 "the same stored projections come close to what the best direction reaches.")
+    return text
+
+
+def _against_own(name: str, query: str, some: list[dict]) -> list[str]:
+    """A row of the second table; queries about both errors are judged against both."""
+    judged = [r["queries"][query] for r in some]
+    prefix = "own_" if "own" in judged[0] else ""
+
+    def of(what: str) -> str:
+        values = [j[prefix + what] for j in judged if j.get(prefix + what) is not None]
+        return draw.interval([max(v) if isinstance(v, list) else v for v in values])
+
+    by_k = [j["own" if prefix else "rain++"] for j in judged]
+    automatic = [found[r["k"] - 1] for found, r in zip(by_k, some, strict=True)]
+    return [name, query, draw.interval(automatic), draw.interval([max(f) for f in by_k]),
+            of("rain"), of("gradient_dot"), of("rule"), of("oracle")]
