@@ -1,8 +1,10 @@
 """Rules that tell suspects from other rows: paths of shallow decision trees, pruned and validated.
 
 A tree (scikit-learn) is grown on half of the rows; every path from its root to any node is a
-candidate. A rule loses the conditions that it can do without, and counts only if the other half of
-the rows, which it has not seen, confirms it. So rows that have nothing in common get no rule.
+candidate. A rule loses the conditions that it can do without; the best ones gain conditions of
+other paths, for a tree that has split by education first never meets gender on the same path. It
+counts only if the other half of the rows, which it has not seen, confirms it. So rows that have
+nothing in common get no rule.
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ from sklearn.tree import DecisionTreeClassifier
 from pgrain.describe.columns import Feature
 
 DEPTHS = (1, 2, 3, 4)
+GROWN, MOST_CONDITIONS = 10, 5
 LEAST_SUSPECTS = 10
 CONDITION_COST = 0.01
 SIGNIFICANCE = 0.001
@@ -87,6 +90,7 @@ def write(rule: Rule, features: Sequence[Feature]) -> str:
 
 def _candidates(X, suspect, weight, fit, features) -> list[Rule]:
     found: dict[tuple, Rule] = {}
+    split: set[tuple[int, bool, float]] = set()
     least = max(3, round(0.03 * (suspect & fit).sum()))
     balance = np.where(suspect, weight[~suspect].sum() / max(weight[suspect].sum(), 1e-9), 1.0)
     for depth in DEPTHS:
@@ -95,10 +99,38 @@ def _candidates(X, suspect, weight, fit, features) -> list[Rule]:
                                           criterion="entropy")
             tree.fit(X[fit], suspect[fit], sample_weight=each[fit])
             for conditions in _paths(tree.tree_):
+                split.update(conditions)
                 rule = _pruned(conditions, X, suspect, weight, fit, features)
                 if rule is not None:
                     found.setdefault(tuple(rule.conditions), rule)
+    best = sorted(found.values(), key=lambda rule: -_worth(rule.conditions, rule.mask, suspect,
+                                                           weight, fit))[:GROWN]
+    pool = sorted(split)
+    for rule in best:
+        grown = _grown(rule, pool, X, suspect, weight, fit)
+        found.setdefault(tuple(grown.conditions), grown)
     return list(found.values())
+
+
+def _grown(rule: Rule, pool, X, suspect, weight, fit) -> Rule:
+    """The rule with those conditions of `pool` that are worth more than their cost, the best
+    first; one bound a side."""
+    while len(rule.conditions) < MOST_CONDITIONS:
+        taken = {condition[:2] for condition in rule.conditions}
+        tries = [Rule(sorted([*rule.conditions, c]), rule.mask & ((X[:, c[0]] > c[2]) == c[1]))
+                 for c in pool if c[:2] not in taken]
+        if not tries:
+            break
+        best = max(tries, key=lambda r: _worth(r.conditions, r.mask, suspect, weight, fit))
+        if (_worth(best.conditions, best.mask, suspect, weight, fit)
+                <= _worth(rule.conditions, rule.mask, suspect, weight, fit)):
+            break
+        rule = best
+    return rule
+
+
+def _worth(conditions, mask, suspect, weight, fit) -> float:
+    return _f1(mask, suspect, weight, fit) - CONDITION_COST * len(conditions)
 
 
 def _paths(tree) -> list[list[tuple[int, bool, float]]]:
@@ -128,7 +160,7 @@ def _pruned(conditions, X, suspect, weight, fit, features) -> Rule | None:
         mask = np.ones(len(suspect), bool)
         for condition in some:
             mask &= masks[condition]
-        return _f1(mask, suspect, weight, fit) - CONDITION_COST * len(some)
+        return _worth(some, mask, suspect, weight, fit)
 
     while len(kept) > 1:
         without = max(([c for c in kept if c != gone] for gone in kept), key=value)

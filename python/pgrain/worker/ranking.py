@@ -199,6 +199,8 @@ class Ranker:
         chosen = candidates.columns(spectrum.training, best, w, c).argmin(axis=1)
         effects = candidates.columns(spectrum.training, best, w, cell, expected=False)
         titles = candidates.titles()
+        if notices is not None and intervention == RELABEL and not candidates.plausible:
+            notices += _unlikely(spectrum, best, candidates.classes[chosen], resident.row.classes)
         return Suspects(best, spectrum.training.rows[best], [titles[number] for number in chosen],
                         -changes[best], effects[np.arange(len(best)), chosen],
                         {repair.name: repair for repair in candidates.repairs})
@@ -255,6 +257,24 @@ class Ranker:
             raise NotReady("conjugate gradient found no direction", detail=solution.status,
                            hint="Use the default method, or a larger damping.")
         return solution.value
+
+
+def _unlikely(spectrum: Spectrum, at: np.ndarray, proposed: np.ndarray,
+              classes: list[str]) -> list[str]:
+    """A notice where a third of the proposed labels (n,) are not what the model would call the
+    rows `at` if not by their own: the label that moves a number most is seldom the right one. With
+    two classes there is no other, and no notice."""
+    if not len(at):
+        return []
+    p = spectrum.training.residual[at].copy()           # p, but for the own label
+    p[np.arange(len(at)), spectrum.training.labels[at]] = -np.inf
+    unlikely = p.argmax(axis=1) != proposed
+    if 3 * unlikely.sum() <= len(at):
+        return []
+    common = classes[np.bincount(proposed[unlikely]).argmax()]
+    return [f'{unlikely.sum()} of {len(at)} rows would get a label, mostly "{common}", that the '
+            "model does not hold for their likeliest other one: it moves the number most, which "
+            """wrong labels do; option '{"plausible": true}' ranks by gain times probability"""]
 
 
 def check_options(options: dict, intervention: str) -> str:
