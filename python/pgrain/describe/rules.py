@@ -2,8 +2,8 @@
 
 A tree (scikit-learn) is grown on half of the rows; every path from its root to any node is a
 candidate. A rule loses the conditions that it can do without; the best ones gain conditions of
-other paths, for a tree that has split by education first never meets gender on the same path. It
-counts only if the other half of the rows, which it has not seen, confirms it. So rows that have
+other paths and of categories, for a shallow tree that splits by education does not come to gender.
+It counts only if the other half of the rows, which it has not seen, confirms it. So rows that have
 nothing in common get no rule.
 """
 
@@ -19,7 +19,7 @@ from sklearn.tree import DecisionTreeClassifier
 from pgrain.describe.columns import Feature
 
 DEPTHS = (1, 2, 3, 4)
-GROWN, MOST_CONDITIONS = 10, 5
+GROWN, MOST_CONDITIONS = 5, 5
 LEAST_SUSPECTS = 10
 CONDITION_COST = 0.01
 SIGNIFICANCE = 0.001
@@ -105,7 +105,10 @@ def _candidates(X, suspect, weight, fit, features) -> list[Rule]:
                     found.setdefault(tuple(rule.conditions), rule)
     best = sorted(found.values(), key=lambda rule: -_worth(rule.conditions, rule.mask, suspect,
                                                            weight, fit))[:GROWN]
-    pool = sorted(split)
+    # What a row is says more than what it is not: of categories, equalities alone.
+    pool = sorted({c for c in split if features[c[0]].sorted is not None}
+                  | {(number, True, 0.5) for number, feature in enumerate(features)
+                     if feature.sorted is None})
     for rule in best:
         grown = _grown(rule, pool, X, suspect, weight, fit)
         found.setdefault(tuple(grown.conditions), grown)
