@@ -10,6 +10,10 @@ HINT are sentences.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+CLASSES_SHOWN = 20
+
 
 class PgrainError(Exception):
     """Base of all errors that reach a user. Raised itself only for internal errors (XX000)."""
@@ -155,3 +159,31 @@ class DataCorrupted(PgrainError):
 
 
 _BY_SQLSTATE = {kind.sqlstate: kind for kind in PgrainError.__subclasses__()}
+
+
+def nearest(given: str, known: Sequence[str]) -> str | None:
+    """Which of the names `given` was meant to be, if it is like one."""
+    from difflib import get_close_matches  # here: most sessions never need it
+
+    folded = {name.casefold(): name for name in reversed(known)}
+    found = get_close_matches(given.casefold().strip(), folded, 1)
+    return folded[found[0]] if found else None
+
+
+def class_list(classes: Sequence[str]) -> str:
+    """Names of classes for a message; of many, the first."""
+    more = len(classes) - CLASSES_SHOWN
+    return ", ".join(classes[:CLASSES_SHOWN]) + (f" and {more} more" if more > 0 else "")
+
+
+def no_class(model: str | None, given: str, classes: Sequence[str]) -> InvalidArgument:
+    """22023 for a label that is no class of the model."""
+    meant = nearest(given, classes)
+    return InvalidArgument(f'{"the model" if model is None else f"model {_quoted(model)}"} has no '
+                           f"class {_quoted(given)}",
+                           detail=f"Its classes: {class_list(classes)}.",
+                           hint=meant and f"Did you mean {_quoted(meant)}?")
+
+
+def _quoted(name: str) -> str:
+    return '"' + name + '"'

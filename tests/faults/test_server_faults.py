@@ -213,7 +213,7 @@ def test_a_job_that_waits_for_a_lock_can_be_cancelled(small, until):
     small.execute("CALL pgrain.train('colour', wait => false)")
     job = small.value("SELECT max(job) FROM pgrain.jobs")
     until(lambda: small.value("SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'"
-                              " AND application_name = 'pgrain worker'"), "it waits")
+                              " AND application_name = 'pgrain worker: jobs'"), "it waits")
     assert small.value("SELECT pgrain.cancel(%s)", [job]) is True
     until(lambda: small.value("SELECT state = 'cancelled' FROM pgrain.jobs WHERE job = %s", [job]),
           "it is cancelled while it waits", 10)

@@ -115,3 +115,36 @@ def test_a_killed_backend_leaves_worker_and_others_in_peace(small):
     os.kill(small.worker.pid, signal.SIGCONT)
     assert not thread.is_alive()
     assert other.execute(COMPLAIN).fetchall() == expected
+
+
+def test_who_waits_for_a_job_hears_that_no_worker_is_alive(small):
+    """And goes on waiting: the job goes on when a worker is back."""
+    small.execute("SELECT pgrain.create_model('slow', 'train', 'id', '{x}', 'label', 'mlp', "
+                  "'{\"epochs\": 100000}')")
+    session, heard, ended = small.connect(), [], []
+    session.add_notice_handler(lambda notice: heard.append(notice.message_primary))
+
+    def train():
+        try:
+            session.execute("CALL pgrain.train('slow')")
+        except psycopg.Error as error:
+            ended.append(error.sqlstate)
+
+    def until(condition):
+        deadline = time.monotonic() + 60
+        while not condition():
+            assert time.monotonic() < deadline and waiting.is_alive(), (heard, ended)
+            time.sleep(0.05)
+    attempts = ("SELECT count(*) FROM pgrain.jobs WHERE model = 'slow' AND state = 'running' "
+                "AND attempts = %s")
+    waiting = threading.Thread(target=train)
+    waiting.start()
+    until(lambda: small.value(attempts, [1]))
+    small.worker.kill()
+    until(lambda: any("no worker is alive; job" in line for line in heard))
+    small.worker.start()
+    until(lambda: small.value(attempts, [2]))
+    small.execute("SELECT pgrain.cancel(max(job)) FROM pgrain.jobs")
+    waiting.join(60)
+    assert ended == ["57014"]
+    small.execute("SELECT pgrain.drop_model('slow')")

@@ -81,13 +81,13 @@ def test_a_statement_never_fails_because_of_us(goods):
 
 def test_what_no_trigger_tells_is_found_by_counting(goods, monkeypatch):
     """The sweep itself, in this process: a trigger that is off, and PostgreSQL's counters."""
-    from pgrain.store.database import connect
+    from pgrain.store.database import Shared, connect
     from pgrain.worker import catch_up
 
     goods.execute("ALTER TABLE goods DISABLE TRIGGER ALL")
     before = stored(goods)
     with connect(goods.dsn()) as connection:
-        thread = catch_up.CatchUp(lambda: connection)
+        thread = catch_up.CatchUp(lambda: connection, Shared(lambda: connection))
         thread._sweep(connection)
         thread._dirty.clear()
         thread._sweep(connection)

@@ -147,6 +147,32 @@ def test_complaint(place, query, complaint, options, sqlstate, message, more):
     assert more in f"{error.diag.message_detail} {error.diag.message_hint}"
 
 
+def test_misspelt_classes(place):
+    """The nearest class is named wherever one is written; in a query it is a notice, for there
+    it is no error."""
+    complain = "SELECT * FROM pgrain.complain($q$%s$q$, %s, intervention => '%s')"
+    labels = "SELECT id, pgrain.predict('colour', x) AS label FROM items"
+    for statement in (complain % (REPORT, "'flagged too high'", "relabel:blu"),
+                      "SELECT pgrain.apply('colour', '{1}', 'relabel:blu')"):
+        error = failure(place, statement)
+        assert error.sqlstate == "22023" and 'has no class "blu"' in error.diag.message_primary
+        assert error.diag.message_detail == "Its classes: blue, green, red."
+        assert error.diag.message_hint == 'Did you mean "blue"?'
+    error = failure(place, complain % (labels, "$$label = 'gren' WHERE id = 1$$", "delete"))
+    assert error.sqlstate == "22023" and error.diag.message_hint == "Did you mean 'green'?"
+    heard = []
+    session = place.connect()
+    session.add_notice_handler(lambda notice: heard.append(notice.message_primary))
+    query = "SELECT count(*) AS n FROM items WHERE pgrain.predict('colour', x) = 'Red'"
+    told = 'has no class "Red"; did you mean "red"? its classes: blue, green, red'
+    for _ in range(2):      # also when the plan is known
+        session.execute(complain % (query, "'n too low'", "delete"))
+        assert [line for line in heard if told in line], heard
+        heard.clear()
+    assert any(told in row[0] for row in session.execute(
+        "SELECT * FROM pgrain.explain(%s)", [query]).fetchall())
+
+
 def test_top_k_is_checked(place):
     error = failure(place, f"SELECT * FROM pgrain.complain($q${REPORT}$q$, 'flagged too high', 0)")
     assert error.sqlstate == "22023"

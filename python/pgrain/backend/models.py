@@ -15,6 +15,7 @@ from pgrain.errors import (
     PgrainError,
     UndefinedColumn,
     UndefinedObject,
+    no_class,
 )
 
 ARCHITECTURES = ("logistic_regression", "mlp", "cnn", "wide_resnet_10", "wide_resnet_18",
@@ -218,8 +219,7 @@ def check_intervention(plpy, model: dict, intervention: str) -> str:
                      ["bigint"], [model["active_version"]])
         if not rows or label in rows[0]["classes"]:
             return intervention
-        raise InvalidArgument(f'model "{model["model"]}" has no class "{label}"',
-                              detail=f"Its classes: {', '.join(rows[0]['classes'])}.")
+        raise no_class(model["model"], label, rows[0]["classes"])
     own = [row["name"] for row in query(
         plpy, "SELECT name FROM pgrain.interventions WHERE model = $1 ORDER BY name", ["text"],
         [model["model"]])]

@@ -24,7 +24,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from pgrain.complaint.grammar import Complaint
-from pgrain.errors import InvalidArgument, UndefinedColumn
+from pgrain.errors import InvalidArgument, UndefinedColumn, nearest
 from pgrain.provenance.circuit import Circuit
 from pgrain.provenance.output import Output
 from pgrain.provenance.presence import ABSENT
@@ -244,9 +244,11 @@ class Objective:
         possible = self.circuit.possible_texts(column)
         if target not in possible:
             shown = ", ".join(f"'{t}'" for t in possible[:20])
+            meant = nearest(target, possible)
             raise InvalidArgument(
                 f'column "{complaint.column}" can never be \'{target}\'',
-                detail=f"It can be {shown}." if possible else None)
+                detail=f"It can be {shown}." if possible else None,
+                hint=meant and f"Did you mean '{meant}'?")
         p = self.circuit.probability(self.P, row, column, target)
         key = (row, column, target)
         if self.first is None:

@@ -21,7 +21,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pgrain.errors import InvalidArgument
+from pgrain.errors import InvalidArgument, no_class
 from pgrain.influence.scores import (
     deletion_changes,
     relabel_changes,
@@ -81,6 +81,8 @@ class Candidates:
         found = [repair for repair in repairs if repair.name == intervention]
         if found:
             return Candidates(False, none, found, classes)
+        if label_of(intervention) is not None:
+            raise no_class(None, label_of(intervention), classes)
         own = "".join(f", {repair.name!r}" for repair in repairs)
         raise InvalidArgument(f'no such intervention: "{intervention}"',
                               hint="Interventions are 'delete', 'relabel' (the best label of each "

@@ -16,8 +16,9 @@ import psycopg
 import structlog
 
 from pgrain.errors import PgrainError, WorkerUnreachable
+from pgrain.store.database import Shared
 from pgrain.worker import attach_job
-from pgrain.worker.polling import Poller
+from pgrain.worker.polling import Poller, there
 
 log = structlog.get_logger()
 SWEEP_SECONDS = 60.0
@@ -30,21 +31,30 @@ LOCK_CLASS = 0x70677263   # "pgrc": advisory locks are (this, relation)
 class CatchUp(Poller):
     """One thread for all attached relations of the database."""
 
-    poll_seconds = 0.5
+    poll_seconds = idle_seconds = 0.5
 
-    def __init__(self, connect: Callable[[], psycopg.Connection]):
-        super().__init__("catching up", connect)
+    def __init__(self, connect: Callable[[], psycopg.Connection], looks: Shared):
+        super().__init__("catching up", connect, looks)
         self._dirty: set[int] = set()
         self._rests: dict[int, float] = {}      # relation -> not before
         self._written: dict[int, int] = {}      # relation -> rows written, as last counted
         self._swept = time.monotonic()
         self._blind = time.monotonic()
 
-    def step(self, connection) -> None:
+    def due(self, connection) -> bool:
+        """Whether there is a hint, a relation that has rested, or the time of the next sweep."""
+        if not there(connection, "pgrain.attachment_hint"):
+            return False
+        return (time.monotonic() - self._swept > SWEEP_SECONDS
+                or any(self._rests.get(relation, 0.0) <= time.monotonic()
+                       for relation in self._dirty)
+                or connection.execute("SELECT EXISTS (SELECT FROM pgrain.attachment_hint) AS hinted"
+                                      ).fetchone()["hinted"])
+
+    def step(self, connection) -> bool:
         """Look for relations with something new; read one that is due."""
-        if connection.execute("SELECT to_regclass('pgrain.attachment_hint') IS NULL AS gone"
-                              ).fetchone()["gone"]:
-            return
+        if not there(connection, "pgrain.attachment_hint"):
+            return False
         hinted = connection.execute(_HINTED).fetchall()
         self._dirty.update(row["relation"] for row in hinted)
         if time.monotonic() - self._swept > SWEEP_SECONDS:
@@ -54,7 +64,8 @@ class CatchUp(Poller):
             if self._rests.get(relation, 0.0) <= now:
                 self._dirty.discard(relation)
                 self._catch_up(connection, relation)
-                return
+                return True
+        return bool(hinted)
 
     def _sweep(self, connection) -> None:
         self._swept = time.monotonic()

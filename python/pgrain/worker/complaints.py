@@ -17,6 +17,7 @@ import numpy as np
 from pgrain.complaint.grammar import Complaint, parse
 from pgrain.complaint.objective import Objective, all_rows, complained_column
 from pgrain.errors import InvalidArgument, NotReady, PgrainError
+from pgrain.plan.class_names import misspelt
 from pgrain.provenance.circuit import Circuit, Output
 from pgrain.provenance.compile import Capture, ModelFacts, compile
 from pgrain.provenance.probes import ProbeResult, Probes
@@ -44,6 +45,7 @@ class Plan:
     capture: Capture
     versions: dict[str, int]
     verified: bool = False
+    notes: tuple[str, ...] = ()     # what to tell about the query itself
 
 
 @dataclass
@@ -126,7 +128,10 @@ class Complaints:
              ]).encode()).hexdigest()
         with self._lock:
             known = self._plans.get(key)
-            self._plans[key] = Plan(made, versions, known.verified if known else False)
+            self._plans[key] = Plan(made, versions, known.verified if known else False,
+                                    known.notes if known else tuple(misspelt(
+                                        params["query"], {m.name: m.classes
+                                                          for m in models.values()})))
             self._plans.move_to_end(key)
             while len(self._plans) > PLANS:
                 self._plans.popitem(last=False)
@@ -293,6 +298,7 @@ class Complaints:
         intervention, options = params["intervention"], params["options"]
         stored = check_options(options, intervention) in STORED
         gradient, notices = slopes(objective, evaluation.projected if stored else None)
+        notices = [*evaluation.plan.notes, *notices]
         if gradient is None:
             return {"rows": [], "notices": notices}, []
         variables = evaluation.variables
@@ -363,8 +369,9 @@ class Complaints:
     def render(self, state: dict, params: dict, blobs: list) -> tuple:
         """Lines of the annotated plan."""
         evaluation = evaluation_of(state, params)
-        capture = evaluation.plan.capture
-        return {"lines": capture.render(evaluation.circuit)}, []
+        plan = evaluation.plan
+        return {"lines": [*(f"note: {note}" for note in plan.notes),
+                          *plan.capture.render(evaluation.circuit)]}, []
 
     def _keyed(self):
         if self._hasher is None:

@@ -18,6 +18,7 @@ import psycopg
 import structlog
 
 from pgrain.errors import Cancelled, PgrainError, WorkerUnreachable
+from pgrain.store.database import Shared
 from pgrain.worker import attach_job, metrics, precompute_job, train_job
 
 log = structlog.get_logger()
@@ -73,9 +74,9 @@ class Job:
 class Runner(threading.Thread):
     """The thread that runs jobs, one at a time."""
 
-    def __init__(self, connect: Callable[[], psycopg.Connection], worker: str):
+    def __init__(self, connect: Callable[[str], psycopg.Connection], looks: Shared, worker: str):
         super().__init__(name="jobs", daemon=True)
-        self._connect, self._worker = connect, worker
+        self._connect, self._looks, self._worker = connect, looks, worker
         self.stopping = threading.Event()
         self._current: Job | None = None
 
@@ -90,21 +91,21 @@ class Runner(threading.Thread):
         """Take jobs until told to stop; a lost database is waited for."""
         while not self.stopping.is_set():
             try:
-                with self._connect() as connection, self._connect() as reporter:
-                    # A standby has no jobs of its own; it may be promoted one day.
-                    if connection.execute("SELECT pg_is_in_recovery() AS r").fetchone()["r"]:
-                        self.stopping.wait(POLL_SECONDS)
-                        continue
+                # A standby has no jobs of its own; it may be promoted one day.
+                if self._looks.get().execute("SELECT pg_is_in_recovery() AS r").fetchone()["r"]:
+                    self.stopping.wait(POLL_SECONDS)
+                    continue
+                with self._connect("jobs") as connection:
                     connection.execute("LISTEN pgrain_job")
                     while not self.stopping.is_set():
-                        if not self.take(connection, reporter):
+                        if not self.take(connection):
                             for _ in connection.notifies(timeout=POLL_SECONDS, stop_after=1):
                                 pass
             except psycopg.Error as error:
                 log.warning("jobs wait for the database", error=str(error).strip())
                 self.stopping.wait(POLL_SECONDS)
 
-    def take(self, connection, reporter) -> bool:
+    def take(self, connection) -> bool:
         """Run one job if there is one; whether there was."""
         for candidate in connection.execute("""
                 SELECT job FROM pgrain.job WHERE state IN ('queued', 'running') ORDER BY job
@@ -114,11 +115,13 @@ class Runner(threading.Thread):
                                       [LOCK_CLASS, number]).fetchone()["mine"]:
                 continue
             try:
-                job = self._claim(connection, reporter, number)
-                if job is not None:
-                    self._current = job
-                    self._run(job)
-                    return True
+                # Before the job is claimed: where no more connections are to be had, it waits.
+                with self._connect("progress of a job") as reporter:
+                    job = self._claim(connection, reporter, number)
+                    if job is not None:
+                        self._current = job
+                        self._run(job)
+                        return True
             finally:
                 self._current = None
                 if not connection.closed:

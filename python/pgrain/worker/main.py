@@ -22,8 +22,9 @@ import structlog
 
 from pgrain.cli.install import version
 from pgrain.errors import PgrainError, WorkerUnreachable
-from pgrain.store.database import connect
+from pgrain.store.database import Shared, connect
 from pgrain.worker import metrics, place
+from pgrain.worker.memory import Memory
 
 log = structlog.get_logger()
 WAIT_SECONDS = 2.0
@@ -66,6 +67,8 @@ def run(options: Options) -> int:
     from pgrain.worker.server import Server
     from pgrain.worker.watch_folder import Folder
 
+    memory = Memory()
+    memory.begin()
     configure_logs(options.log_format, options.log_level)
     custom.allow(options.packages)
     if options.coordinator is not None:
@@ -85,31 +88,37 @@ def run(options: Options) -> int:
     database, server_uid = found
 
     identity = str(uuid.uuid4())
-    endpoint = None
+    endpoint, looks = None, Shared(lambda: connect(dsn, "looks"))
     try:
         address, mode = options.address, 0o660
         if address is None:
             address, mode = place.default_socket(database, server_uid)
         allowed = options.allow_users or (() if server_uid is None else (server_uid,))
-        handlers = Handlers(lambda: connect(dsn), version=number, device=device)
+        handlers = Handlers(lambda: connect(dsn, "requests"), version=number, device=device)
         server = Server(address, handlers.handle, version=number, database=database,
                         device=device, allow_users=allowed, tls=options.tls,
-                        tls_peers=options.tls_peers, mode=mode, whose=lambda: served(dsn))
+                        tls_peers=options.tls_peers, mode=mode, whose=lambda: served(looks))
         if options.metrics is not None:
             endpoint = metrics.serve(options.metrics, version=number, database=database)
         server.listen()
     except (PgrainError, OSError) as error:
         log.error("worker cannot start", error=str(error), hint=getattr(error, "hint", None))
         return 1
-    runner = Runner(lambda: connect(dsn), identity)
+    runner = Runner(lambda what: connect(dsn, what), looks, identity)
     threading.Thread(target=server.serve, name="accept", daemon=True).start()
-    folder = Folder(lambda: connect(dsn), lambda: handlers.watches)
-    catch_up = CatchUp(lambda: connect(dsn))
+    folder = Folder(lambda: connect(dsn, "watches"), looks, lambda: handlers.watches)
+    catch_up = CatchUp(lambda: connect(dsn, "catching up"), looks)
     for thread in (runner, folder, catch_up):
         thread.start()
+
+    def look(connection: psycopg.Connection) -> None:
+        handlers.residents.forget_erased(connection)
+        handlers.residents.rest()
+        memory.trim()
+
     try:
-        status = heartbeat(dsn, identity, address, number, device, stopping, runner.interrupt,
-                           lambda c: handlers.residents.forget_erased(c), handlers.begin)
+        status = heartbeat(looks, identity, address, number, device, stopping, runner.interrupt,
+                           look, handlers.begin)
     finally:
         for thread in (runner, folder, catch_up):
             thread.stopping.set()
@@ -118,6 +127,7 @@ def run(options: Options) -> int:
             endpoint.shutdown()
         for thread in (runner, folder, catch_up):
             thread.join(5)
+        looks.close()
         if crew.current() is not None:
             crew.current().end()
     log.info("worker stopped")
@@ -173,12 +183,16 @@ def wait_for_extension(dsn: str, number: str,
     return None
 
 
-def served(dsn: str) -> str:
+def served(looks: Shared) -> str:
     """Which run of which server a database is in: when its postmaster has started."""
+    def ask() -> str:
+        return looks.get().execute("SELECT extract(epoch FROM pg_postmaster_start_time())::text "
+                                   "AS server").fetchone()["server"]
     try:
-        with connect(dsn) as connection:
-            return connection.execute("SELECT extract(epoch FROM pg_postmaster_start_time())::text "
-                                      "AS server").fetchone()["server"]
+        try:
+            return ask()
+        except psycopg.OperationalError:    # the connection may be to a server that has gone
+            return ask()
     except psycopg.Error as error:
         raise WorkerUnreachable("the worker cannot reach its own database",
                                 detail=str(error).strip()) from None
@@ -191,7 +205,7 @@ SELECT current_database() AS database, pg_is_in_recovery() AS standby,
 """
 
 
-def heartbeat(dsn: str, identity: str, address: str, number: str, device: str,
+def heartbeat(looks: Shared, identity: str, address: str, number: str, device: str,
               stopping: threading.Event, interrupt: Callable[[int], None],
               look: Callable[[psycopg.Connection], None], begin: Callable[[], None]) -> int:
     """Register and say every few seconds that this worker lives; take the registration away at
@@ -207,8 +221,9 @@ def heartbeat(dsn: str, identity: str, address: str, number: str, device: str,
     extension = None
     while not stopping.is_set():
         try:
-            if connection is None or connection.closed:
-                connection, registered = connect(dsn), False
+            known, connection = connection, looks.get()
+            if connection is not known:
+                registered = False
             row = connection.execute(_ABOUT).fetchone()
             if row["version"] not in (number, None):
                 log.error("worker stops: the extension is of another version now",
@@ -245,8 +260,7 @@ def heartbeat(dsn: str, identity: str, address: str, number: str, device: str,
                 ready = True
         except psycopg.Error as error:
             log.warning("worker waits for the database", error=str(error).strip())
-            if connection is not None:
-                connection.close()
+            looks.close()
         # A short wait keeps the end quick even where the event is set by a signal handler.
         until = time.monotonic() + HEARTBEAT_SECONDS
         while time.monotonic() < until and not stopping.wait(0.1):
@@ -257,5 +271,4 @@ def heartbeat(dsn: str, identity: str, address: str, number: str, device: str,
                 connection.execute("DELETE FROM pgrain.worker WHERE worker = %s", [identity])
         except psycopg.Error:
             log.info("registration stays: the database is gone")
-        connection.close()
     return 0

@@ -7,6 +7,7 @@ the spectrum and the last prediction chunk that its snapshot sees, and what is m
 from __future__ import annotations
 
 import threading
+import time
 import weakref
 from collections import OrderedDict
 from collections.abc import Callable
@@ -30,6 +31,7 @@ from pgrain.worker.variables import VariableTable
 
 log = structlog.get_logger()
 RESIDENT_VERSIONS = 8
+REST_SECONDS = 20.0     # the connection that loads is given up when it was not needed for so long
 
 
 @dataclass
@@ -171,6 +173,7 @@ class Residents:
     def __init__(self, connect: Callable[[], psycopg.Connection]):
         self._connect = connect
         self._connection: psycopg.Connection | None = None
+        self._used = 0.0
         self._lock = threading.RLock()
         self._versions: OrderedDict[int, Resident] = OrderedDict()
         self._loaded: weakref.WeakSet[Resident] = weakref.WeakSet()     # some are held elsewhere
@@ -282,7 +285,19 @@ class Residents:
         with self._connect() as connection:
             return work(connection)
 
+    def rest(self) -> None:
+        """Give up the connection if nothing has been loaded for a while."""
+        if self._lock.acquire(blocking=False):
+            try:
+                if (self._connection is not None
+                        and time.monotonic() - self._used > REST_SECONDS):
+                    self._connection.close()
+                    self._connection = None
+            finally:
+                self._lock.release()
+
     def _query(self, work):
+        self._used = time.monotonic()
         reused = self._connection is not None and not self._connection.closed
         try:
             return work(self._live())

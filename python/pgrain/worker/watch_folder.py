@@ -14,12 +14,14 @@ import structlog
 from psycopg import sql
 
 from pgrain.errors import PgrainError
-from pgrain.worker.polling import Poller
+from pgrain.store.database import Shared
+from pgrain.worker.polling import Poller, there
 from pgrain.worker.watches import Rebuild, Watches
 
 log = structlog.get_logger()
 LOOK_SECONDS = 2.0          # between two looks at what no note tells
 LONGEST_PAUSE = 60.0        # between two tries to compute a state that failed
+BEHIND = 2000               # notes; who is further behind is computed again, which takes less
 
 
 class Folder(Poller):
@@ -27,27 +29,38 @@ class Folder(Poller):
 
     poll_seconds = 0.1
 
-    def __init__(self, connect: Callable[[], psycopg.Connection], watches: Callable[[], Watches]):
-        super().__init__("watches", connect)
+    def __init__(self, connect: Callable[[], psycopg.Connection], looks: Shared,
+                 watches: Callable[[], Watches]):
+        super().__init__("watches", connect, looks)
         self._watches = watches
         self._failed: dict[int, tuple[float, float]] = {}   # watch -> (not before, pause)
-        self._looked = 0.0
+        self._looked, self._some = 0.0, True
 
-    def step(self, connection) -> None:
+    def due(self, connection) -> bool:
+        """Whether there are watches."""
+        return there(connection, "pgrain.watch") and connection.execute(
+            "SELECT EXISTS (SELECT FROM pgrain.watch) AS some").fetchone()["some"]
+
+    def step(self, connection) -> bool:
         """One look at the notes and, every `LOOK_SECONDS`, at everything else."""
-        if connection.execute("SELECT to_regclass('pgrain.watch_note') IS NULL AS gone"
-                              ).fetchone()["gone"]:
-            return
+        if not there(connection, "pgrain.watch_note"):
+            return False
         reasons = {}
-        for row in connection.execute("SELECT DISTINCT watch FROM pgrain.watch_note").fetchall():
-            reasons[row["watch"]] = self._fold(connection, row["watch"])
+        for row in connection.execute("SELECT watch, count(*) AS notes FROM pgrain.watch_note "
+                                      "GROUP BY watch").fetchall():
+            # Where that has failed, notes are folded as long as they can be.
+            behind = row["notes"] > BEHIND and row["watch"] not in self._failed
+            reasons[row["watch"]] = (f"{row['notes']} changes wait" if behind
+                                     else self._fold(connection, row["watch"]))
         if time.monotonic() - self._looked > LOOK_SECONDS:
             self._looked = time.monotonic()
+            self._some = self.due(connection)
             for row in connection.execute(_STALE).fetchall():
                 reasons[row["watch"]] = reasons.get(row["watch"]) or row["reason"]
         for number, reason in reasons.items():
             if reason is not None and self._failed.get(number, (0.0,))[0] <= time.monotonic():
                 self._rebuild(number, reason)
+        return self._some
 
     def _fold(self, connection, number: int) -> str | None:
         if self._failed.get(number, (0.0,))[0] > time.monotonic():

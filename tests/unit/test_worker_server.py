@@ -1,0 +1,103 @@
+"""The worker's end of the socket: who is let in, and how many are answered at a time."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import tempfile
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from pgrain.errors import Busy, UndefinedObject
+from pgrain.wire.client import Client
+from pgrain.worker.server import Gate, Server
+
+# What a stranger is told: the system's own words, or the worker's.
+STRANGER = """
+import socket, sys
+s = socket.socket(socket.AF_UNIX)
+try:
+    s.connect(sys.argv[1])
+except PermissionError:
+    print("permission denied")
+else:
+    print(s.recv(4096).decode("utf-8", "replace"))
+"""
+
+
+@pytest.fixture
+def serve():
+    """`serve(handler, **options)`: a worker's server on a socket in a folder of its own."""
+    made, folder = [], Path(tempfile.mkdtemp(prefix="pgrain-", dir="/tmp"))
+
+    def start(handler=lambda state, method, params, blobs: (params, blobs), **options) -> Server:
+        it = Server(str(folder / "worker.sock"), handler, version="1", database="db",
+                    device="cpu", allow_users=[], **options)
+        it.listen()
+        threading.Thread(target=it.serve, daemon=True).start()
+        made.append(it)
+        return it
+    yield start
+    for it in made:
+        it.close()
+    shutil.rmtree(folder)
+
+
+def test_permissions_and_peer_credentials_keep_other_users_out(serve):
+    """Who may not open the socket does not reach the worker; who may is told no by what the kernel
+    says of them."""
+    if os.getuid() != 0:
+        pytest.skip("only root can be somebody else")
+    worker = serve()
+    place = Path(worker.path)
+
+    def stranger() -> str:
+        done = subprocess.run(["/usr/bin/python3", "-c", STRANGER, worker.path], user=65534,
+                              group=65534, extra_groups=[], cwd="/", capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+    assert stranger() == "permission denied\n"      # the folder
+    place.parent.chmod(0o755)
+    assert stranger() == "permission denied\n"      # the socket
+    place.chmod(0o666)
+    said = stranger()
+    assert "this OS user may not connect to the worker" in said and "42501" in said
+    assert Client(worker.path, "1", "db").call("echo", {"a": 1})[0] == {"a": 1}
+
+
+def test_another_database_is_told_so(serve):
+    with pytest.raises(UndefinedObject, match='serves database "db", not "other"'):
+        Client(serve().path, "1", "other").call("echo", {})
+
+
+def test_who_finds_the_queue_full_is_told_53400(serve):
+    """One request computes, one waits, the third is told at once; then all goes on."""
+    go, began = threading.Event(), threading.Event()
+
+    def handler(state, method, params, blobs):
+        began.set()
+        assert go.wait(30)
+        return params, []
+    worker = serve(handler)
+    worker._gate = Gate(1, 1)
+    answers = []
+    threads = [threading.Thread(target=lambda: answers.append(
+        Client(worker.path, "1", "db").call("x", {"a": 1})[0])) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    assert began.wait(10)
+    while worker._gate._present < 2:
+        time.sleep(0.005)
+    with pytest.raises(Busy) as caught:
+        Client(worker.path, "1", "db").call("x", {"a": 2})
+    assert (caught.value.sqlstate, caught.value.message) == ("53400", "the worker is busy")
+    assert caught.value.hint == "Try again in a moment."
+    go.set()
+    for thread in threads:
+        thread.join(10)
+    assert answers == [{"a": 1}] * 2
+    assert Client(worker.path, "1", "db").call("x", {"a": 3})[0] == {"a": 3}
