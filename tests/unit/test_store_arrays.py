@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import threading
+from collections import OrderedDict
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -75,3 +78,27 @@ def test_what_is_added_later_is_written_behind_what_readers_see():
     # 201 snapshots, and the first table with a few larger ones that replaced it.
     assert len({id(seen[2].base) for seen, _ in kept}) <= 4
     assert len(table) == 1600 and (table.find(first) == np.arange(1000)).all()
+
+
+def test_a_table_of_values_that_are_not_stored_begins_anew(monkeypatch):
+    """Rows come and go: what was computed for them is not kept for ever."""
+    from types import SimpleNamespace
+
+    from pgrain.worker import resident as module
+    monkeypatch.setattr(module, "LIVE_BYTES", 100_000)
+    residents = module.Residents(lambda: None)
+    version = SimpleNamespace(lock=threading.RLock(), tables=OrderedDict(),
+                              row=SimpleNamespace(classes=["a", "b"]))
+    rng, seen = np.random.default_rng(3), []
+    for _ in range(50):
+        table = residents.table(version, None, 0)
+        if not seen or seen[-1] is not table:
+            seen.append(table)
+        table.add(rng.integers(0, 256, (500, 16), dtype=np.uint8), np.zeros(500, np.int64),
+                  np.zeros((500, 2), np.float32), None)
+        assert table.live == len(table) and table.live_bytes < 150_000
+    assert len(version.tables) == 1 and len(seen) > 5
+    stored = VariableTable(2, None)
+    stored.add(rng.integers(0, 256, (500, 16), dtype=np.uint8), np.zeros(500, np.int64),
+               np.zeros((500, 2), np.float32), None, live=False)
+    assert stored.live_bytes == 0

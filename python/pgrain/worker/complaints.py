@@ -161,7 +161,7 @@ class Complaints:
         if verify not in ("new", "always", "never"):
             raise InvalidArgument(f'no such value of option "verify": "{verify}"',
                                   hint="Values are new, always and never.")
-        found, wanted = self._evaluated(plan, params, blobs)
+        found, wanted = self._evaluated(state, plan, params, blobs)
         if isinstance(found, dict):
             return found, wanted
         for complaint in complaints:
@@ -184,7 +184,7 @@ class Complaints:
                           for m, c in zip(match, complaints, strict=True)],
                 "verify": verify}, []
 
-    def _evaluated(self, plan: Plan, params: dict, blobs: list) -> tuple:
+    def _evaluated(self, state: dict, plan: Plan, params: dict, blobs: list) -> tuple:
         """(the circuit of a request, None), or what is missing for it (answer, blobs)."""
         options = params["options"]
         every = options.get("method", "rain++") != "rain++"   # these need the values themselves
@@ -206,10 +206,14 @@ class Complaints:
         lineage = plan.capture.read(rows)
         values = _values(params.get("values"), blobs[_count(params["rows"]):])
         residents, found, missing = {}, {}, {}
+        # Those in which values were missing a moment ago: another one may lack others.
+        asked = state.pop("asked", {}) if values is not None else {}
         for name, digests in lineage.digests.items():
             facts = params["models"][name]
             resident = residents[name] = self._residents.version(facts["version"])
-            table = self._residents.table(resident, facts["spectrum"], facts["last_seq"])
+            table = asked.get((resident.row.version, facts["spectrum"]))
+            if table is None:
+                table = self._residents.table(resident, facts["spectrum"], facts["last_seq"])
             given = values.get(name) if values is not None else None
             if given is not None:
                 self._add_live(resident, table, facts["spectrum"], given)
@@ -221,6 +225,8 @@ class Complaints:
                 missing[name] = digests[absent].tobytes()
             found[name] = Variables(resident, facts["spectrum"], table, rows, digests, given)
         if missing:
+            state["asked"] = {(v.resident.row.version, v.spectrum): v.table
+                              for v in found.values()}
             return {"missing": list(missing)}, list(missing.values())
         circuit = plan.capture.circuit(lineage)
         P = {name: v.p for name, v in found.items()}

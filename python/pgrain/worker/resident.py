@@ -31,6 +31,7 @@ from pgrain.worker.variables import VariableTable
 
 log = structlog.get_logger()
 RESIDENT_VERSIONS = 8
+LIVE_BYTES = 512 << 20  # of values that are not stored, kept for the next complaint about them
 REST_SECONDS = 20.0     # the connection that loads is given up when it was not needed for so long
 
 
@@ -246,7 +247,9 @@ class Residents:
         """The version's known values, at least those of chunks up to `last_seq`."""
         with resident.lock:
             table = resident.tables.get(spectrum)
-            if table is None:
+            # Rows come and go, and nobody says which of their values will be asked for again: a
+            # table that has collected too many of them begins anew with what is stored.
+            if table is None or table.live_bytes > LIVE_BYTES:
                 pairs = None
                 if spectrum is not None:
                     pairs = len(self.spectrum(resident, spectrum).row.eigenvalues)
@@ -386,5 +389,6 @@ def _load_chunks(connection, resident: Resident, spectrum: int | None,
     if found:   # all at once: each `add` copies the table and sorts its index
         parts = [np.concatenate([getattr(values, name) for values, _ in found])
                  for name in ("digests", "predicted", "logits")]
-        table.add(*parts, None if spectrum is None else np.concatenate([J for _, J in found]))
+        table.add(*parts, None if spectrum is None else np.concatenate([J for _, J in found]),
+                  live=False)
     table.loaded.update(missing)

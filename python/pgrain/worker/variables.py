@@ -95,6 +95,7 @@ class VariableTable:
         self.lock = threading.Lock()
         self.loaded: set[int] = set()
         self.last_seq = 0
+        self.live = 0       # how many of its values were not stored when they were added
         self._index = Index()
         self._digests = Growing((DIGEST_BYTES,), np.uint8)
         self._logits = Growing((n_classes,), np.float32)
@@ -105,13 +106,20 @@ class VariableTable:
     def __len__(self) -> int:
         return len(self._digests.rows)
 
+    @property
+    def live_bytes(self) -> int:
+        """About how much memory the values take that were not stored."""
+        return self.live * (DIGEST_BYTES + 24 + self.n_classes * (12 + 4 * (self.n_pairs or 0)))
+
     def add(self, digests: np.ndarray, predicted: np.ndarray, logits: np.ndarray,
-            J: np.ndarray | None) -> None:
-        """Add values (n, 16), (n,), (n, R), (n, R, m); those that are there already are skipped."""
+            J: np.ndarray | None, *, live: bool = True) -> None:
+        """Add values (n, 16), (n,), (n, R), (n, R, m); those that are there already are skipped.
+        live: they were computed, not read from where they are stored."""
         with self.lock:
             new = self._index.missing(digests)
             if not new.any():
                 return
+            self.live += int(new.sum()) if live else 0
             self._digests.append(digests[new])
             self._logits.append(logits[new])
             self._predicted.append(predicted[new])
