@@ -110,3 +110,31 @@ def test_bootstrap_runs_with_a_bare_python():
     done = subprocess.run([sys.executable, "-I", "-S", "-c", code], cwd=ROOT,
                           capture_output=True, text=True)
     assert done.stdout.strip() == "[]", done.stderr
+
+
+def test_the_server_of_the_pg_config_on_the_path_comes_first(tmp_path, monkeypatch):
+    """Before Debian's own, unless it is that of a library alone; PG_CONFIG before both."""
+    def server(name: str, plpython: bool = True) -> Path:
+        share = tmp_path / name / "share"
+        (share / "extension").mkdir(parents=True)
+        if plpython:
+            (share / "extension" / "plpython3u.control").touch()
+        program = tmp_path / name / "pg_config"
+        program.write_text(f"#!/bin/sh\nprintf '%s\\n' {tmp_path / name} {share} "
+                           "'PostgreSQL 16.1'\n")
+        program.chmod(0o755)
+        return program
+    mine, library, named = server("mine"), server("library", plpython=False), server("named")
+    monkeypatch.delenv("PG_CONFIG", raising=False)
+    monkeypatch.setenv("PATH", f"{mine.parent}:{os.environ['PATH']}")
+    assert install.find_server().sharedir == tmp_path / "mine" / "share"
+    assert install.find_server(str(named)).sharedir == tmp_path / "named" / "share"
+    monkeypatch.setenv("PG_CONFIG", str(named))
+    assert install.find_server().sharedir == tmp_path / "named" / "share"
+    monkeypatch.delenv("PG_CONFIG")
+    monkeypatch.setenv("PATH", f"{library.parent}:/usr/bin:/bin")
+    try:
+        found = install.find_server().sharedir
+    except install.InstallError:
+        return      # no server here besides
+    assert found != tmp_path / "library" / "share"

@@ -81,17 +81,16 @@ def describe(pg_config: str) -> Server:
 
 
 def find_server(pg_config: str | None = None) -> Server:
-    """The named installation; else PG_CONFIG's; else the newest of Debian's that has plpython3u;
-    else the one on the PATH."""
+    """The named installation; else PG_CONFIG's; else the one on the PATH, if it is that of a server
+    with plpython3u (Debian's may be of a library alone); else the newest of Debian's that has it."""
     named = pg_config or os.environ.get("PG_CONFIG")
     if named:
         return describe(named)
     candidates = sorted((p for p in Path("/usr/lib/postgresql").glob("*/bin/pg_config")
                          if p.parts[-3].isdigit() and p.with_name("postgres").exists()),
                         key=lambda p: int(p.parts[-3]), reverse=True)
-    servers = [describe(str(p)) for p in candidates]
-    if on_path := shutil.which("pg_config"):
-        servers.append(describe(on_path))
+    on_path = shutil.which("pg_config")
+    servers = [describe(str(p)) for p in [*([on_path] if on_path else []), *candidates]]
     for server in servers:
         if server.has_plpython:
             return server

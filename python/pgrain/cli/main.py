@@ -40,7 +40,8 @@ def install(pg_config: str | None) -> None:
                                f"install postgresql-plpython3-{server.major}")
         done = job.install(server)
     except NeedsRoot:
-        raise SystemExit(with_sudo(["install", *_option("--pg-config", pg_config)])) from None
+        # Root's PATH may lead to another server.
+        raise SystemExit(with_sudo(["install", "--pg-config", server.pg_config])) from None
     except InstallError as error:
         raise click.ClickException(str(error)) from error
     if done:
@@ -54,17 +55,14 @@ def uninstall(pg_config: str | None) -> None:
     """Take the extension's files out of a PostgreSQL installation."""
     from pgrain.cli import install as job
     try:
-        gone = job.uninstall(find_server(pg_config))
+        server = find_server(pg_config)
+        gone = job.uninstall(server)
     except NeedsRoot:
-        raise SystemExit(with_sudo(["uninstall", *_option("--pg-config", pg_config)])) from None
+        raise SystemExit(with_sudo(["uninstall", "--pg-config", server.pg_config])) from None
     except InstallError as error:
         raise click.ClickException(str(error)) from error
     for path in gone:
         click.echo(f"pgrain: removed {path}")
-
-
-def _option(name: str, value: str | None) -> list[str]:
-    return [name, value] if value else []
 
 
 @main.command()
