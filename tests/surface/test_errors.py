@@ -169,6 +169,8 @@ def test_misspelt_classes(place):
         session.execute(complain % (query, "'n too low'", "delete"))
         assert [line for line in heard if told in line], heard
         heard.clear()
+    error = failure(place, complain % (query + " GROUP BY hour", "'n too low'", "delete"), session)
+    assert "no output row" in error.diag.message_primary and told in error.diag.message_hint
     assert any(told in row[0] for row in session.execute(
         "SELECT * FROM pgrain.explain(%s)", [query]).fetchall())
 

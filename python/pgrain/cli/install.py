@@ -81,8 +81,9 @@ def describe(pg_config: str) -> Server:
 
 
 def find_server(pg_config: str | None = None) -> Server:
-    """The named installation; else PG_CONFIG's; else the one on the PATH, if it is that of a server
-    with plpython3u (Debian's may be of a library alone); else the newest of Debian's that has it."""
+    """The named installation; else PG_CONFIG's; else the one on the PATH, if it is that of a
+    server with plpython3u (Debian's may be a library's); else the newest of Debian's that has it.
+    """
     named = pg_config or os.environ.get("PG_CONFIG")
     if named:
         return describe(named)

@@ -300,7 +300,12 @@ class Complaints:
     def rank(self, state: dict, params: dict, blobs: list) -> tuple:
         """Ranked rows [rank, model, train_id, train_key, intervention, score, effect]."""
         evaluation = evaluation_of(state, params)
-        objective = evaluation.objective(params["matches"])
+        try:
+            objective = evaluation.objective(params["matches"])
+        except InvalidArgument as error:    # such as no row, for want of such a class
+            error.hint = " ".join(filter(None, [error.hint, *(
+                f"Note: {note}." for note in evaluation.plan.notes)])) or None
+            raise
         intervention, options = params["intervention"], params["options"]
         stored = check_options(options, intervention) in STORED
         gradient, notices = slopes(objective, evaluation.projected if stored else None)
