@@ -359,3 +359,20 @@ def _(p: Parts) -> Query:
     shown = p.pick("l.c", p.n("l") + " AS digit")
     return Query(f"SELECT DISTINCT ON (l.g) l.g, l.id, {shown} FROM {relation} AS l WHERE"
                  f" {p.on_m('l')} ORDER BY l.g, l.id{p.maybe(' DESC')}", exact)
+
+
+@family("over aggregates: HAVING over rounded numbers")
+def having_steps(p: Parts) -> Query:
+    some, operator = f"count(*) FILTER (WHERE {p.on_m('l')})", p.pick("<", "<=", ">", ">=")
+    flipped = {"<": ">", "<=": ">=", ">": "<", ">=": "<="}[operator]
+    condition = p.pick(
+        f"{some} / 2 {operator} {p.pick(-1, 0, 1, 0.5)}", f"-{some} / 2 {operator} {p.pick(-1, 0)}",
+        f"100 * {some} / count(*) {operator} {p.pick(0, 33, 50, 99)}",
+        f"{p.pick(1, 50)} {flipped} round(100.0 * {some} / count(*))",
+        f"round({some} / 3.0, 1) {operator} {p.pick(0, 0.3, 0.7, 0.65)}",
+        f"floor({some} / 2.0) {operator} {p.pick(0, 1)}",
+        f"ceil(-{some} / 2.0) {operator} {p.pick(-1, 0, 1)}",
+        f"({some} / 2.0)::int {operator} {p.pick(0, 1, 1.5)}",
+        f"({some}::float8 / 2)::int {operator} {p.pick(0, 1)}",
+        f"trunc({some} * 0.7, 1) {operator} {p.pick(0.7, 1, 1.4)}")
+    return Query(f"SELECT l.g FROM t AS l GROUP BY l.g HAVING {condition}", {ROW: ""})

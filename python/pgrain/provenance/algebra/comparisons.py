@@ -8,11 +8,13 @@ import numpy as np
 
 from pgrain.errors import UnsupportedOperator
 from pgrain.provenance.algebra.blocks import Atom, Number
+from pgrain.provenance.algebra.linear import moved, without_steps
 from pgrain.provenance.algebra.small_gates import BooleanAggregate, Given, Known, Nulls
 from pgrain.provenance.algebra.wiring import NEVER, Buckets
 from pgrain.provenance.gates.proba_step import ProbaStep
 from pgrain.provenance.gates.threshold import Threshold
 
+LARGEST = 2.0 ** 53      # integers above have neighbours that float64 takes for equal
 _MIRRORED = {"<": ">", "<=": ">=", ">": "<", ">=": "<=", "=": "=", "<>": "<>"}
 
 
@@ -28,13 +30,37 @@ def place(rows, atom: Atom) -> np.ndarray:
     left, right, operator = atom.left, atom.right, atom.operator
     if not _varies(left):
         left, right, operator = right, left, _MIRRORED[operator]
+    bound = None
+    if not _varies(right) and operator not in ("=", "<>"):
+        left, steps = without_steps(left)
+        bound = _constant(rows, right) if steps else None
+        for step, digits in steps:
+            width = 1.0 if digits is None else 10.0 ** -_digits(rows, left, digits)
+            operator, bound = moved(step, width, operator, bound)
     kind = left.leaves[left.tree[1]] if left.tree[0] == "x" else None
-    if kind is not None and kind[0] == "proba":
-        return _probability(rows, kind, operator, _constant(rows, right))
-    extreme = kind is not None and _extreme(rows, kind)
-    if extreme:
-        return _of_extreme(rows, *extreme, operator, _constant(rows, right))
-    return _linear(rows, left, right, operator)
+    proba = kind is not None and kind[0] == "proba"
+    extreme = kind is not None and not proba and _extreme(rows, kind)
+    if proba or extreme:
+        bound = _constant(rows, right) if bound is None else bound
+        return _probability(rows, kind, operator, bound) if proba else \
+            _of_extreme(rows, *extreme, operator, bound)
+    return _linear(rows, left, right, operator, bound)
+
+
+def _digits(rows, number: Number, tree: tuple) -> float:
+    """How many digits a step keeps: one number for all rows."""
+    digits = np.unique(_constant(rows, Number(tree, number.leaves)))
+    if len(digits) > 1 or np.isnan(digits).any():
+        raise UnsupportedOperator("a threshold on a number rounded to digits that differ",
+                                  hint="Compare the number as it is, without rounding.")
+    return float(digits[0]) if len(digits) else 0.0
+
+
+def _within(numbers: np.ndarray) -> None:
+    """0A000 for what float64 cannot tell apart from its neighbours."""
+    if (np.abs(numbers[~np.isnan(numbers)]) > LARGEST).any():
+        raise UnsupportedOperator("a threshold on numbers beyond 2^53 has no provenance",
+                                  hint="Subtract a constant, or divide, so that they are smaller.")
 
 
 def _varies(number: Number) -> bool:
@@ -85,6 +111,8 @@ def _source(rows, leaf):
 def _of_extreme(rows, groups, of, j: int, operator: str, bound: np.ndarray) -> np.ndarray:
     """max > c: is there a term over c; min < c likewise; the others are their negations."""
     wiring, terms = rows.assembly.wiring, groups.terms(j)
+    _within(bound)
+    _within(terms.value)
     function = groups.grouping.aggregates[j].function
     if operator in ("=", "<>"):
         raise UnsupportedOperator(f"{function} compared for equality has no provenance yet",
@@ -217,10 +245,14 @@ class _Evaluation:
                                    hint="Compare one sum, count or average with a constant.")
 
 
-def _linear(rows, left: Number, right: Number, operator: str) -> np.ndarray:
+def _linear(rows, left: Number, right: Number, operator: str,
+            bound: np.ndarray | None = None) -> np.ndarray:
+    """left operator right, or `bound` in its place."""
     wiring, n = rows.assembly.wiring, rows.n
     evaluation = _Evaluation(rows)
     (a, b), (c, d) = (evaluation.evaluate(x.tree, x.leaves) for x in (left, right))
+    if bound is not None:
+        c, d = Linear(bound), None
     if d is not None:
         if b is not None or a.parts:
             raise evaluation.refuse()
@@ -235,6 +267,7 @@ def _linear(rows, left: Number, right: Number, operator: str) -> np.ndarray:
     unknown = np.isnan(whole.constant)
     constant = np.where(unknown, 0.0, whole.constant)
     target, literals, weights = _terms(whole.parts, n)
+    _within(np.bincount(target, np.abs(weights), n) + np.abs(constant))
     out = wiring.threes(n)
     wiring.add(Threshold(out, n, operator, target, literals, weights, constant))
     places = out + 3 * np.arange(n)

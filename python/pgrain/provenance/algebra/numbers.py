@@ -180,9 +180,12 @@ class Numbers:
             return self._case(expression, node, leaves)
         plain = name.removeprefix("function:").removeprefix("pg_catalog.")
         if plain not in ARITHMETIC:
-            raise self.refuse_at(expression, node,
-                                 f"{plain.upper() if plain.isalpha() else plain} over a number "
-                                 "that depends on predictions")
+            plain = plain.removeprefix("special:")
+            raise self.refuse_at(
+                expression, node, f"{plain.upper() if plain.isalpha() else plain} over a number "
+                "that depends on predictions",
+                "Aggregate the number: max(extract(epoch FROM x)), not extract(epoch FROM max(x))."
+                if plain in ("extract", "date_part", "age", "date_trunc") else None)
         args = [self._tree(expression, child, leaves) for child in node.args]
         if plain == "coalesce":
             args = [_given(arg, leaves) for arg in args]
