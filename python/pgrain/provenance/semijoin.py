@@ -145,7 +145,7 @@ class _Site:
         self.conditions = [part for where in wheres if where is not None
                            for part in conjuncts(where)]
         outputs = {item.alias for item in select.items if item.alias}
-        order = [item for item in order if item.expression.text.lower() not in outputs]
+        order = [item for item in order if not _names(item.expression, outputs)]
         self.others = [e for e in expressions_of(select, order)
                        if not any(e is where for where in wheres)]
 
@@ -174,6 +174,8 @@ class _Site:
             if piece.name not in self.owner:
                 raise _Cannot         # a column of nobody knows what
             return self.owner[piece.name]         # a row
+        if "." in piece.qualifier:
+            raise _Cannot             # schema.table.column names no subquery
         return self.owner.get(piece.qualifier, -1)
 
     def _calls(self, piece: nodes.Piece, part: set[int]) -> bool:
@@ -366,6 +368,13 @@ class _Plan:
     labels: dict[tuple, str] = field(default_factory=dict)              # call -> name of its label
     rows: int = 0
     kept: int = 0
+
+
+def _names(expression: nodes.Expr, outputs: set[str]) -> bool:
+    """Whether an ORDER BY is by an output column's name."""
+    piece = expression.pieces[0] if len(expression.pieces) == 1 else None
+    return isinstance(piece, nodes.ColumnRef) and piece.qualifier is None \
+        and piece.name in outputs and piece.end - piece.start == len(expression.text)
 
 
 def _kind(call: nodes.ModelCall) -> tuple[str, str, bool]:
