@@ -27,7 +27,7 @@ BEGIN
         FROM pg_catalog.pg_proc p WHERE p.pronamespace = 'pgrain'::regnamespace
     LOOP
         IF routine.proname IN ('predict', 'predict_proba', 'predict_batch', 'complain', 'provenance', 'explain', 'doctor',
-                               '_load_session', '_load_model', '_explain',
+                               '_complain', '_ranked', '_load_session', '_load_model', '_explain',
                                '_stamp_key', '_snapshot', '_worker_here', '_settings',
                                'complaint_vector', 'plan_repair', 'assess', 'describe',
                                'brightness', 'contrast', 'cluster', 'resembles',

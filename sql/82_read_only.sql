@@ -7,7 +7,7 @@ BEGIN
     IF pg_catalog.current_setting('server_version_num')::int < 160000 THEN
         FOR f IN SELECT oid FROM pg_catalog.pg_proc
                  WHERE pronamespace = 'pgrain'::pg_catalog.regnamespace
-                   AND proname IN ('complain', 'provenance', 'explain', 'complaint_vector',
+                   AND proname IN ('_complain', 'provenance', 'explain', 'complaint_vector',
                                    'plan_repair', '_plan_repair', '_holds', 'assess',
                                    'predict_batch') LOOP
             EXECUTE pg_catalog.format('ALTER FUNCTION %s SET transaction_read_only = on', f);

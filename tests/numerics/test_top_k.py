@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from pgrain.influence import blocks
 from pgrain.influence.blocks import ProjectionBlocks
-from pgrain.influence.top_k import top_k
+from pgrain.influence.top_k import least_k, top_k
 
 SPECIAL = np.array([np.nan, np.inf, -np.inf, 0.0, -0.0], np.float32)
 
@@ -44,6 +44,7 @@ def score_arrays(draw):
 @settings(max_examples=100, deadline=None)
 def test_top_k_is_a_stable_sort(scores, k):
     assert top_k(scores, k).tolist() == sorted_rows(scores, k)
+    assert least_k(-scores, k).tolist() == sorted_rows(scores, k)
 
 
 @st.composite

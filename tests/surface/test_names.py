@@ -3,9 +3,15 @@ uuid or text; class labels with quotes. The whole way, from create_model to drop
 
 from __future__ import annotations
 
+import random
+
 import psycopg
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from psycopg import sql
+
+from pgrain.wire.ranked import pack_rows
 
 SCHEMA = 'Größe"; DROP TABLE x; --'
 LONG = "ä" * 31 + "z"            # 63 bytes, as long as a name can be
@@ -165,3 +171,39 @@ def test_names_that_are_too_long_are_refused_by_postgresql_or_us(place):
     with pytest.raises(psycopg.errors.UndefinedColumn):
         place.execute("SELECT * FROM pgrain.complain('SELECT count(*) AS n FROM items WHERE "
                       "pgrain.predict(''colour'', x) = ''red''', %s)", ["y" * 5000 + " too high"])
+
+
+def test_packed_rankings_are_their_rows(database):
+    """Whatever keys, labels and numbers are, PostgreSQL takes the packed columns apart into the
+    rows that were packed (in place of a worker's, rows of our own)."""
+    it, rng = database(), random.Random(7)
+    it.execute("CREATE TABLE packed (model text, ids text, keys text, of_all text, of_each text, "
+               "scores text, effects text)")
+    it.execute("""CREATE OR REPLACE FUNCTION pgrain._complain(
+        query text, complaint text[], top_k integer, intervention text, options jsonb)
+        RETURNS TABLE (model text, ids text, keys text, of_all text, of_each text, scores text,
+        effects text) LANGUAGE sql STABLE STRICT AS $$ SELECT * FROM packed $$""")
+    texts = [*LABELS, *MODELS, "", "null", "{a,b}", "\\", '"', "'", ",", " x ", "\t", LONG]
+    number = st.floats(allow_nan=False).filter(lambda x: x == 0 or abs(x) > 1e-307)
+
+    @given(st.lists(st.tuples(st.sampled_from(["a", "b"]), number, number), max_size=20),
+           st.sampled_from(["integers", "texts", "hidden"]), st.booleans())
+    @settings(max_examples=60, deadline=None)
+    def check(found, kind, alike):
+        rows, ranks = [], {}
+        for model, score, effect in sorted(found, key=lambda row: row[0]):
+            ranks[model] = rank = ranks.get(model, 0) + 1
+            key = {"integers": str(rng.randrange(-2**63, 2**63)), "texts": rng.choice(texts),
+                   "hidden": None if rng.random() < 0.7 else rng.choice(texts)}[kind]
+            rows.append((rank, model, int(key) if kind == "integers" else None, key,
+                         "delete" if alike else rng.choice(texts), score, effect))
+        it.execute("TRUNCATE packed")
+        for part in pack_rows(rows):
+            it.execute("INSERT INTO packed VALUES (%s, %s, %s, %s, %s, %s, %s)", part)
+        for complaint in ("''", "'{}'::text[]"):
+            assert it.rows(f"SELECT * FROM pgrain.complain('', {complaint})") == rows
+
+    check()
+    for arguments in ("NULL, ''", "'', NULL::text", "'', NULL::text[]", "'', '', NULL",
+                      "'', '', 1, NULL", "'', '', 1, 'delete', NULL"):
+        assert it.rows(f"SELECT * FROM pgrain.complain({arguments})") == []

@@ -13,7 +13,7 @@ from collections import OrderedDict
 from dataclasses import dataclass, field, replace
 
 from pgrain.backend import session, snapshots, watch
-from pgrain.backend.keys import visible
+from pgrain.backend.keys import protected, visible
 from pgrain.backend.spi import (
     entry_point,
     fetch_all,
@@ -24,6 +24,7 @@ from pgrain.backend.spi import (
 from pgrain.errors import ComplaintSyntax, InvalidArgument, PgrainError
 from pgrain.settings import QUERY_BYTES, TOP_K
 from pgrain.wire.identity import pack_value
+from pgrain.wire.ranked import pack_rows
 
 _KNOWN_PLANS = 64
 _KNOWN_MATCHES = 32    # of a plan: complaints whose WHERE is evaluated beforehand
@@ -52,23 +53,31 @@ def explain_statement(plpy, text: str, output: str) -> str:
 @entry_point
 @writes_nothing
 def complain(plpy, text: str, complaints: list[str], top_k: int, intervention: str,
-             options: str) -> list[tuple]:
-    """Ranked training rows; see sql/60_complain.sql for the columns."""
+             options: str) -> list[list]:
+    """Ranked training rows, packed by columns (`wire/ranked.py`), one list a model."""
     options = check_options(options)
     TOP_K.check(top_k)
     found = watch.find(plpy, text)
     if found is not None:
-        rows = watch.rank(plpy, found, _complaints(complaints), top_k, intervention, options)
-        if rows is not None:
-            return visible(plpy, rows, model=1, number=2, key=3, facts=found)
+        answer = watch.rank(plpy, found, _complaints(complaints), top_k, intervention, options)
+        if answer is not None:
+            return _told(plpy, answer, found)
     ranking = {"top_k": top_k, "intervention": intervention, "options": options}
     answer = _evaluate(plpy, watch.query_of(plpy, text), _complaints(complaints), options,
                        ranked=True, ranking=ranking)
-    if "rows" not in answer:
-        answer, _ = session.call(plpy, "rank", {**_verified_matches(plpy, answer), **ranking})
+    if "notices" not in answer:
+        answer, _ = session.call(plpy, "rank", {
+            **_verified_matches(plpy, answer), **ranking,
+            "as_rows": protected(answer["known"].models.values())})
+    return _told(plpy, answer)
+
+
+def _told(plpy, answer: dict, facts=None) -> list[list]:
     for notice in answer["notices"]:
         plpy.notice(notice)
-    return visible(plpy, answer["rows"], model=1, number=2, key=3)
+    if "ranked" in answer:
+        return answer["ranked"]
+    return pack_rows(visible(plpy, answer["rows"], model=1, number=2, key=3, facts=facts))
 
 
 def evaluate_complaints(plpy, text: str, complaints: list[str], options: dict,
@@ -291,7 +300,7 @@ def _ask(plpy, known: Known, captured: tuple, complaints: list[str], options: di
         params, blobs = captured or _run_capture(plpy, plan, stamps)
         captured = None
         if ranking is not None:
-            params |= {"rank": ranking,
+            params |= {"rank": {**ranking, "as_rows": protected(models.values())},
                        "matches": _remembered(plpy, known, matches.get(tuple(complaints)))}
         params |= {"complaints": complaints, "options": options, "ranked": ranked,
                    "models": {name: {"version": model.version, "spectrum": model.spectrum,

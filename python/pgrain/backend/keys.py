@@ -6,7 +6,7 @@ effects. What a protected model keeps back is which rows they are.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from pgrain.backend import session
 from pgrain.backend.models import require_model
@@ -24,6 +24,11 @@ def protect_keys(plpy, name: str, protect: bool) -> None:
     else:
         query(plpy, "DELETE FROM pgrain.protected_keys WHERE model = $1", ["text"], [name])
     session.forget_models(plpy)
+
+
+def protected(models: Iterable) -> bool:
+    """Whether a ranking of these models (facts as of `visible`) is to go through `visible`."""
+    return any(facts.keys_table is not None for facts in models)
 
 
 def visible(plpy, rows: Sequence[Sequence], *, key: int, number: int | None = None,

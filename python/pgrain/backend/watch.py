@@ -10,6 +10,7 @@ import json
 import re
 
 from pgrain.backend import complain, session, snapshots
+from pgrain.backend.keys import protected
 from pgrain.backend.spi import (
     entry_point,
     fetch_all,
@@ -319,12 +320,12 @@ def packed_note(note: dict, blobs: list) -> dict:
 
 
 def rank(plpy, found: Standing, complaints: list[str], top_k: int, intervention: str,
-         options: dict) -> list[tuple] | None:
-    """Ranked training rows of complaints about a watch; None where its query must be run."""
+         options: dict) -> dict | None:
+    """The worker's ranking for complaints about a watch; None where its query must be run."""
     if options.get("method", "rain++") != "rain++" or options.get("verify") == "always":
         return None
     params = {"complaints": complaints, "top_k": top_k, "intervention": intervention,
-              "options": options, "matches": None}
+              "options": options, "matches": None, "as_rows": protected([found])}
     statements = found.matches.get(tuple(complaints))
     if statements is not None and any(statements) and not found.legible:
         return None
@@ -346,9 +347,7 @@ def rank(plpy, found: Standing, complaints: list[str], top_k: int, intervention:
             return None       # about rows that are possible but not in the result, perhaps
         answer = read(plpy, found, {key: value for key, value in params.items()
                                     if key != "state"})
-    for notice in answer["notices"]:
-        plpy.notice(notice)
-    return answer["rows"]
+    return answer
 
 
 def _matches(plpy, found: Standing, statements: list, output: str) -> list:

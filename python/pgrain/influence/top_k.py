@@ -14,32 +14,43 @@ def top_k(scores: np.ndarray, k: int) -> np.ndarray:
     from a sample leaves few candidates, so the array is read about once; the answer is exact, for
     a threshold that leaves too few is dropped.
     """
-    scores = np.asarray(scores)
-    n = len(scores)
+    return _first(np.asarray(scores), k, 1)
+
+
+def least_k(changes: np.ndarray, k: int) -> np.ndarray:
+    """Indices of the k smallest changes, ascending: `top_k` of -changes, which is not made."""
+    return _first(np.asarray(changes), k, -1)
+
+
+def _first(values: np.ndarray, k: int, sign: int) -> np.ndarray:
+    n = len(values)
     k = min(max(int(k), 0), n)
     if k == 0:
         return np.zeros(0, np.int64)
     candidates = None
     if n > _SAMPLED_ABOVE and k < n // 64:
-        candidates = _above_sampled_threshold(scores, k)
+        candidates = _beyond_sampled_threshold(values, k, sign)
     if candidates is None:
-        candidates = _partition(scores, k)
-    values = scores[candidates]
-    # lexsort: last key first. NaN last, then descending, then by index.
-    order = np.lexsort((candidates, -values, np.isnan(values)))
+        candidates = _partition(values if sign > 0 else -values, k)
+    found = values[candidates]
+    if sign > 0:
+        found = -found
+    # lexsort: last key first. NaN last, then by size, then by index.
+    order = np.lexsort((candidates, found, np.isnan(found)))
     return candidates[order[:k]]
 
 
-def _above_sampled_threshold(scores: np.ndarray, k: int) -> np.ndarray | None:
-    """All indices with a score at or over a threshold that at least k reach; None if it failed."""
+def _beyond_sampled_threshold(values: np.ndarray, k: int, sign: int) -> np.ndarray | None:
+    """All indices of values at or beyond a threshold that at least k reach; None if it failed."""
     step = 16
-    sample = scores[::step]
+    sample = values[::step]
     rank = min(2 * (k // step) + 8, len(sample))      # about twice the wanted share, and some
-    threshold = np.partition(sample, len(sample) - rank)[len(sample) - rank]
+    at = len(sample) - rank if sign > 0 else rank - 1
+    threshold = np.partition(sample, at)[at]
     if np.isnan(threshold):
         return None
-    candidates = np.flatnonzero(scores >= threshold)
-    return candidates if k <= len(candidates) <= _most(k, len(scores)) else None
+    candidates = np.flatnonzero(values >= threshold if sign > 0 else values <= threshold)
+    return candidates if k <= len(candidates) <= _most(k, len(values)) else None
 
 
 def _most(k: int, n: int) -> int:

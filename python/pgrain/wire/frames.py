@@ -45,8 +45,7 @@ def encode(kind: int, header: dict, blobs: Sequence = ()) -> list:
     views = [memoryview(blob).cast("B") for blob in blobs]
     if views:
         header = {**header, "blobs": [view.nbytes for view in views]}
-    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False,
-                      allow_nan=False).encode()
+    text = _write(header).encode()
     body = sum(view.nbytes for view in views)
     HEADER_BYTES.limit(len(text))
     FRAME_BYTES.limit(PREFIX.size + len(text) + body)
@@ -78,7 +77,7 @@ def read_frame(receive: Callable[[int], bytes]) -> Frame:
 
 def _parse_header(text: bytes) -> dict:
     try:
-        header = json.loads(bytes(text), parse_constant=_no_constant)
+        header = _read(str(text, "utf-8"))
     except (ValueError, RecursionError) as error:
         raise ProtocolViolation("a frame's header is not JSON", detail=str(error)) from None
     if not isinstance(header, dict):
@@ -88,6 +87,11 @@ def _parse_header(text: bytes) -> dict:
 
 def _no_constant(name: str):
     raise ValueError(f"{name} is not JSON")
+
+
+# Made once: json.dumps and json.loads make theirs anew in each call.
+_write = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode
+_read = json.JSONDecoder(parse_constant=_no_constant).decode
 
 
 def _split(body: memoryview, lengths) -> list:

@@ -92,11 +92,12 @@ class Candidates:
     def least(self, training: Training, w: np.ndarray, c: np.ndarray) -> np.ndarray:
         """The smallest change of q for each row: (n,) float32, +inf for a row that nothing of this
         changes. w, c: (k,), k at most the stored pairs."""
-        best = np.full(len(training.rows), np.inf, np.float32)
         if self.delete:
             best = training.deletions(len(w)).least(weighted(w, c))
             if self.plausible:
                 best = best * _wrong(training, slice(None))
+        else:
+            best = np.full(len(training.rows), np.inf, np.float32)
         if len(self.classes) and self.plausible:
             # By columns: a minimum along a short last axis takes ten times as long.
             by_class = np.ascontiguousarray(self._labels(training, slice(None), w, c, True).T)
@@ -132,7 +133,7 @@ class Candidates:
             if weigh:
                 changes[there] *= repair.belief[place[there]]
             parts.append(changes[:, None])
-        return np.concatenate(parts, axis=1)
+        return np.concatenate(parts, axis=1) if len(parts) > 1 else parts[0]
 
     def titles(self) -> list[str]:
         """The interventions' names, a column of `columns` each."""

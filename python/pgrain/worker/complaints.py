@@ -26,7 +26,15 @@ from pgrain.store.versions import read_secret
 from pgrain.wire.identity import DIGEST_BYTES, digest, hasher, unpack_value
 from pgrain.worker import vectors
 from pgrain.worker.circuits import Circuits, Evaluated, same_rows
-from pgrain.worker.ranking import METHODS, STORED, Projected, Ranker, Variables, check_options
+from pgrain.worker.ranking import (
+    METHODS,
+    NOTHING,
+    STORED,
+    Projected,
+    Ranker,
+    Variables,
+    check_options,
+)
 from pgrain.worker.resident import Resident, Residents
 from pgrain.worker.variables import StampTable
 
@@ -148,8 +156,8 @@ class Complaints:
 
         Answers {"unknown"} where tuples, {"missing"} where feature values must come along; then
         the session asks again. Else {"evaluation", "verify", "match": for each complaint that has a
-        WHERE, how to find its rows}. With `rank` (of `rank`'s params) it says "rows" and "notices"
-        as well, if there is nothing to verify, and no WHERE, or `matches` are of these very rows:
+        WHERE, how to find its rows}. With `rank` (of `rank`'s params) it answers as `rank` does
+        instead, if there is nothing to verify, and no WHERE, or `matches` are of these very rows:
         a list for each complaint, the name of a `Match` and the rows that it gave.
         """
         plan = self.known_plan(params["plan"])
@@ -298,7 +306,7 @@ class Complaints:
                 "output": evaluation.value.match_json(True)}, []
 
     def rank(self, state: dict, params: dict, blobs: list) -> tuple:
-        """Ranked rows [rank, model, train_id, train_key, intervention, score, effect]."""
+        """The training rows most suspected (`Ranking.answer`)."""
         evaluation = evaluation_of(state, params)
         try:
             objective = evaluation.objective(params["matches"])
@@ -311,19 +319,19 @@ class Complaints:
         gradient, notices = slopes(objective, evaluation.projected if stored else None)
         notices = [*evaluation.plan.notes, *notices]
         if gradient is None:
-            return {"rows": [], "notices": notices}, []
+            return NOTHING.answer(params, notices), []
         variables = evaluation.variables
         if stored:
             effect = evaluation.projected(objective, effect=True)
             variables = {name: Projected(v.resident, v.spectrum) for name, v in variables.items()}
         else:
             effect = objective.effect_gradient()
-        rows = self._ranker.rank(variables, gradient, effect, params["top_k"], intervention,
-                                 options, notices)
-        if rows and not any(row[5] for row in rows):
+        ranking = self._ranker.rank(variables, gradient, effect, params["top_k"], intervention,
+                                    options, notices)
+        if ranking and not ranking.moves():
             notices.append("every score is 0: to first order no training row moves the "
                            "complained cells")
-        return {"rows": rows, "notices": notices}, []
+        return ranking.answer(params, notices), []
 
     def vector(self, state: dict, params: dict, blobs: list) -> tuple:
         """The complaint as a vector of numbers (`vectors`), a blob; none if nothing is violated."""

@@ -19,9 +19,11 @@ from pgrain.influence.gradient import logit_cotangent, objective_gradient
 from pgrain.influence.hvp import CURVATURES, hessian_operator
 from pgrain.influence.projections import objective_projection
 from pgrain.influence.sample import sample_rows
-from pgrain.influence.scores import relatif, self_influence, top_k
+from pgrain.influence.scores import relatif, self_influence
+from pgrain.influence.top_k import least_k
 from pgrain.intervention.edits import ANY, DELETE, RELABEL, label_of
 from pgrain.wire.identity import unpack_value
+from pgrain.wire.ranked import pack
 from pgrain.worker.candidates import Candidates
 from pgrain.worker.features import training_features
 from pgrain.worker.resident import Repair, Resident, Residents, Spectrum
@@ -143,6 +145,39 @@ class Suspects:
                  score, effect] for rank, (number, intervention, score, effect)
                 in enumerate(found, 1)]
 
+    def packed(self, name: str, resident: Resident) -> list:
+        """The same by columns (`wire/ranked.py`)."""
+        keys = resident.learned.keys
+        return pack(name, [keys[number] for number in self.numbers.tolist()],
+                    resident.learned.integer_keys, self.interventions, self.scores.tolist(),
+                    self.effects.tolist())
+
+
+@dataclass
+class Ranking:
+    """Suspects of each model, in the order of the models' names."""
+
+    parts: list[tuple[str, Resident, Suspects]]
+
+    def __bool__(self) -> bool:
+        return any(len(suspects.at) for _, _, suspects in self.parts)
+
+    def moves(self) -> bool:
+        """Whether any score is other than 0."""
+        return any(suspects.scores.any() for _, _, suspects in self.parts)
+
+    def answer(self, params: dict, notices: list[str]) -> dict:
+        """What a request for a ranking is told: `rows`, or `ranked`, packed by columns."""
+        if params.get("as_rows"):
+            return {"rows": [row for name, resident, suspects in self.parts
+                             for row in suspects.rows(name, resident)], "notices": notices}
+        return {"ranked": [suspects.packed(name, resident)
+                           for name, resident, suspects in self.parts if len(suspects.at)],
+                "notices": notices}
+
+
+NOTHING = Ranking([])
+
 
 class Ranker:
     """Ranks interventions on the training rows of each model that the complaints depend on."""
@@ -152,31 +187,32 @@ class Ranker:
 
     def rank(self, variables: dict[str, Variables], dq_dp: dict[str, np.ndarray],
              dcell_dp: dict[str, np.ndarray], n: int, intervention: str,
-             options: dict, notices: list[str] | None = None) -> list[list]:
-        """Rows [rank, model, train_id, train_key, intervention, score, effect], best first.
+             options: dict, notices: list[str] | None = None) -> Ranking:
+        """The `n` best suspects of each model.
 
         dq_dp: gradient of the objective by model, of those that move it; dcell_dp: of the first
         complained cell. notices: what the caller should read is added to it.
         """
         method = check_options(options, intervention)
-        rows: list[list] = []
+        parts = []
         for name in sorted(dq_dp):
             if method in STORED:
-                rows += self._stored(name, variables[name], dq_dp[name], dcell_dp.get(name), n,
+                found = self._stored(variables[name], dq_dp[name], dcell_dp.get(name), n,
                                      intervention, options, notices)
             else:
-                rows += self._live(name, variables[name], dq_dp[name], dcell_dp.get(name), n,
+                found = self._live(variables[name], dq_dp[name], dcell_dp.get(name), n,
                                    intervention, options, method)
-        return rows
+            parts.append((name, variables[name].resident, found))
+        return Ranking(parts)
 
-    def _stored(self, name, variables, dq_dp, dcell_dp, n, intervention, options,
-                notices=None) -> list[list]:
+    def _stored(self, variables, dq_dp, dcell_dp, n, intervention, options,
+                notices=None) -> Suspects:
         spectrum = self._residents.spectrum(variables.resident, variables.spectrum)
         cell = np.zeros(len(spectrum.row.eigenvalues))
         if dcell_dp is not None:
             cell = variables.projection(dcell_dp)
         return self.suspects(variables.resident, spectrum, variables.projection(dq_dp), cell, n,
-                             intervention, options, notices).rows(name, variables.resident)
+                             intervention, options, notices)
 
     def suspects(self, resident: Resident, spectrum: Spectrum, q: np.ndarray, cell: np.ndarray,
                  n: int, intervention: str, options: dict,
@@ -194,15 +230,22 @@ class Ranker:
             changes = -self_influence(spectrum.training.A[:, :k], w)
         if _choice(options, "normalize", NORMALIZE) == "relatif":
             changes = relatif(changes, spectrum.training.A[:, :k], w)
-        best = top_k(-changes, n)
-        best = best[changes[best] < np.inf]
-        chosen = candidates.columns(spectrum.training, best, w, c).argmin(axis=1)
-        effects = candidates.columns(spectrum.training, best, w, cell, expected=False)
-        titles = candidates.titles()
-        if notices is not None and intervention == RELABEL and not candidates.plausible:
-            notices += _unlikely(spectrum, best, candidates.classes[chosen], resident.row.classes)
-        return Suspects(best, spectrum.training.rows[best], [titles[number] for number in chosen],
-                        -changes[best], effects[np.arange(len(best)), chosen],
+        best = least_k(changes, n)
+        least = changes[best]
+        if not (changed := least < np.inf).all():
+            best, least = best[changed], least[changed]
+        effects, titles = candidates.columns(spectrum.training, best, w, cell,
+                                             expected=False), candidates.titles()
+        if len(titles) == 1:
+            named, effects = titles * len(best), effects[:, 0]
+        else:
+            chosen = candidates.columns(spectrum.training, best, w, c).argmin(axis=1)
+            named = [titles[number] for number in chosen.tolist()]
+            effects = effects[np.arange(len(best)), chosen]
+            if notices is not None and intervention == RELABEL and not candidates.plausible:
+                notices += _unlikely(spectrum, best, candidates.classes[chosen],
+                                     resident.row.classes)
+        return Suspects(best, spectrum.training.rows[best], named, -least, effects,
                         {repair.name: repair for repair in candidates.repairs})
 
     def _repairs(self, resident: Resident, spectrum: Spectrum, intervention: str,
@@ -222,8 +265,7 @@ class Ranker:
             notices.append(f"not precomputed, so not ranked: {names}; run {hint}")
         return repairs
 
-    def _live(self, name, variables, dq_dp, dcell_dp, n, intervention, options,
-              method) -> list[list]:
+    def _live(self, variables, dq_dp, dcell_dp, n, intervention, options, method) -> Suspects:
         if intervention != DELETE:
             raise UnsupportedOperator(f'method "{method}" ranks deletions only',
                                       hint="Leave out the option method for other interventions.")
@@ -239,9 +281,8 @@ class Ranker:
             directions = [self._solve(resident, X, y, g, row, options) for g in directions]
         changes = gradient_dot(resident.model, resident.theta, X, y, directions[0])
         effects = gradient_dot(resident.model, resident.theta, X, y, directions[1])
-        best = top_k(-changes, n)
-        return Suspects(best, numbers[best], [DELETE] * len(best), -changes[best],
-                        effects[best]).rows(name, resident)
+        best = least_k(changes, n)
+        return Suspects(best, numbers[best], [DELETE] * len(best), -changes[best], effects[best])
 
     def _solve(self, resident, X, y, gradient, row, options) -> np.ndarray:
         if not gradient.any():

@@ -91,6 +91,7 @@ class Server:
             self._check_name = lambda peer: transport.check_name(peer, set(tls_peers))
         self._gate = Gate(int(CONCURRENT_REQUESTS.default), int(QUEUED_REQUESTS.default))
         self._listener: socket.socket | None = None
+        self._log = log.bind()      # `log` looks up how logs are configured each time
 
     def listen(self) -> None:
         """Bind the socket. A dead one of an earlier worker is replaced, a living one is not."""
@@ -206,41 +207,42 @@ class Server:
         started, sqlstate = time.monotonic(), "00000"
         descriptors: list[int] = []
         metrics.present(1)
-        with structlog.contextvars.bound_contextvars(request=f"{peer}.{number}"):
-            try:
-                with self._gate:
-                    if _gone(connection):
-                        raise ConnectionClosed   # cancelled while it waited for its turn
-                    result, blobs, *descriptors = self.handler(state, method, params, frame.blobs)
-                frame_out = frames.encode(messages.RESULT, messages.result(number, result), blobs)
-            except PgrainError as error:
-                sqlstate = error.sqlstate
-                _send(connection, messages.ERROR, messages.error(number, error))
-            except ConnectionClosed:
-                sqlstate = "57014"
-                raise
-            except Exception as error:
-                sqlstate = "XX000"
-                log.error("request failed", method=method, traceback=traceback.format_exc())
-                _send(connection, messages.ERROR, messages.error(number, PgrainError(
-                    f"the worker failed: {type(error).__name__}: {error}",
-                    hint="This is a defect of pgrain; the worker's log has the details "
-                         f"(request {peer}.{number}).")))
-            else:
-                if descriptors:     # they travel with the first byte
-                    socket.send_fds(connection, [frame_out[0][:1]], descriptors)
-                    frame_out[0] = memoryview(frame_out[0])[1:]
-                for buffer in frame_out:
-                    connection.sendall(buffer)
-            finally:
-                for descriptor in descriptors:
-                    os.close(descriptor)
-                seconds = time.monotonic() - started
-                metrics.present(-1)
-                metrics.request(method, sqlstate, seconds)
-                (log.info if seconds > SLOW_SECONDS else log.debug)(
-                    "slow request" if seconds > SLOW_SECONDS else "request", method=method,
-                    sqlstate=sqlstate, seconds=round(seconds, 4))
+        # Of this thread, which answers one connection, until its next request.
+        structlog.contextvars.bind_contextvars(request=f"{peer}.{number}")
+        try:
+            with self._gate:
+                if _gone(connection):
+                    raise ConnectionClosed   # cancelled while it waited for its turn
+                result, blobs, *descriptors = self.handler(state, method, params, frame.blobs)
+            frame_out = frames.encode(messages.RESULT, messages.result(number, result), blobs)
+        except PgrainError as error:
+            sqlstate = error.sqlstate
+            _send(connection, messages.ERROR, messages.error(number, error))
+        except ConnectionClosed:
+            sqlstate = "57014"
+            raise
+        except Exception as error:
+            sqlstate = "XX000"
+            log.error("request failed", method=method, traceback=traceback.format_exc())
+            _send(connection, messages.ERROR, messages.error(number, PgrainError(
+                f"the worker failed: {type(error).__name__}: {error}",
+                hint="This is a defect of pgrain; the worker's log has the details "
+                     f"(request {peer}.{number}).")))
+        else:
+            if descriptors:     # they travel with the first byte
+                socket.send_fds(connection, [frame_out[0][:1]], descriptors)
+                frame_out[0] = memoryview(frame_out[0])[1:]
+            for buffer in frame_out:
+                connection.sendall(buffer)
+        finally:
+            for descriptor in descriptors:
+                os.close(descriptor)
+            seconds = time.monotonic() - started
+            metrics.present(-1)
+            metrics.request(method, sqlstate, seconds)
+            (self._log.info if seconds > SLOW_SECONDS else self._log.debug)(
+                "slow request" if seconds > SLOW_SECONDS else "request", method=method,
+                sqlstate=sqlstate, seconds=round(seconds, 4))
 
 
 def _user_id(user: str | int) -> int:

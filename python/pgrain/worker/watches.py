@@ -26,7 +26,7 @@ from pgrain.watch.state import StandingCircuit, State, Tally, atom_count, pack, 
 from pgrain.wire.identity import DIGEST_BYTES
 from pgrain.wire.identity import hasher as keyed_hasher
 from pgrain.worker.complaints import Complaints, not_precomputed, slopes
-from pgrain.worker.ranking import Projected, Ranker
+from pgrain.worker.ranking import NOTHING, Projected, Ranker
 from pgrain.worker.resident import Resident, Residents
 
 log = structlog.get_logger()
@@ -324,11 +324,11 @@ class Watches:
         objective = Objective(complaints, circuit, value, relaxed, matched, {})
         gradient, notices = slopes(objective)
         if gradient is None:
-            return {"rows": [], "notices": notices}
-        rows = self._ranker.rank({circuit.shape["model"]: Projected(resident, params["spectrum"])},
-                                 gradient, objective.effect_gradient(), params["top_k"],
-                                 params["intervention"], params["options"], notices)
-        return {"rows": rows, "notices": notices}
+            return NOTHING.answer(params, notices)
+        return self._ranker.rank(
+            {circuit.shape["model"]: Projected(resident, params["spectrum"])}, gradient,
+            objective.effect_gradient(), params["top_k"], params["intervention"],
+            params["options"], notices).answer(params, notices)
 
 
 class Rebuild(Exception):
