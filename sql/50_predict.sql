@@ -1,15 +1,37 @@
 -- Predictions. STABLE, never IMMUTABLE: a plan or an index must not keep them beyond a retraining.
 -- PARALLEL UNSAFE, since PL/Python that reaches SPI under a parallel plan can stop a PostgreSQL 15.
+-- Bodies begin with the quick way, for a value that comes where it came the last time: known.last is the
+-- value before it, in a list of value, label and the one that came next (backend/session.py).
 
 CREATE FUNCTION pgrain.predict(model text, x bytea) RETURNS text
 LANGUAGE plpython3u STABLE STRICT PARALLEL UNSAFE COST 100 AS $python$
+try:
+    models, clock, pause = SD["known"]
+    known = models[model]
+    ahead, now = known.last[2], clock()
+    if known.until > now < known.trusted and ahead[0] == x:
+        known.until, known.last = now + pause, ahead
+        return ahead[1]
+except KeyError:
+    pass
 @BACKEND@
+SD["known"] = backend.known()
 return backend.predict(plpy, model, x, "bytea")
 $python$;
 
 CREATE FUNCTION pgrain.predict(model text, x text) RETURNS text
 LANGUAGE plpython3u STABLE STRICT PARALLEL UNSAFE COST 100 AS $python$
+try:
+    models, clock, pause = SD["known"]
+    known = models[model]
+    ahead, now = known.last[2], clock()
+    if known.until > now < known.trusted and ahead[0] == x:
+        known.until, known.last = now + pause, ahead
+        return ahead[1]
+except KeyError:
+    pass
 @BACKEND@
+SD["known"] = backend.known()
 return backend.predict(plpy, model, x, "text")
 $python$;
 
@@ -21,7 +43,17 @@ $python$;
 
 CREATE FUNCTION pgrain.predict(model text, x jsonb) RETURNS text
 LANGUAGE plpython3u STABLE STRICT PARALLEL UNSAFE COST 100 AS $python$
+try:
+    models, clock, pause = SD["known"]
+    known = models[model]
+    ahead, now = known.last[2], clock()
+    if known.until > now < known.trusted and ahead[0] == x:
+        known.until, known.last = now + pause, ahead
+        return ahead[1]
+except KeyError:
+    pass
 @BACKEND@
+SD["known"] = backend.known()
 return backend.predict(plpy, model, x, "columns")
 $python$;
 

@@ -6,21 +6,16 @@ PostgreSQL parameter: any role can SET a placeholder, so none of these can come 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections import namedtuple
 
 from pgrain.errors import InvalidArgument, LimitExceeded
 
 
-@dataclass(frozen=True)
-class Setting:
-    """One number with its bounds (both inclusive)."""
+class Setting(namedtuple("Setting", "name default minimum maximum unit meaning")):
+    """One number with its bounds (both inclusive): name, unit and meaning are texts."""
 
-    name: str
-    default: float
-    minimum: float
-    maximum: float
-    unit: str
-    meaning: str
+    # (`dataclasses` and `typing` take longer to import than all that a session needs.)
+    __slots__ = ()
 
     def check(self, value: float) -> float:
         """`value` if it lies within the bounds; else 22023."""

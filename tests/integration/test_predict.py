@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import random
+
 import pytest
 
 
@@ -142,3 +144,53 @@ def test_models_of_many_columns(small, kind, expression):
     assert {row[1] for row in rows} <= {">50K", "<=50K"}
     if kind != "an untyped literal":
         assert sum(a == b for a, b in rows) > 0.8 * len(rows)
+
+
+def test_values_in_whatever_order_they_come(small):
+    """What a session remembers (a value, its label, which value came next) answers for scans in
+    the same and in other orders, with gaps and repeats, where there is room for a few values only,
+    and when another session activates another version in between."""
+    rng = random.Random(11)
+    small.execute("""
+        CREATE TABLE notes AS SELECT i AS id, i % 90 AS x, i % 90 % 7 AS y,
+            (ARRAY['a', 'b', 'c'])[1 + i % 90 / 30] AS label
+        FROM generate_series(1, 140) AS i""")
+    small.execute("SELECT pgrain.create_model('notes', 'notes', 'id', '{x,y}', 'label', "
+                  "'logistic_regression')")
+    predicted = "pgrain.predict('notes', jsonb_build_object('x', x, 'y', y))"
+    expected = {}
+    for edited in (False, True):
+        if edited:
+            small.execute("SELECT pgrain.apply('notes', ARRAY(SELECT id::text FROM notes "
+                          "WHERE label = 'a'), 'relabel:b')")
+        small.execute("CALL pgrain.train('notes')")
+        version = small.value("SELECT version FROM pgrain.models WHERE model = 'notes'")
+        expected[version] = dict(small.connect().execute(
+            f"SELECT id, {predicted} FROM notes").fetchall())
+    (one, other) = expected
+    assert expected[one] != expected[other]
+    session = small.connect()
+    session.execute(f"SELECT {predicted} FROM notes LIMIT 1")
+    session.execute("""DO LANGUAGE plpython3u $$
+        import sys
+        session = sys.modules["pgrain.backend.session"]
+        session.REMEMBERED_BYTES = session.REMEMBERED_BYTES._replace(default=10_000)
+        $$""")
+    active = other
+    for _ in range(80):
+        if rng.random() < 0.2:
+            active = rng.choice([one, other])
+            small.execute("SELECT pgrain.activate('notes', %s)", [active])
+        order = rng.choice(["id", "id", "id", "-id", "md5(id::text)", "id % 7, id"])
+        where = rng.choice(["true", "true", "id % 3 > 0", f"id > {rng.randrange(140)}", "id < 20"])
+        found = session.execute(
+            f"SELECT id, {predicted} FROM (SELECT * FROM notes WHERE {where} ORDER BY {order} "
+            "LIMIT 1000) AS n").fetchall()
+        assert all(expected[active][key] == label for key, label in found), (active, order, where)
+    session.execute("""DO LANGUAGE plpython3u $$
+        import sys
+        model = sys.modules["pgrain.backend.session"].STATE.models["notes"]
+        kept = {id(node) for node in [model.nothing, *model.met.values()]}
+        assert all(id(node[2]) in kept for node in model.met.values())   # the others are let go
+        assert 10 < len(model.met) < 60
+        $$""")

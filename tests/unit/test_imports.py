@@ -61,3 +61,19 @@ print(others, threading.active_count())
     done = subprocess.run([sys.executable, "-S", "-c", code], capture_output=True, text=True,
                           env={"PYTHONPATH": str(PACKAGE.parent)}, check=True)
     assert done.stdout.strip() == "[] 1"
+
+
+def test_a_session_begins_without_what_is_slow_to_import():
+    """The first prediction of each new session waits for its imports."""
+    code = """
+import sys
+before = set(sys.modules)
+from pgrain.backend import entry
+entry.predict, entry.load_session
+print(sorted({'ast', 'dataclasses', 'inspect', 'pathlib', 'ssl', 'tomllib', 'typing', 'urllib'}
+             & (set(sys.modules) - before)))
+"""
+    done = subprocess.run([sys.executable, "-I", "-S", "-c",
+                           f"import sys; sys.path.insert(0, {str(PACKAGE.parent)!r})" + code],
+                          capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

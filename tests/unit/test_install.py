@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import tomllib
+from importlib.util import cache_from_source
 from pathlib import Path
 
 import pytest
@@ -83,6 +84,8 @@ def test_installed_backend_imports_alone_and_stays_small(fake_server):
     done = subprocess.run([sys.executable, "-I", "-S", "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip() == "[]"
+    for path in folder.rglob("*.py"):       # or each new session would compile what it imports
+        assert Path(cache_from_source(path)).exists(), path
 
 
 def test_uninstall_leaves_nothing(fake_server):

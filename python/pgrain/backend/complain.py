@@ -10,7 +10,6 @@ import json
 import re
 import struct
 from collections import OrderedDict
-from dataclasses import dataclass, field, replace
 
 from pgrain.backend import session, snapshots, watch
 from pgrain.backend.keys import protected, visible
@@ -170,18 +169,15 @@ def _evaluate(plpy, text: str, complaints: list[str], options: dict,
     raise PgrainError("the worker forgets plans as they are made", hint="Try again.")
 
 
-@dataclass
 class Known:
     """What was looked up for a query. key: of the plan in the session's memory; stamps: keys of
     tuple stamps (`_stamp_keys`); mark: of the snapshot in which all this was so (`snapshots`).
     conditions: what `condition` has prepared since."""
 
-    plan: dict
-    models: dict
-    key: tuple
-    stamps: list[str]
-    mark: str | None
-    conditions: dict[str, object] = field(default_factory=dict)
+    def __init__(self, plan: dict, models: dict, key: tuple, stamps: list[str]):
+        self.plan, self.models, self.key, self.stamps = plan, models, key, stamps
+        self.mark: str | None = None
+        self.conditions: dict[str, object] = {}
 
 
 def _captured(plpy, text: str, about_rows: bool) -> tuple[Known, tuple]:
@@ -189,7 +185,7 @@ def _captured(plpy, text: str, about_rows: bool) -> tuple[Known, tuple]:
     session.ensure_loaded(plpy)
     QUERY_BYTES.limit(len(text.encode()))
     environment = snapshots.environment(plpy)
-    place = (text, replace(environment, mark=None), about_rows)
+    place = (text, environment._replace(mark=None), about_rows)
     remembered = session.STATE.looked_up
     known = remembered.get(place)
     if known is not None and known.mark is not None and known.mark == environment.mark:
@@ -204,7 +200,7 @@ def _captured(plpy, text: str, about_rows: bool) -> tuple[Known, tuple]:
             if snapshots.still(plpy, known.mark):
                 return known, captured
     plan, models, key = planned(plpy, text, about_rows, environment)
-    known = Known(plan, models, key, _stamp_keys(plpy, plan), None)
+    known = Known(plan, models, key, _stamp_keys(plpy, plan))
     captured = _run_capture(plpy, plan, known.stamps)
     if not snapshots.moves(text) and snapshots.still(plpy, environment.mark):
         known.mark = environment.mark
@@ -224,7 +220,7 @@ def planned(plpy, text: str, about_rows: bool = False,
                       [text])[0]["plan"]
     environment = environment or snapshots.environment(plpy)
     # What EXPLAIN shows of a constant may be the same under settings that read it differently.
-    key = (text, explained, replace(environment, mark=None), about_rows)
+    key = (text, explained, environment._replace(mark=None), about_rows)
     state = session.STATE
     plan = state.plans.get(key)
     models = {name: session.model_facts(plpy, name) for name in (plan or {}).get("models", ())}

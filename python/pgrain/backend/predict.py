@@ -1,7 +1,8 @@
 """predict and predict_proba: stored values from memory, others from the worker.
 
-The hot path is two comparisons of the clock and a dictionary look-up by the value itself, for
-values that this session has met; for others a digest and a look-up in memory that sessions share.
+The hot path, for a value that this session has met, is a look at the clock and a comparison with
+the value that came next the last time (in the stubs of sql/50_predict.sql themselves), or else a
+dictionary look-up by the value; for others a digest and a look-up in memory that sessions share.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import struct
 from time import monotonic
 
 from pgrain.backend import session
-from pgrain.backend.session import PAUSE_SECONDS, STATE, TRUST_SECONDS
+from pgrain.backend.session import PAUSE_SECONDS, STATE
 from pgrain.backend.spi import entry_point
 from pgrain.errors import InvalidArgument, WorkerUnreachable
 from pgrain.wire.identity import DIGEST_BYTES, canonical, pack_value
@@ -19,6 +20,12 @@ from pgrain.wire.identity import DIGEST_BYTES, canonical, pack_value
 MODELS = STATE.models
 _KIND_NAMES = {"bytea": "bytea", "text": "text", "float8": "float8[]",
                "columns": "jsonb (an object of feature columns) or a row"}
+
+
+def known() -> tuple:
+    """What the stubs look at before they call `predict`: the session's models, the clock, for how
+    many seconds what it said is the present."""
+    return MODELS, monotonic, PAUSE_SECONDS
 
 
 def predict(plpy, name: str, value, kind: str) -> str | None:
@@ -29,15 +36,16 @@ def predict(plpy, name: str, value, kind: str) -> str | None:
         model = _refresh(plpy, name)
         now = monotonic()
     # From the beginning of the last call: one that took long is a pause as well.
-    elif now - model.called > PAUSE_SECONDS or now - model.checked > TRUST_SECONDS:
+    elif not model.until > now < model.trusted:
         model = _still(plpy, model)
         now = monotonic()
-    model.called = now
+    model.until = now + PAUSE_SECONDS
     if kind != "float8":    # a list has no hash
         # Bytes, or texts that mean the same whether they came as text or jsonb.
-        label = model.labels.get(value)
-        if label is not None:
-            return label
+        node = model.met.get(value)
+        if node is not None:
+            model.last[2] = model.last = node       # from left to right
+            return node[1]
     return _look_up(plpy, model, value, kind)
 
 
@@ -57,7 +65,7 @@ def _look_up(plpy, model, value, kind: str) -> str | None:
         if answer is None:
             return None
         code = max(range(len(answer)), key=answer.__getitem__)   # the first of equals, as argmax
-        model.called = monotonic()
+        model.until = monotonic() + PAUSE_SECONDS
     label = model.classes[code]
     if model.kind != "float8":
         model.remember(value, label)
@@ -71,7 +79,7 @@ def predict_proba(plpy, name: str, value, kind: str) -> list[float] | None:
     now = monotonic()
     if model is None:
         model = session.model_facts(plpy, name, predictions=True)
-    elif now - model.called > PAUSE_SECONDS or now - model.checked > TRUST_SECONDS:
+    elif not model.until > now < model.trusted:
         model = session.still(plpy, model)
     if kind != model.kind:
         value = _convert(plpy, model, value, kind)
@@ -81,7 +89,7 @@ def predict_proba(plpy, name: str, value, kind: str) -> list[float] | None:
         answer = list(struct.unpack(f"<{len(model.classes)}f", stored))
     else:
         answer = _live(plpy, model, digest, value)
-    model.called = monotonic()
+    model.until = monotonic() + PAUSE_SECONDS
     return answer
 
 

@@ -15,10 +15,10 @@ call of the one before may miss what another session has committed in between.
 
 from __future__ import annotations
 
+import os
 import time
 from collections import OrderedDict
 from itertools import islice
-from pathlib import Path
 from sys import getsizeof
 
 from pgrain.backend import place
@@ -35,8 +35,8 @@ TRUST_SECONDS = 0.005
 STALE_SECONDS = 15   # since a worker has said that it lives
 LIVE_VALUES = 50_000
 TAIL_VALUES = 20_000     # in a session's own memory, before it asks for a newer map
-LABEL_BYTES = 120        # of a dictionary for each entry
-VERSION = (Path(__file__).parent.parent / "VERSION")
+LABEL_BYTES = 200        # of a dictionary and a list for each entry
+VERSION = os.path.join(os.path.dirname(os.path.dirname(__file__)), "VERSION")   # no pathlib: slow
 
 STANDBY_HINT = ("Start pgrain worker --dsn ... --socket PATH beside it, and name PATH under "
                 f"[workers] in {place.FILE}, beside this server's postgresql.conf.")
@@ -47,8 +47,14 @@ class Model:
 
     Stored values are in `map`, which the sessions of a machine share, and, where there is none or
     for chunks that came after it, in `tail`: digest -> index of the class, and
-    `tail_probabilities`: digest -> (bytes of float32, offset). `labels` remembers values
-    themselves, a bounded number: a look-up that needs no digest.
+    `tail_probabilities`: digest -> (bytes of float32, offset). `met` remembers values themselves, a
+    bounded number: a look-up that needs no digest. Each is a list [value, label, the one that came
+    next the last time]: a scan that is repeated meets its values in the same order, and to compare
+    a value with the one that is expected takes less time than to look it up. `last` is the one that
+    came last, `nothing` (no value's) stands where it is not known what came next.
+
+    trusted, until: at which times (`time.monotonic`) what is known here must be looked up again,
+    and before which the next call comes after no pause.
     """
 
     def __init__(self, row: dict):
@@ -66,11 +72,13 @@ class Model:
         self.map: PredictionMap | None = None
         self.tail: dict[bytes, int] = {}
         self.tail_probabilities: dict[bytes, tuple] = {}
-        self.labels: dict[object, str] = {}
-        self._labels_bytes = 0
+        self.met: dict[object, list] = {}
+        self._met_bytes = 0
+        self.nothing: list = [None, None, None]
+        self.nothing[2] = self.last = self.nothing
         self.live: OrderedDict[bytes, bytes] = OrderedDict()
-        self.checked = 0.0
-        self.called = 0.0
+        self.trusted = 0.0
+        self.until = 0.0
         self.snapshot: str | None = None   # under which `still` has looked it up
 
     def code(self, digest: bytes) -> int | None:
@@ -99,11 +107,15 @@ class Model:
         size = getsizeof(value) + LABEL_BYTES
         if size > REMEMBERED_BYTES.default / 2:
             return
-        if self._labels_bytes + size > REMEMBERED_BYTES.default:
-            self.labels = dict(islice(self.labels.items(), len(self.labels) // 2 + 1, None))
-            self._labels_bytes = sum(getsizeof(known) + LABEL_BYTES for known in self.labels)
-        self.labels[value] = label
-        self._labels_bytes += size
+        if self._met_bytes + size > REMEMBERED_BYTES.default:
+            self.met = dict(islice(self.met.items(), len(self.met) // 2 + 1, None))
+            self._met_bytes = sum(getsizeof(known) + LABEL_BYTES for known in self.met)
+            for node in self.met.values():      # else they would hold those that are to go
+                node[2] = self.nothing
+            self.nothing[2] = self.last = self.nothing
+        node = self.met[value] = [value, label, self.nothing]
+        self.last[2] = self.last = node         # from left to right
+        self._met_bytes += size
 
     def same_as(self, other: Model) -> bool:
         """Whether stored predictions of `other` are still those of this model's version."""
@@ -229,7 +241,8 @@ def ensure_loaded(plpy) -> State:
 
 
 def _check_version() -> None:
-    installed = VERSION.read_text().strip()
+    with open(VERSION) as file:
+        installed = file.read().strip()
     if installed != STATE.version:
         raise NotReady(
             f'this session\'s Python is of version {installed}, the extension of {STATE.version}',
@@ -252,7 +265,7 @@ def model_facts(plpy, name: str, *, predictions: bool = False, trained: bool = T
     if STATE.changed_in is not None and STATE.changed_in != _transaction(plpy):
         STATE.changed_in = None
     model.snapshot = None
-    model.checked = time.monotonic() if STATE.changed_in is None else 0.0
+    model.trusted = time.monotonic() + TRUST_SECONDS if STATE.changed_in is None else 0.0
     return model
 
 
@@ -263,7 +276,7 @@ def still(plpy, model: Model) -> Model:
             SELECT CASE WHEN pg_catalog.pg_current_xact_id_if_assigned() IS NULL   -- no own writes
                    THEN pg_catalog.pg_current_snapshot()::text END AS s""")[0]["s"]
         if snapshot is not None and snapshot == model.snapshot:
-            model.checked = time.monotonic()
+            model.trusted = time.monotonic() + TRUST_SECONDS
             return model
         fresh = model_facts(plpy, model.name, predictions=True)
         fresh.snapshot = snapshot

@@ -15,7 +15,7 @@ catalogs: there the mark is None, which equals no other.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from collections import namedtuple
 
 from pgrain.backend.spi import query
 from pgrain.errors import InvalidArgument
@@ -40,19 +40,13 @@ SELECT pg_catalog.current_setting('search_path') AS path, current_user::text AS 
             THEN pg_catalog.pg_current_snapshot()::text END AS mark"""
 
 
-@dataclass(frozen=True)
-class Environment:
-    """What a query's names, rights and constants depend on. reading: the other settings by
-    which constants are read; mark: the statement's snapshot as text, or None where equal marks
+class Environment(namedtuple("Environment", "path role row_security date_style interval_style "
+                                            "reading mark")):
+    """What a query's names, rights and constants depend on, as texts. reading: the other settings
+    by which constants are read; mark: the statement's snapshot as text, or None where equal marks
     would not mean that nothing has changed."""
 
-    path: str
-    role: str
-    row_security: str
-    date_style: str
-    interval_style: str
-    reading: str
-    mark: str | None
+    __slots__ = ()
 
 
 def environment(plpy) -> Environment:

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections import namedtuple
 
 from pgrain.errors import InvalidArgument
 
 SCHEME = "tls://"
 
 
-class Remote(NamedTuple):
-    """A worker on another machine; always spoken to over mutual TLS."""
+class Remote(namedtuple("Remote", "host port")):
+    """A worker on another machine, by host (str) and port (int); always spoken to over mutual
+    TLS."""
 
-    host: str
-    port: int
+    __slots__ = ()
 
 
 def parse(address: str) -> str | Remote:

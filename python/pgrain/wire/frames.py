@@ -18,8 +18,8 @@ from __future__ import annotations
 
 import json
 import struct
+from collections import namedtuple
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
 
 from pgrain.errors import ProtocolViolation
 from pgrain.settings import FRAME_BYTES, HEADER_BYTES
@@ -29,12 +29,10 @@ MAGIC = b"PG"
 PREFIX = struct.Struct("!2sBBII")
 
 
-class Frame(NamedTuple):
-    """One message: its kind, header and blobs (memoryviews into the body)."""
+class Frame(namedtuple("Frame", "kind header blobs")):
+    """One message: its kind (int), header (dict) and blobs (memoryviews into the body)."""
 
-    kind: int
-    header: dict
-    blobs: list
+    __slots__ = ()
 
 
 def encode(kind: int, header: dict, blobs: Sequence = ()) -> list:

@@ -234,17 +234,21 @@ class Ranker:
         least = changes[best]
         if not (changed := least < np.inf).all():
             best, least = best[changed], least[changed]
-        effects, titles = candidates.columns(spectrum.training, best, w, cell,
-                                             expected=False), candidates.titles()
-        if len(titles) == 1:
-            named, effects = titles * len(best), effects[:, 0]
-        else:
+        titles, chosen = candidates.titles(), None
+        named = titles * len(best)
+        if len(titles) > 1:
             chosen = candidates.columns(spectrum.training, best, w, c).argmin(axis=1)
             named = [titles[number] for number in chosen.tolist()]
-            effects = effects[np.arange(len(best)), chosen]
             if notices is not None and intervention == RELABEL and not candidates.plausible:
                 notices += _unlikely(spectrum, best, candidates.classes[chosen],
                                      resident.row.classes)
+        as_large = None if candidates.plausible or "normalize" in options or "method" in options \
+            else _multiple(c, cell)
+        if as_large is not None:        # one complained cell: what was compared is its effect
+            effects = least / as_large
+        else:
+            effects = candidates.columns(spectrum.training, best, w, cell, expected=False)
+            effects = effects[np.arange(len(best)), 0 if chosen is None else chosen]
         return Suspects(best, spectrum.training.rows[best], named, -least, effects,
                         {repair.name: repair for repair in candidates.repairs})
 
@@ -384,6 +388,16 @@ def weights(spectrum: Spectrum, options: dict) -> tuple[int, np.ndarray]:
     if damping and name in ("inverse", "identity"):
         raise InvalidArgument(f'option "damping" has no effect on filter "{name}"')
     return k, filter_weights(spectrum.row.eigenvalues[:k], name, damping)
+
+
+def _multiple(c: np.ndarray, cell: np.ndarray) -> float | None:
+    """The number that c is times cell, (k,) each; None if it is no multiple, or cell is 0."""
+    at = np.abs(cell).argmax()
+    if not cell[at]:
+        return None
+    share = float(c[at] / cell[at])
+    near = np.abs(c - share * cell).max() <= 1e-12 * np.abs(c).max()
+    return share if near and abs(share) > 1e-30 else None
 
 
 def _choice(options: dict, name: str, allowed: tuple[str, ...]) -> str:

@@ -1,6 +1,8 @@
 """The variables of one model version in memory: digest -> probabilities and J_x.
 
 A look-up of V digests is one binary search over sorted 64-bit halves, not a dictionary access each.
+Circuits number their variables in the order of their digests, and a table's values that were added
+together lie in that order, too: so a look-up goes through memory once, from one end to the other.
 """
 
 from __future__ import annotations
@@ -116,10 +118,11 @@ class VariableTable:
         """Add values (n, 16), (n,), (n, R), (n, R, m); those that are there already are skipped.
         live: they were computed, not read from where they are stored."""
         with self.lock:
-            new = self._index.missing(digests)
-            if not new.any():
+            new = np.flatnonzero(self._index.missing(digests))
+            if not len(new):
                 return
-            self.live += int(new.sum()) if live else 0
+            self.live += len(new) if live else 0
+            new = new[np.argsort(_halves(digests[new])[0], kind="stable")]
             self._digests.append(digests[new])
             self._logits.append(logits[new])
             self._predicted.append(predicted[new])
@@ -172,5 +175,6 @@ class StampTable:
 
 def _halves(names: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """(n, 16) uint8 as two arrays (n,) of 64-bit numbers."""
-    pairs = np.ascontiguousarray(names).view("<u8").reshape(-1, 2)
-    return np.ascontiguousarray(pairs[:, 0]), np.ascontiguousarray(pairs[:, 1])
+    # Big endian: ordered as the bytes are, and as `provenance.lineage.number_digests` orders them.
+    pairs = np.ascontiguousarray(names).view(">u8").reshape(-1, 2)
+    return pairs[:, 0].astype(np.uint64), pairs[:, 1].astype(np.uint64)
