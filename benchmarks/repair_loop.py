@@ -13,7 +13,8 @@ says under the model of the true labels. Then:
 - `assess`: the verdict where the complaint has a cause (with the target, and without one), and on
   controls: the model of the true labels, of the permuted ones, and a query that the error does not
   touch;
-- `describe` of all edited rows, and of the truly wrong ones.
+- `describe` of all edited rows, of the truly wrong ones, and of as many as these at the top of the
+  ranking (--only describe: without a repair).
 
 Lines of JSON on standard output, a summary on standard error. Sizes fit two busy cores; not part of
 the test suite.
@@ -91,14 +92,14 @@ class Table:
     def wrong(self) -> set[str]:
         return set(map(str, np.flatnonzero(self.truth != self.label)))
 
-    def fill(self, bench: Bench) -> None:
+    def fill(self, bench: Bench, models=MODELS) -> None:
         kinds = ", ".join(f"{name} {kind}" for name, kind in self.kinds.items())
         labels = {"m": self.label, "clean": self.truth, "permuted": permute(self.truth, self.seed)}
         bench.run(f"CREATE TABLE asked (id bigint, {kinds})")
         with bench.connection.cursor().copy("COPY asked FROM STDIN") as copy:
             for i, value in enumerate(self.asked):
                 copy.write_row((i, *value))
-        for model in MODELS:
+        for model in models:
             bench.run(f"CREATE TABLE learned_{model} (id bigint PRIMARY KEY, {kinds}, label text)")
             with bench.connection.cursor().copy(f"COPY learned_{model} FROM STDIN") as copy:
                 for i, value in enumerate(self.values):
@@ -161,6 +162,19 @@ def repaired(bench: Bench, table: Table, intervention: str, options: dict) -> di
             "by_chance": overlap(chance, table.wrong)["precision"], "described": told}
 
 
+def predicates(bench: Bench, table: Table) -> dict:
+    """describe of the truly wrong rows, and of the first rows of the ranking, as many."""
+    target, start = value(bench, table.query, "clean"), value(bench, table.query, "m")
+    ranked = {str(key) for (key,) in bench.run(
+        "SELECT train_key FROM pgrain.complain(%s, %s::text, %s)",
+        [table.query.format("m"), against(start, target, table.column), len(table.wrong)])}
+    told = {"ranked": overlap(ranked, table.wrong)}
+    for what, keys in (("wrong", table.wrong), ("first", ranked)):
+        told[what] = bench.run("SELECT predicate, covered, precision, recall "
+                               "FROM pgrain.describe('m', %s)", [sorted(keys)])
+    return told
+
+
 def verdicts(bench: Bench, table: Table) -> list[dict]:
     """assess where there is a cause, and on controls."""
     target, start = value(bench, table.query, "clean"), value(bench, table.query, "m")
@@ -193,24 +207,28 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="*", default=[0])
     parser.add_argument("--rows", type=int, default=3000)
     parser.add_argument("--queried", type=int, default=2000)
-    parser.add_argument("--only", choices=("repair", "assess"))
+    parser.add_argument("--only", choices=("repair", "assess", "describe"))
     arguments = parser.parse_args()
     for name in arguments.cases:
         for seed in arguments.seeds:
             bench = Bench(arguments.rows, arguments.queried, 0, 0)
             table = Table(name, seed, arguments.rows, arguments.queried)
             with server(bench):
-                table.fill(bench)
+                table.fill(bench, MODELS if arguments.only in (None, "assess") else MODELS[:2])
                 head = {"case": name, "seed": seed, "rows": arguments.rows}
                 say(f"{name}, seed {seed}: {value(bench, table.query, 'm'):g}, "
                     f"clean {value(bench, table.query, 'clean'):g}")
-                if arguments.only != "repair":
+                if arguments.only in (None, "describe"):
+                    found = predicates(bench, table)
+                    print(json.dumps({**head, "describe": found}, default=float), flush=True)
+                    say(f"  describe: {found}")
+                if arguments.only in (None, "assess"):
                     for found in verdicts(bench, table):
                         print(json.dumps({**head, "assess": found}, default=float), flush=True)
                         say(f"  {found['model']} {found['complaint']}: {found['verdict']}, "
                             f"expected {found['expected']}")
                 for intervention, options in (("delete", {}), ("relabel", {"plausible": True})):
-                    if arguments.only == "assess":
+                    if arguments.only in ("assess", "describe"):
                         break
                     found = repaired(bench, table, intervention, options)
                     print(json.dumps({**head, "repair": found}, default=float), flush=True)

@@ -19,6 +19,9 @@ def jobs(scale):
                                  denoise=True, baselines=False)
                    for a in architectures for rate in rates
                    if a == "mlp" or rate in (0.5, 0.9) or scale.name == "full"]
+                  + [scale.setting("mnist", "mlp", "salt_and_pepper", rate=0.9, seed=seed,
+                                   queries=("Q1", "Q3"), denoise=True, baselines=False)
+                     for seed in range(1, scale.seeds)]
                   + [scale.setting(scale.colour, a, "salt_and_pepper", rate=rate,
                                    queries=("Q1", "Q3"), denoise=True, baselines=False)
                      for a in scale.wide_resnets for rate in rates])
@@ -27,18 +30,25 @@ def jobs(scale):
 
 def render(records, folder: Path) -> str:
     rows = []
+    groups: dict[tuple, list] = {}
     for record in (r for r in records if r["kind"] == "setting"):
         of = record["setting"]
-        for query, judged in record["queries"].items():
-            k = record["k"] - 1
-            rows.append([f"{of['data']}, {of['architecture']}", f"{of['rate']:.0%}", query,
-                         f"{judged['value']:g}", f"{judged['clean']:g}",
-                         f"{judged['truth']:g}", judged["complaint"],
-                         f"{max(judged['rain++']):.2f}", f"{judged['rain++'][k]:.2f}",
-                         surface.at(records, record["setting"], query),
-                         f"{max(judged['denoise']):.2f}", f"{judged['denoise'][k]:.2f}",
-                         surface.at(records, record["setting"], query, "denoise")])
-    return (draw.table(["data, model", "rate", "query", "value", "clean model", "truth",
+        for query in record["queries"]:
+            groups.setdefault((of["data"], of["architecture"], of["rate"], query), []).append(record)
+    for (data, architecture, rate, query), some in groups.items():
+        judged = [record["queries"][query] for record in some]
+        ks = [record["k"] - 1 for record in some]
+        rows.append([f"{data}, {architecture}", f"{rate:.0%}", query, len(some),
+                     *(f"{draw.mean([j[what] for j in judged]):g}"
+                       for what in ("value", "clean", "truth")),
+                     ", ".join(dict.fromkeys(j["complaint"] for j in judged)),
+                     draw.interval([max(j["rain++"]) for j in judged]),
+                     draw.interval([j["rain++"][k] for j, k in zip(judged, ks, strict=True)]),
+                     surface.at(records, some[0]["setting"], query),
+                     draw.interval([max(j["denoise"]) for j in judged]),
+                     draw.interval([j["denoise"][k] for j, k in zip(judged, ks, strict=True)]),
+                     surface.at(records, some[0]["setting"], query, "denoise")])
+    return (draw.table(["data, model", "rate", "query", "seeds", "value", "clean model", "truth",
                         "complaint", "delete: peak", "automatic k", "through SQL",
                         "denoise: peak", "automatic k", "through SQL"], rows)
             + "\n\nThe class that Q3 counts (MNIST: ones), 3 × 3 median. What moves the count, and "
