@@ -34,7 +34,8 @@ def render(records, folder: Path) -> str:
     for record in (r for r in records if r["kind"] == "setting"):
         of = record["setting"]
         for query in record["queries"]:
-            groups.setdefault((of["data"], of["architecture"], of["rate"], query), []).append(record)
+            key = of["data"], of["architecture"], of["rate"], query
+            groups.setdefault(key, []).append(record)
     for (data, architecture, rate, query), some in groups.items():
         judged = [record["queries"][query] for record in some]
         ks = [record["k"] - 1 for record in some]

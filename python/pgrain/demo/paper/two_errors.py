@@ -71,8 +71,7 @@ def render(records, folder: Path) -> str:
                  "or the filter: with the truth in WHERE the same stored projections come close "
                  "to what the best direction reaches, or, at the best k, beyond it. \"Too few\" "
                  "beside \"too many\" does better than \"too many\" alone and, for fours, worse "
-                 "than \"too few\" alone. The cnn, which the paper has, is in "
-                 "[an earlier run](paper/earlier/two_errors.md).")
+                 "than \"too few\" alone.")
     return text
 
 
