@@ -152,13 +152,14 @@ def study(n: int, uneven: bool) -> list[list]:
     return rows
 
 
-def page(found: dict, threads: int, load: float) -> str:
+def page(found: dict, threads: int, loads: list[float]) -> str:
     lines = ["# When an index pays", "",
              f"`benchmarks/index_study.py`: top {TOP} of n × {K} inner products, {QUERIES} "
              f"queries, {threads} cores, FAISS {faiss.__version__}, numpy {np.__version__}; load "
-             f"before it {load:.1f}. On a busy machine the least and the processor time (of all "
-             "threads, least) say what the work is; the median says how long others ran. Memory: "
-             "what a way keeps, the array itself where it needs that for exact scores.", ""]
+             f"meanwhile {min(loads):.0f} to {max(loads):.0f}. On a busy machine the least and the "
+             "processor time (of all threads, least) say what the work is; the median says how "
+             "long others ran. Memory: what a way keeps, the array itself where it needs that for "
+             "exact scores.", ""]
     for (n, uneven), rows in found.items():
         lines += [f"## {n:,} vectors, {'uneven' if uneven else 'even'}", "",
                   "| | build s | MB | least ms | median ms | processor ms | recall |",
@@ -174,12 +175,12 @@ def main() -> None:
     parser.add_argument("--rows", default="100000,1000000,10000000")
     parser.add_argument("--write", type=Path)
     options = parser.parse_args()
-    load = os.getloadavg()[0]
-    found = {}
+    loads, found = [os.getloadavg()[0]], {}
     for n in map(int, options.rows.split(",")):
         for uneven in (False, True):
             found[n, uneven] = study(n, uneven)
-    text = page(found, len(os.sched_getaffinity(0)), load)
+            loads.append(os.getloadavg()[0])
+    text = page(found, len(os.sched_getaffinity(0)), loads)
     print(text)
     if options.write:
         options.write.write_text(text)
