@@ -15,6 +15,8 @@ import time
 from pathlib import Path
 
 import bench_complain
+import bench_modes
+import bench_offline
 import bench_page
 import bench_peers
 import bench_predict
@@ -33,13 +35,15 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=15, help="of each pgbench run")
     parser.add_argument("--repeat", type=int, default=31, help="calls behind a median")
     parser.add_argument("--models", default=",".join(shop.SIZES))
-    parser.add_argument("--only", default="complain,predict,peers")
+    parser.add_argument("--offline-rows", type=int, default=60_000,
+                        help="training rows of the section offline, at most")
+    parser.add_argument("--only", default="complain,predict,offline,modes,peers")
     parser.add_argument("--note", default="", help="printed at the top: what else the machine did")
     parser.add_argument("--page", type=Path, default=Path("docs/benchmarks.md"))
     options = parser.parse_args()
     models = tuple(options.models.split(","))
     bench = Bench(options.rows, options.queried, options.seconds, options.repeat,
-                  "mlp_256" if "mlp_256" in models else models[0])
+                  "mlp_256" if "mlp_256" in models else models[0], options.offline_rows)
     began = time.perf_counter()
     facts = machine()
     if "complain" in options.only or "predict" in options.only:
@@ -54,6 +58,11 @@ def main() -> None:
                 bench_complain.measure(bench)
             if "predict" in options.only:
                 bench_predict.measure(bench)
+    if "offline" in options.only:
+        with server(bench):
+            bench_offline.measure(bench)
+    if "modes" in options.only:
+        bench_modes.measure(bench)
     if "peers" in options.only:
         bench_peers.measure(bench)
     facts |= {"note": options.note, "seconds": round(time.perf_counter() - began),

@@ -53,6 +53,8 @@ class Bench:
     repeat: int
     main: str = "mlp_256"
     """The model of everything that is not about model size."""
+    offline_rows: int = 60_000
+    """Training rows of precomputation at full size."""
     cluster: Cluster | None = None
     worker: WorkerProcess | None = None
     connection: psycopg.Connection | None = None

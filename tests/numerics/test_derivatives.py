@@ -1,5 +1,7 @@
 """Projections, gradients and Hessian products against explicit derivatives."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -18,6 +20,30 @@ from pgrain.models.softmax import residual, softmax
 architectures = pytest.mark.parametrize("architecture", ARCHITECTURES)
 
 
+# Explicit derivatives of each small model, compiled once for all the tests that compare with them.
+
+@functools.cache
+def logits_of(architecture):
+    """theta -> logits of the small model's rows, compiled."""
+    model, _, X, _ = small_model(architecture)
+    return jax.jit(lambda t: model.logits(t, X))
+
+
+@functools.cache
+def jacobian(architecture) -> np.ndarray:
+    """(N, R, d): of the logits, in reverse mode."""
+    model, theta, X, _ = small_model(architecture)
+    return np.asarray(jax.jit(jax.jacrev(lambda t: model.logits(t, X)))(theta))
+
+
+@functools.cache
+def row_gradients(architecture) -> np.ndarray:
+    """(N, d): of each row's loss, in reverse mode."""
+    model, theta, X, y = small_model(architecture)
+    return np.asarray(jax.jit(jax.jacrev(
+        lambda t: cross_entropy(model.logits(t, X), jnp.asarray(y))))(theta))
+
+
 def directions(model, k=4, seed=1):
     V = np.random.default_rng(seed).standard_normal((model.n_parameters, k))
     return np.linalg.qr(V)[0].astype(np.float32)
@@ -28,9 +54,8 @@ def test_projection_equals_explicit_jacobian_times_v(architecture):
     model, theta, X, _ = small_model(architecture)
     V = directions(model)
     logits, J = project(model, theta, X, V, batch=7)          # 24 rows: a batch that is not full
-    jacobian = np.asarray(jax.jit(jax.jacrev(lambda t: model.logits(t, X)))(theta))
-    np.testing.assert_allclose(J, jacobian @ V, rtol=2e-4, atol=2e-5)
-    np.testing.assert_allclose(logits, model.logits(theta, X), rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(J, jacobian(architecture) @ V, rtol=2e-4, atol=2e-5)
+    np.testing.assert_allclose(logits, logits_of(architecture)(theta), rtol=1e-5, atol=1e-5)
     assert J.dtype == logits.dtype == np.float32 and J.flags.c_contiguous
 
 
@@ -38,10 +63,9 @@ def test_projection_equals_explicit_jacobian_times_v(architecture):
 def test_training_projection_equals_v_transposed_times_loss_gradient(architecture):
     model, theta, X, y = small_model(architecture)
     V = directions(model)
-    logits, J = project(model, theta, X, V)
-    rows = jax.jit(jax.jacrev(lambda t: cross_entropy(model.logits(t, X), jnp.asarray(y))))(theta)
+    logits, J = project(model, theta, X, V, batch=7)
     np.testing.assert_allclose(training_projection(J, residual(None, y, logits)),
-                               np.asarray(rows) @ V, rtol=1e-3, atol=3e-5)
+                               row_gradients(architecture) @ V, rtol=1e-3, atol=3e-5)
 
 
 @architectures
@@ -50,14 +74,14 @@ def test_objective_projection_gradient_and_finite_differences_agree(architecture
     V = directions(model)
     g = np.random.default_rng(3).standard_normal((len(X), model.n_classes))
     g[::3] = 0                                                # rows that the query leaves out
-    logits, J = project(model, theta, X, V)
+    logits, J = project(model, theta, X, V, batch=7)
     c = objective_projection(softmax(logits), J, g)
     gradient = objective_gradient(model, theta, X, g, batch=16)
     np.testing.assert_allclose(V.T @ gradient, c, rtol=1e-3, atol=1e-4)
     assert c.dtype == np.float64
 
     def q(t):
-        return float((softmax(np.asarray(model.logits(t, X))) * g).sum())
+        return float((softmax(np.asarray(logits_of(architecture)(t))) * g).sum())
 
     h = 0.01
     differences = [(q(theta + h * v) - q(theta - h * v)) / (2 * h) for v in V.T]
@@ -92,8 +116,8 @@ def test_hessian_product_equals_the_dense_hessian_for_any_chunk(architecture):
 @architectures
 def test_gauss_newton_product_equals_jacobians_and_is_never_negative(architecture):
     model, theta, X, y = small_model(architecture)
-    J = np.asarray(jax.jit(jax.jacrev(lambda t: model.logits(t, X)))(theta), np.float64)
-    p = softmax(np.asarray(model.logits(theta, X)))
+    J = jacobian(architecture).astype(np.float64)
+    p = softmax(np.asarray(logits_of(architecture)(theta)))
     S = np.einsum("nr,rs->nrs", p, np.eye(3)) - np.einsum("nr,ns->nrs", p, p)
     dense = np.einsum("nrd,nrs,nse->de", J, S, J) + 0.3 * np.eye(model.n_parameters)
     G = materialised(hessian_operator(model, theta, X, y, 0.3, n_total=len(y), chunk=7,
@@ -131,9 +155,8 @@ def test_samples_are_seeded_sorted_and_without_repeats():
 def test_gradient_dot_equals_rows_gradients_times_gradient(architecture):
     model, theta, X, y = small_model(architecture)
     g = 1e-9 * np.random.default_rng(5).standard_normal(model.n_parameters)
-    rows = jax.jit(jax.jacrev(lambda t: cross_entropy(model.logits(t, X), jnp.asarray(y))))(theta)
-    np.testing.assert_allclose(gradient_dot(model, theta, X, y, g), np.asarray(rows) @ g,
-                               rtol=2e-3, atol=1e-13)
+    np.testing.assert_allclose(gradient_dot(model, theta, X, y, g),
+                               row_gradients(architecture) @ g, rtol=2e-3, atol=1e-13)
 
 
 def test_confident_rows_keep_a_gradient():

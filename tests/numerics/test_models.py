@@ -20,7 +20,8 @@ architectures = pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_sizes_for_pictures(architecture, parameters):
     model = registry.build(architecture, 10, (28, 28, 1), {})
     assert model.n_parameters == parameters == model.init(0).size
-    assert model.logits(model.init(0), np.zeros((2, 28, 28, 1), np.uint8)).shape == (2, 10)
+    out = jax.eval_shape(model.logits, model.init(1), np.zeros((2, 28, 28, 1), np.uint8))
+    assert out.shape == (2, 10) and out.dtype == np.float32
 
 
 @pytest.mark.parametrize("height, width, size, stride", [

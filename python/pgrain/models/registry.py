@@ -56,9 +56,7 @@ class Model:
 
     def init(self, seed: int) -> jax.Array:
         """Fresh parameters: (d,) float32, flat in the order of `ravel_pytree`."""
-        x = jnp.zeros((1, *self.input_shape), _dtype(self.input))
-        init = functools.partial(self.module.init, **self.keywords)
-        return ravel_pytree(jax.jit(init)(jax.random.PRNGKey(seed), x)["params"])[0]
+        return _initialiser(self)(jax.random.PRNGKey(seed))
 
     def logits(self, theta: jax.Array, X: jax.Array) -> jax.Array:
         """(N, R) float32. X: (N, *input_shape), uint8 (scaled to [0, 1] here), float32, or int32
@@ -140,6 +138,19 @@ def _build(architecture: str, n_classes: int, input_shape: tuple[int, ...], opti
     return Model(architecture, n_classes, theta.size, input_shape, own,
                  _floats(forward.jaxpr) + math.prod(input_shape), module, unravel, kind, keywords,
                  n_tokens)
+
+
+@functools.lru_cache(maxsize=32)
+def _initialiser(model: Model) -> Callable[[jax.Array], jax.Array]:
+    """Random key -> theta, compiled once a model. It runs once a training, and the machine code of
+    random numbers takes long to optimise: on a CPU it is left as it is (wide_resnet_10: 3 s in
+    place of 12; the weights differ by rounding, up to 1e-7)."""
+    def init(key):
+        x = jnp.zeros((1, *model.input_shape), _dtype(model.input))
+        return ravel_pytree(model.module.init(key, x, **model.keywords)["params"])[0]
+
+    quick = {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else None
+    return jax.jit(init, compiler_options=quick)
 
 
 def _dtype(kind: str):
