@@ -251,7 +251,7 @@ def test_train_twice_at_once_and_cancel(place):
     thread = threading.Thread(target=run)
     version = place.value("SELECT version FROM pgrain.models WHERE model = 'pictures'")
     thread.start()
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 60
     while not place.value("SELECT count(*) FROM pgrain.progress WHERE phase = 'train'"):
         assert time.monotonic() < deadline
         time.sleep(0.05)
