@@ -28,6 +28,8 @@ from pgrain.provenance.gates.network import Gradient, Layer, State, three_edges
 STATES = 4096             # joint classes that a component is conditioned on, at most
 LARGEST_LOG = 690.0       # exp of it is finite: no factor is less likely silent than 1e-300
 TERMS = 4_000_000         # copies of events that conditioning may make at each depth
+WORK = 200_000            # copies of blocks that conditioning on gates may need in all
+_ALWAYS = 4096            # and that each component may need however many there are
 
 
 class AnyOf(Layer):
@@ -203,7 +205,12 @@ def _log(some: np.ndarray, none: np.ndarray) -> np.ndarray:
 
 
 def _components(blocks: Blocks, owners: Owners) -> np.ndarray | None:
-    """(B,) component of blocks of one target that share owners; None if no two do."""
+    """(B,) component of blocks of one target that share owners; None if no two do.
+
+    Conditioning on an owner copies the events that do not mention it. Where that would need more
+    than `WORK` copies, results of other gates (owners that are no variables) are cut: what they tie
+    together counts as independent, and what variables tie (the classes of a row) stays exact.
+    """
     if blocks.owners.shape[1] == 1 or blocks.n == 0:
         return None
     block, column = np.nonzero(blocks.owners)
@@ -211,9 +218,32 @@ def _components(blocks: Blocks, owners: Owners) -> np.ndarray | None:
     found, node = distinct(code)
     if len(found) == len(code):
         return None
-    size = blocks.n + len(found)
-    graph = coo_matrix((np.ones(len(code), np.int8), (block, blocks.n + node)), (size, size))
-    return connected_components(graph, directed=False)[1][:blocks.n]
+    component = _connected(blocks.n, block, node, len(found))
+    sizes = np.bincount(component)
+    shared_by = np.bincount(node)                       # blocks of each (target, owner)
+    of_node = np.zeros(len(found), np.int64)
+    of_node[node] = component[block]
+    gate = np.zeros(len(found), bool) if owners.given is None else \
+        owners.first(found % owners.n) >= owners.given
+    common = np.flatnonzero(gate & (shared_by > 1))
+    if not len(common):
+        return component
+    share = shared_by[common] / sizes[of_node[common]]
+    copies = np.log(share + 2.0 * (1.0 - share))        # true, and the rest
+    needed = np.bincount(of_node[common], copies, len(sizes)) + np.log(sizes)
+    most = max(WORK / len(sizes), _ALWAYS)
+    cut = common[needed[of_node[common]] > np.log(most)]
+    if not len(cut):
+        return component
+    kept = ~np.isin(node, cut)
+    return _connected(blocks.n, block[kept], node[kept], len(found))
+
+
+def _connected(n: int, block: np.ndarray, node: np.ndarray, n_nodes: int) -> np.ndarray:
+    """(n,) component of blocks by the nodes that they share."""
+    size = n + n_nodes
+    graph = coo_matrix((np.ones(len(block), np.int8), (block, n + node)), (size, size))
+    return distinct(connected_components(graph, directed=False)[1][:n])[1]
 
 
 class _Conditioned:

@@ -42,6 +42,7 @@ class Owners:
         self.n_p = len(owner)
         self.owner = np.asarray(owner, np.int64)
         self.complete = complete
+        self.given: int | None = None     # literals below are constants and variables, no gates'
 
     @staticmethod
     def of(owner: np.ndarray | Owners) -> Owners:
@@ -89,6 +90,10 @@ class Owners:
     def size(self, dense: np.ndarray) -> np.ndarray:
         starts = self._sorted[2]
         return starts[dense + 1] - starts[dense]
+
+    def first(self, dense: np.ndarray) -> np.ndarray:
+        """A literal of each of these owners."""
+        return self.literal_of(self._sorted[2][dense])
 
     def literals(self, dense: np.ndarray) -> np.ndarray:
         """All literals of these owners, one owner after the other."""

@@ -111,6 +111,7 @@ class Network:
         written = [layer.out + layer.n_numbers for layer in self.layers if layer.n_numbers]
         self.n_x = max(written, default=0) if n_x is None else n_x
         self.owners = Owners(self.owner, self._complete(complete))
+        self.owners.given = 1 + self.given
         for layer in self.layers:
             layer.prepare(self.owners)
 
