@@ -28,6 +28,16 @@ QUERIES = {
                   "AND pgrain.predict('colour', i.x) <> i.claim GROUP BY o.hour", "n too high"),
     "limit": (f"SELECT count(*) AS n FROM (SELECT id FROM items WHERE {RED} = 'red' ORDER BY id "
               "LIMIT 7) s", "n too low"),
+    "join on predictions, distinct": (
+        "SELECT count(*) AS n FROM (SELECT DISTINCT l.id FROM items l JOIN items r ON r.id < 3 AND "
+        "pgrain.predict('colour', l.x) = pgrain.predict('colour', r.x)) s", "n too high"),
+    "join on predictions, maximum": (
+        "SELECT max(l.id) AS n FROM items l JOIN items r ON r.id < 40 AND "
+        "pgrain.predict('colour', l.x) = pgrain.predict('colour', r.x)", "n <= 0"),
+    "join on predictions, exists": (
+        "SELECT count(*) AS n FROM items o WHERE EXISTS (SELECT 1 FROM items i WHERE i.id > o.id "
+        "AND i.hour = o.hour AND pgrain.predict('colour', i.x) = pgrain.predict('colour', o.x))",
+        "n <= 1"),
 }
 
 

@@ -105,9 +105,11 @@ class Lab:
 
     def probe(self, text: str) -> ProbeResult:
         cursor = self.connection.execute(text.encode())
-        return ProbeResult([c.name for c in cursor.description],
-                           [c.type_code for c in cursor.description],
-                           [list(row) for row in cursor.fetchall()])
+        names, rows = [c.name for c in cursor.description], cursor.fetchall()
+        # PL/Python's rows are dictionaries: of columns of one name it keeps one.
+        assert not rows or len(set(names)) == len(names), f"a probe's columns share a name: {text}"
+        return ProbeResult(names, [c.type_code for c in cursor.description],
+                           [list(row) for row in rows])
 
     def explain(self, query: str):
         return self.connection.execute(

@@ -291,7 +291,7 @@ class _Site:
                 apart = (f"(SELECT pg_catalog.count(*) FROM (SELECT 1 {source}\n"
                          f"GROUP BY {terms}) AS q)")
             ask[f"{name}:size"] = (f"{with_}SELECT (SELECT pg_catalog.count(*) {source}\n)::"
-                                   f"pg_catalog.text, ({apart})::pg_catalog.text")
+                                   f"pg_catalog.text AS n, ({apart})::pg_catalog.text AS of_it")
             return 1, 1
         rows, apart = probes[f"{name}:size"].rows[0]
         return int(rows), int(apart)
