@@ -95,7 +95,8 @@ def _(p: Parts) -> Query:
                  f"coalesce({m}, 'none')", f"length({m}) + l.g", f"{p.n('l')}::int % 2")
     second = p.maybe(f", {p.pick('l.g', p.n('l'), m)}", 0.4)
     items = f"{key} AS k{second}, {p.total('l')} AS n"
-    return Query(f"SELECT {items} FROM {p.plain_relation('l')} GROUP BY {key}{second}",
+    by = f"{key}{second}" if second else p.pick(key, "1", "(1)", "(k)", "((1))")
+    return Query(f"SELECT {items} FROM {p.plain_relation('l')} GROUP BY {by}",
                  {"n": EXPECTED, ROW: ""})
 
 
@@ -235,6 +236,32 @@ def _(p: Parts) -> Query:
                  {"n": EXPECTED, "s": EXPECTED})
 
 
+@family("over aggregates: aggregate over groups of which some are kept")
+def _(p: Parts) -> Query:
+    relation = p.pick("solo", "solo", "t", "p")
+    kept = p.pick(
+        "SELECT l.g, count(*) AS n, sum(l.v) AS s {} GROUP BY l.g ORDER BY l.g LIMIT 1",
+        "SELECT l.g, count(*) AS n, sum(l.v) AS s {} GROUP BY l.g ORDER BY l.g DESC LIMIT 2",
+        "SELECT l.g, count(*) AS n, sum(l.v) AS s {} GROUP BY (1) ORDER BY (1) OFFSET 1",
+        "SELECT l.g, l.c, count(*) AS n, sum(l.v) AS s {} GROUP BY l.g, l.c ORDER BY 1, 2"
+        " LIMIT 1 OFFSET 1",
+        "SELECT DISTINCT ON (l.g) l.g, l.c, count(*) AS n, sum(l.v) AS s {} GROUP BY l.g, l.c"
+        " ORDER BY l.g, l.c",
+        "SELECT DISTINCT ON (2) c, g, n, s FROM (SELECT l.g, l.c, count(*) AS n, sum(l.v) AS s {}"
+        " GROUP BY l.g, l.c) AS k ORDER BY g, c DESC",
+        "SELECT g, n, s FROM (SELECT l.g, count(*) AS n, sum(l.v) AS s {} GROUP BY l.g) AS k"
+        " ORDER BY g LIMIT 2").format(f"FROM {relation} AS l WHERE {p.on_m('l')}")
+    cells = p.pick("sum(q.n) AS n, sum(q.s) AS s, count(*) AS k", "avg(q.n) AS mean, sum(q.n) AS n",
+                   "max(q.n) AS top, sum(q.s) AS s", "sum(q.n * 2 + 1) AS twice, count(q.n) AS k")
+    whole = p.pick(f"SELECT {cells} FROM ({kept}) AS q",
+                   f"WITH q AS ({kept}) SELECT {cells} FROM q",
+                   f"SELECT {cells} FROM r3 JOIN ({kept}) AS q USING (g)",
+                   f"SELECT q.g, {cells} FROM ({kept}) AS q GROUP BY q.g")
+    # Where groups share no prediction, the group that is kept is independent of those before it.
+    return Query(whole.replace("r3", "(SELECT DISTINCT g FROM u) AS r"),
+                 {"n": EXPECTED, "s": EXPECTED, "k": EXPECTED} if relation == "solo" else {})
+
+
 @family("over aggregates: LIMIT before the prediction")
 def _(p: Parts) -> Query:
     return p.shape(f"(SELECT * FROM {p.pick('t', 'p')} ORDER BY id LIMIT 3) AS l")
@@ -357,8 +384,19 @@ def _(p: Parts) -> Query:
     relation = p.pick("solo", "solo", "t", "p")
     exact = {ROW: ""} if relation == "solo" else {}
     shown = p.pick("l.c", p.n("l") + " AS digit")
-    return Query(f"SELECT DISTINCT ON (l.g) l.g, l.id, {shown} FROM {relation} AS l WHERE"
-                 f" {p.on_m('l')} ORDER BY l.g, l.id{p.maybe(' DESC')}", exact)
+    key = p.pick("l.g", "1", "(1)", "h", "g, h", "(1), l.g")
+    first, second = p.pick("l.g", "1", "(1)", "h"), p.pick("l.id", "(2)")
+    return Query(f"SELECT DISTINCT ON ({key}) l.g AS h, l.id, {shown} FROM {relation} AS l WHERE"
+                 f" {p.on_m('l')} ORDER BY {first}, {second}{p.maybe(' DESC')}", exact)
+
+
+@family("set operations: DISTINCT ON groups")
+def _(p: Parts) -> Query:
+    key, order = p.pick(("l.g", "l.g, l.c"), ("1", "1, l.c DESC"), ("c", "(2), 1"),
+                        ("l.g % 2", "l.g % 2, 1, 2"))
+    return Query(f"SELECT DISTINCT ON ({key}) l.g, l.c, count(*) AS n FROM {p.pick('solo', 't')} AS"
+                 f" l WHERE {p.on_m('l')} GROUP BY {p.pick('1, 2', '(1), (2)', '(l.g), c')}"
+                 f"{p.maybe(' HAVING count(*) < 3')} ORDER BY {order}")
 
 
 @family("over aggregates: HAVING over rounded numbers")

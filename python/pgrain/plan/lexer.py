@@ -9,6 +9,7 @@ would cut; this follows the rules of the manual's chapter "Lexical Structure" wi
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from pgrain.errors import ComplaintSyntax
@@ -111,13 +112,22 @@ def string_value(token: Token) -> str | None:
     return None
 
 
-def closing(tokens: list[Token], opening: int) -> int:
+def closing(tokens: Sequence[Token], opening: int) -> int:
     """Index of the bracket that closes the one at index `opening`."""
     depth = tokens[opening].depth
     for index in range(opening + 1, len(tokens)):
         if tokens[index].depth == depth:
             return index
     raise ComplaintSyntax("a bracket is not closed")
+
+
+def unbracketed(tokens: Sequence[Token]) -> Sequence[Token]:
+    """`tokens` without the brackets around all of them, which PostgreSQL's grammar drops: (1) in
+    ORDER BY is an ordinal, (a) a name."""
+    while len(tokens) > 2 and tokens[0].kind == "punctuation" and tokens[0].value == "(" \
+            and closing(tokens, 0) == len(tokens) - 1:
+        tokens = tokens[1:-1]
+    return tokens
 
 
 def split(tokens: list[Token], separator: str = ",") -> list[list[Token]]:

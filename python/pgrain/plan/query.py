@@ -16,7 +16,7 @@ from pgrain.plan.expression import (
     refuse,
 )
 from pgrain.plan.from_clause import From, conjuncts, read_from
-from pgrain.plan.lexer import Token, closing, fold, split
+from pgrain.plan.lexer import Token, closing, fold, split, unbracketed
 from pgrain.plan.select import Select
 
 AGGREGATES = ("count", "sum", "avg")
@@ -107,8 +107,8 @@ def resolve_keys(query: Query, columns: set[str]) -> list[Expression]:
     """The grouping expressions, as PostgreSQL resolves names: an input column before an alias."""
     resolved = []
     for expression, item in query.keys:
-        if item is not None and not (expression.text and _bare_name(expression) in columns
-                                     and not _is_ordinal(expression)):
+        if item is not None and not (expression.text and bare_name(expression) in columns
+                                     and not is_ordinal(expression)):
             chosen = query.items[item]
             if chosen.kind != "plain":
                 raise refuse("GROUP BY an aggregate", query.text, expression.start,
@@ -121,26 +121,29 @@ def resolve_keys(query: Query, columns: set[str]) -> list[Expression]:
 
 def _key(query: str, tokens: list[Token], items: list[Item]) -> tuple:
     expression = read_expression(query, tokens)
-    if _is_ordinal(expression):
-        number = int(tokens[0].value)
+    if is_ordinal(expression):
+        number = int(unbracketed(tokens)[0].value)
         if not 1 <= number <= len(items) or any(i.kind == "star" for i in items[:number]):
             raise refuse(f"GROUP BY position {number}", query, expression.start, expression.end,
                          "Write the expression itself.")
         return expression, number - 1
-    name = _bare_name(expression)
+    name = bare_name(expression)
     for number, item in enumerate(items):
         if name is not None and item.alias == name:
             return expression, number
     return expression, None
 
 
-def _is_ordinal(expression: Expression) -> bool:
-    return len(expression.tokens) == 1 and expression.tokens[0].kind == "number"
+def is_ordinal(expression: Expression) -> bool:
+    """Whether a grouping expression is the position of a column of the select list."""
+    tokens = unbracketed(expression.tokens)
+    return len(tokens) == 1 and tokens[0].kind == "number"
 
 
-def _bare_name(expression: Expression) -> str | None:
-    return expression.tokens[0].value \
-        if len(expression.tokens) == 1 and expression.tokens[0].is_name else None
+def bare_name(expression: Expression) -> str | None:
+    """The name that a grouping expression is, without a qualifier."""
+    tokens = unbracketed(expression.tokens)
+    return tokens[0].value if len(tokens) == 1 and tokens[0].is_name else None
 
 
 def _item(query: str, tokens: list[Token], aggregates: set[str]) -> Item:

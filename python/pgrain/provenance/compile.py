@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 
 from pgrain.errors import UnsupportedOperator
 from pgrain.plan.explain import check_calls, check_relations, read_explain
-from pgrain.plan.query import build, check_single_model, model_names
+from pgrain.plan.query import bare_name, build, check_single_model, is_ordinal, model_names
 from pgrain.plan.select import read_select
 from pgrain.provenance.algebra.capture import bare, compile_network, read_expanded
 from pgrain.provenance.annotate import Annotated, Annotator
@@ -320,9 +320,9 @@ def _typed_expressions(operators) -> list[str]:
     found = []
     if operators.aggregated:
         found = [e for e, _ in operators.keys
-                 if not e.calls and not (len(e.tokens) == 1 and e.tokens[0].kind == "number")]
+                 if not e.calls and not is_ordinal(e)]
         aliases = {item.alias for item in operators.items if item.alias}
-        found = [e for e in found if not (len(e.tokens) == 1 and e.tokens[0].value in aliases)]
+        found = [e for e in found if bare_name(e) not in aliases]
         if operators.select.grouped:
             found += [item.expression for item in operators.items
                       if item.kind == "plain" and not item.expression.calls]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pgrain.plan import nodes
-from pgrain.plan.lexer import tokenize
+from pgrain.plan.lexer import tokenize, unbracketed
 from pgrain.plan.spine import Leaf as SpineLeaf
 from pgrain.plan.spine import Op, PieceLeaf, read_tree
 from pgrain.provenance.algebra.blocks import (
@@ -24,7 +24,13 @@ from pgrain.provenance.algebra.numbers import (
     Numbers,
 )
 from pgrain.provenance.algebra.program import cut
-from pgrain.provenance.algebra.queries import order_refusal, output_name, position, untyped
+from pgrain.provenance.algebra.queries import (
+    order_refusal,
+    output_name,
+    part_refusal,
+    position,
+    untyped,
+)
 from pgrain.provenance.annotate import present
 
 DATE_OIDS = {1082: "pg_catalog.date", 1114: "pg_catalog.timestamp", 1184: "pg_catalog.timestamptz"}
@@ -41,9 +47,11 @@ def is_grouped(builder) -> bool:
         isinstance(piece, nodes.AggregateCall) for e in expressions for piece in e.walk())
 
 
-def lower_groups(builder, wanted) -> tuple[Relation, int, list[str]]:
-    """(relation of the groups, how many of its columns are visible, ORDER BY terms)."""
-    return GroupBuilder(builder).lower(wanted)
+def lower_groups(builder, wanted, on: list[nodes.Expr]) \
+        -> tuple[Relation, int, list[str], list[str]]:
+    """(relation of the groups, how many of its columns are visible, terms of ORDER BY, and of
+    DISTINCT ON)."""
+    return GroupBuilder(builder).lower(wanted, on)
 
 
 class GroupBuilder(Numbers):
@@ -60,10 +68,10 @@ class GroupBuilder(Numbers):
 
     # --- the whole -------------------------------------------------------------------------
 
-    def lower(self, wanted) -> tuple[Relation, int, list[str]]:
-        grouping, select = self.grouping, self.select
+    def lower(self, wanted, on) -> tuple[Relation, int, list[str], list[str]]:
+        select = self.select
         expressions = [item.expression for item in select.items if item.expression]
-        for expression in expressions + [item.expression for item in wanted]:
+        for expression in expressions + [item.expression for item in wanted] + on:
             for piece in expression.walk():
                 if isinstance(piece, nodes.WindowCall):
                     raise self.program.refuse("a window function over groups", piece)
@@ -80,18 +88,32 @@ class GroupBuilder(Numbers):
         order = []
         names = [spec.column.name for spec in outputs]
         for item in wanted:
-            at = position(item, names)
-            if at is None:
-                outputs.append(self.output(item.expression, f"_pgrain_{len(outputs)}"))
-                at = len(outputs) - 1
-            if not 0 <= at < len(outputs):
-                raise self.program.refuse("this position in ORDER BY", item.expression)
-            if outputs[at].column.random or outputs[at].where == "entry" and not grouping.by_entry:
+            at, dependent = self.sorted_by(item.expression, outputs, names)
+            if dependent:
                 raise order_refusal(self.program, item)
             order.append(f"_pgrain_o{at}{item.suffix}")
+        partition = []
+        for expression in on:
+            at, dependent = self.sorted_by(expression, outputs, names)
+            if dependent:
+                raise part_refusal(self.program, expression)
+            partition.append(f"_pgrain_o{at}")
         if select.having is not None:
             self.having(select.having)
-        return self.finish(outputs, select.having is None), visible, order
+        return self.finish(outputs, select.having is None), visible, order, partition
+
+    def sorted_by(self, expression: nodes.Expr, outputs: list[OutputSpec], names: list[str]) \
+            -> tuple[int, bool]:
+        """(place of the column, whether it hangs on predictions) of an item of ORDER BY or
+        DISTINCT ON; a column of its own if it is not selected."""
+        at = position(expression, names)
+        if at is None:
+            outputs.append(self.output(expression, f"_pgrain_{len(outputs)}"))
+            at = len(outputs) - 1
+        if not 0 <= at < len(outputs):
+            raise self.program.refuse("this position in ORDER BY", expression)
+        return at, outputs[at].column.random or \
+            outputs[at].where == "entry" and not self.grouping.by_entry
 
     def lower_columns(self, expressions: list[nodes.Expr]) -> Relation:
         """The groups with their keys and then `expressions` as columns, HAVING left out."""
@@ -145,7 +167,7 @@ class GroupBuilder(Numbers):
 
     def key(self, expression: nodes.Expr) -> str:
         """Our name of a grouping key; an input column goes before an output's name."""
-        tokens = expression.tokens
+        tokens = unbracketed(expression.tokens)
         names = [item.alias or self.name(item.expression) for item in self.select.items]
         if len(tokens) == 1 and tokens[0].kind == "number" and tokens[0].value.isdigit():
             at = int(tokens[0].value) - 1

@@ -250,8 +250,8 @@ class Groups:
             self.wiring.add(Sums(count, self.n, terms.group, events, known=places))
             if aggregate.function == "count":
                 return count + groups
-        summed = self._without_own(aggregate, terms, events)
-        self.wiring.add(Sums(out, self.n, terms.group, summed, number=places))
+        summed, given = self._without_own(aggregate, terms, events, places)
+        self.wiring.add(Sums(out, self.n, terms.group, summed, number=given))
         return self._quotient(out, count if aggregate.function == "avg" else None, known)
 
     def _with_number(self, number: Number, terms: Terms, events, places) -> np.ndarray:
@@ -262,26 +262,35 @@ class Groups:
         self.wiring.add(KnownEvent(out, events, places))
         return (out + np.arange(len(events)))[:, None]
 
-    def _without_own(self, aggregate: Aggregate, terms: Terms, events: np.ndarray) -> np.ndarray:
-        """Events that a row's number is multiplied with.
+    def _without_own(self, aggregate: Aggregate, terms: Terms, events: np.ndarray,
+                     places: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Events that a row's number is multiplied with, and the places of the numbers.
 
         A count or sum over a group is 0 where the group is not there, and its expectation says so
-        already: the group's own presence must not be multiplied in again.
+        already: the group's own presence must not be multiplied in again. Where another event
+        implies that presence (the row is among those that LIMIT keeps), the number is taken given
+        that the group is there.
         """
         number, base = aggregate.number, self.base
         if number.tree[0] != "x" or number.leaves[number.tree[1]][0] != "cell":
-            return events
+            return events, places
         _, unit, cell = number.leaves[number.tree[1]]
         relation = self.block.units[unit].relation
-        rows, _ = base.units[unit]
+        rows, index = base.units[unit]
         if relation.degrees.get(cell) not in ("linear", "count") or cell not in rows.origin \
                 or rows.origin[cell][0].grouping.having is not None:
-            return events
-        own = base.parts_of_unit[unit][terms.row]
-        literals = terms.literals.copy()
-        for column in range(own.shape[1]):
-            literals[literals == own[:, column:column + 1]] = CERTAIN
-        return self.wiring.events(self.wiring.conjunction(literals))
+            return events, places
+        groups, of, _ = rows.origin[cell]
+        own = groups.any()[of[index[terms.row]]]
+        mine = (terms.literals == own[:, None]) & (own > NEVER)[:, None]
+        implied = np.flatnonzero(~mine.any(axis=1) & (own > NEVER))
+        if len(implied):
+            given = self.wiring.numbers(len(implied))
+            self.wiring.add(Conditional(given, places[implied], own[implied]))
+            places = places.copy()
+            places[implied] = given + np.arange(len(implied))
+        literals = np.where(mine, CERTAIN, terms.literals)
+        return self.wiring.events(self.wiring.conjunction(literals)), places
 
     def three(self, leaf: tuple) -> np.ndarray:
         """(n,) places of threes: a boolean aggregate, or an atom of the grouping."""

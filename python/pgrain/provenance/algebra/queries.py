@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pgrain.plan import nodes
-from pgrain.plan.lexer import string_value, tokenize
+from pgrain.plan.lexer import string_value, tokenize, unbracketed
 from pgrain.provenance.algebra.blocks import (
     Atom,
     Column,
@@ -66,13 +66,12 @@ def lower_select(program: Program, select: nodes.Select, query: nodes.Query,
         if asks_over_groups(builder, wanted):
             builder, grouped = OverGroups(builder, wanted), False
     if grouped:
-        relation, visible, order = lower_groups(builder, wanted)
-        partition = []
+        relation, visible, order, partition = lower_groups(builder, wanted, on or [])
     else:
         outputs = select_outputs(builder)
         visible = len(outputs)
         order = [_order(builder, item, outputs, visible) for item in wanted]
-        partition = [_hidden(builder, e, outputs, visible)[0] for e in on or []]
+        partition = [_part(builder, e, outputs, visible) for e in on or []]
         relation = finish_rows(builder, outputs)
     if on:
         if not order:
@@ -312,9 +311,9 @@ def _names(body) -> list[str]:
             for item in body.items]
 
 
-def position(item: nodes.OrderItem, names: list[str]) -> int | None:
-    """The output column that an ORDER BY item names, by ordinal or by name."""
-    tokens = item.expression.tokens
+def position(expression: nodes.Expr, names: list[str]) -> int | None:
+    """The output column that an item of ORDER BY or DISTINCT ON names, by ordinal or by name."""
+    tokens = unbracketed(expression.tokens)
     if len(tokens) == 1 and tokens[0].kind == "number" and tokens[0].value.isdigit():
         return int(tokens[0].value) - 1
     if len(tokens) == 1 and tokens[0].is_name and tokens[0].value in names:
@@ -323,7 +322,7 @@ def position(item: nodes.OrderItem, names: list[str]) -> int | None:
 
 
 def _order_of_output(program, item, relation, names) -> str:
-    at = position(item, names)
+    at = position(item.expression, names)
     if at is None or not 0 <= at < len(relation.columns):
         raise program.refuse("ORDER BY of this expression before LIMIT", item.expression,
                              "Order by a column of the output.")
@@ -339,18 +338,36 @@ def order_refusal(program, item):
 
 
 def _order(builder: SelectBuilder, item: nodes.OrderItem, outputs: list, visible: int) -> str:
-    at = position(item, [column.name for column, _ in outputs[:visible]])
-    if at is None:
-        text, dependent = _hidden(builder, item.expression, outputs, visible)
-    else:
-        if not 0 <= at < visible:
-            raise builder.program.refuse("this position in ORDER BY", item.expression)
-        made = outputs[at][1]
-        text = f"_pgrain_o{at}"
-        dependent = not isinstance(made, str) and getattr(made, "labelled", True)
+    text, dependent = _sorted_by(builder, item.expression, outputs, visible, "ORDER BY")
     if dependent:
         raise order_refusal(builder.program, item)
     return text + item.suffix
+
+
+def _part(builder: SelectBuilder, expression: nodes.Expr, outputs: list, visible: int) -> str:
+    """What DISTINCT ON tells rows apart by."""
+    text, dependent = _sorted_by(builder, expression, outputs, visible, "DISTINCT ON")
+    if dependent:
+        raise part_refusal(builder.program, expression)
+    return text
+
+
+def part_refusal(program, expression: nodes.Expr):
+    """0A000: which rows DISTINCT ON keeps would hang on the predictions' values."""
+    return program.refuse("DISTINCT ON what depends on predictions", expression,
+                          "Tell rows apart by columns; a complaint names its rows.")
+
+
+def _sorted_by(builder: SelectBuilder, expression: nodes.Expr, outputs: list, visible: int,
+               clause: str) -> tuple[str, bool]:
+    """(column, whether it hangs on predictions) of an item of ORDER BY or DISTINCT ON."""
+    at = position(expression, [column.name for column, _ in outputs[:visible]])
+    if at is None:
+        return _hidden(builder, expression, outputs, visible)
+    if not 0 <= at < visible:
+        raise builder.program.refuse(f"this position in {clause}", expression)
+    made = outputs[at][1]
+    return f"_pgrain_o{at}", not isinstance(made, str) and getattr(made, "labelled", True)
 
 
 def _hidden(builder: SelectBuilder, expression, outputs: list, visible: int) -> tuple[str, bool]:
@@ -382,7 +399,8 @@ def _count(program: Program, expression: nodes.Expr | None) -> int | None:
         return None
     text = expression.text.strip("() ")
     if not text.isdigit():
-        raise program.refuse("LIMIT or OFFSET that is no plain number", expression)
+        raise program.refuse("LIMIT or OFFSET that is no plain number", expression,
+                             "Write the number itself.")
     return int(text)
 
 
