@@ -23,6 +23,11 @@ def known_type(oid: int) -> bool:
     return oid in _EXACT or oid in _TEXT or oid in _EQUAL_BUT_DISTINCT or oid in (114, 142, 600)
 
 
+def equal_is_same(oid: int, exact: bool) -> bool:
+    """Whether nothing tells equal values of a type apart; exact: see `group_terms`."""
+    return oid in _EXACT or exact and oid in _TEXT
+
+
 def group_terms(sql: str, oid: int, exact: bool = False) -> list[str]:
     """Terms for GROUP BY and ORDER BY that tell apart whatever can be told apart.
 

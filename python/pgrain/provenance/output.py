@@ -40,6 +40,7 @@ class OutputColumn:
     model_dependent: bool
     numeric: bool
     role: str                # "constant", "group", "row", "label", "aggregate"
+    tied: bool = False       # which of several equal texts it shows is PostgreSQL's to choose
 
 
 @dataclass
@@ -214,7 +215,10 @@ def _json_value(oid: int, text: str | None):
 
 def _normal(column: OutputColumn, text: str | None):
     """A key cell as it is compared: by value, for 1.0 and 1.00 may share a group, and either may
-    name it; so may '1 day' and '24:00:00', or JSON numbers."""
+    name it; so may '1 day' and '24:00:00', or JSON numbers. A minimum under a collation that
+    ignores case may be any of the texts that are equal to it."""
+    if text is not None and column.tied:
+        return _fold_text(text)
     if text is not None and column.type_oid == 1186:
         return _span(text)
     if text is not None and column.type_oid == 3802:

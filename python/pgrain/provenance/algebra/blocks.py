@@ -45,6 +45,7 @@ class Column:
     literal: str | None = None  # a constant without a type of its own ('x', NULL)
     virtual: str | None = None  # SQL over predictions that it stands for (inline.py)
     shown: int | None = None    # a text that depends on predictions, which nothing can be made of
+    extreme: bool = False       # what is shown is a minimum or maximum
 
     @property
     def random(self) -> bool:

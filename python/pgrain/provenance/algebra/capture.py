@@ -19,6 +19,7 @@ from pgrain.provenance.algebra.select import select_sql
 from pgrain.provenance.algebra.sql import Capture as Renderer
 from pgrain.provenance.algebra.views import expand_views
 from pgrain.provenance.flatten import flatten
+from pgrain.provenance.grouping import equal_is_same
 from pgrain.provenance.output import OutputColumn, match_sql, result_sql
 from pgrain.provenance.probes import (
     Catalog,
@@ -181,7 +182,7 @@ def _compile(query: str, facts: PlanFacts, models: dict, probes: dict[str, Probe
     by_row = block.kind == "select" and block.grouping is None
     renderer = Renderer(program, models)
     sql = renderer.render(final, by_row)
-    output = [_output(spec, column, block.outputs[n] if by_row else None)
+    output = [_output(spec, column, block.outputs[n] if by_row else None, program.exact)
               for n, (spec, column) in enumerate(zip(described, final.columns, strict=True))]
     result = result_sql(bare(query), len(described))
     program.notes += [*(reduced.notes if reduced is not None else []), *hidden_notes(catalog)]
@@ -193,7 +194,7 @@ def _compile(query: str, facts: PlanFacts, models: dict, probes: dict[str, Probe
                           fingerprint_sql(statement, facts.functions), stamps, stamped)
 
 
-def _output(described, column, spec) -> OutputColumn:
+def _output(described, column, spec, exact: bool) -> OutputColumn:
     name, oid, type_name, numeric = described
     if column.cell is not None:
         role = "aggregate"
@@ -203,7 +204,8 @@ def _output(described, column, spec) -> OutputColumn:
     else:
         role = "row" if spec is not None else "group"
     dependent = column.random or column.labelled
-    return OutputColumn(name, oid, type_name, dependent, numeric, role)
+    tied = column.extreme and not equal_is_same(oid, exact)
+    return OutputColumn(name, oid, type_name, dependent, numeric, role, tied)
 
 
 def bare(query: str) -> str:

@@ -243,7 +243,8 @@ class GroupBuilder(Numbers):
             at = self.aggregate(tree.piece)
             if self.grouping.aggregates[at].as_text:
                 self.grouping.shown.append(at)
-                return OutputSpec(Column(name, 0, shown=len(self.grouping.shown) - 1), "shown")
+                column = Column(name, 0, shown=len(self.grouping.shown) - 1, extreme=True)
+                return OutputSpec(column, "shown")
         number = self.number(expression, tree)
         oid = 20 if self.integer(expression, tree) else 701
         self.grouping.cells.append(number)
