@@ -28,6 +28,8 @@ QUERIES = {
                   "AND pgrain.predict('colour', i.x) <> i.claim GROUP BY o.hour", "n too high"),
     "limit": (f"SELECT count(*) AS n FROM (SELECT id FROM items WHERE {RED} = 'red' ORDER BY id "
               "LIMIT 7) s", "n too low"),
+    "sum of counts, limit": ("SELECT sum(n) AS n FROM (SELECT hour, count(*) AS n FROM items WHERE "
+                             f"{RED} = 'red' GROUP BY (1) ORDER BY (1) LIMIT 2) s", "n too low"),
     "join on predictions, distinct": (
         "SELECT count(*) AS n FROM (SELECT DISTINCT l.id FROM items l JOIN items r ON r.id < 3 AND "
         "pgrain.predict('colour', l.x) = pgrain.predict('colour', r.x)) s", "n too high"),
@@ -111,6 +113,26 @@ def test_explain_shows_the_blocks(small) -> None:
     lines = [row[0] for row in small.rows("SELECT pgrain.explain(%s)", [QUERIES["exists"][0]])]
     assert any("disjunctions" in line for line in lines)
     assert any("Seq Scan" in line for line in lines)
+
+
+@pytest.mark.parametrize("function", ["complain(%s, 'n too high')", "provenance(%s)",
+                                      "explain(%s)"])
+@pytest.mark.parametrize(("query", "construct", "place"), [
+    (f"SELECT count(*) AS n\nFROM items WHERE {RED} = $1", "a parameter", "Line 2, column "),
+    (f"WITH gone AS (DELETE FROM items RETURNING *) SELECT count(*) AS n FROM gone WHERE {RED} ="
+     " 'red'", "a data-modifying CTE", "Line 1, column 15: \"DELETE FROM"),
+    (f"SELECT hour FROM items WHERE {RED} = 'red' GROUP BY hour HAVING count(*) IN (SELECT 2)",
+     "an aggregate compared with the rows of a subquery", "Line 1, column "),
+])
+def test_what_postgresql_would_refuse_or_do_is_refused_by_name(small, function, query, construct,
+                                                               place) -> None:
+    with pytest.raises(psycopg.Error, match=f"{construct} has no provenance yet") as raised:
+        small.rows(f"SELECT * FROM pgrain.{function}", [query])
+    diagnosis = raised.value.diag
+    assert diagnosis.sqlstate == "0A000"
+    assert diagnosis.message_detail.startswith(place) and diagnosis.message_hint
+    if "$1" in query:
+        assert diagnosis.message_detail == f'Line 2, column {18 + len(RED) + 3}: "$1".'
 
 
 def test_values_that_are_not_attached(small) -> None:

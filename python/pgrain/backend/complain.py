@@ -20,7 +20,7 @@ from pgrain.backend.spi import (
     query,
     writes_nothing,
 )
-from pgrain.errors import ComplaintSyntax, InvalidArgument, PgrainError
+from pgrain.errors import ComplaintSyntax, InvalidArgument, PgrainError, UnsupportedOperator
 from pgrain.settings import QUERY_BYTES, TOP_K
 from pgrain.wire.identity import pack_value
 from pgrain.wire.ranked import pack_rows
@@ -39,14 +39,30 @@ def explain_statement(plpy, text: str, output: str) -> str:
     """EXPLAIN of one statement, as TEXT or JSON; through a cursor, which refuses several."""
     if output not in ("TEXT", "JSON"):
         raise InvalidArgument(f'no such format: "{output}"')
+    explain = f"EXPLAIN (VERBOSE, COSTS OFF, FORMAT {output}) "
     try:
-        rows = fetch_all(plpy, f"EXPLAIN (VERBOSE, COSTS OFF, FORMAT {output}) " + text)
+        rows = fetch_all(plpy, explain + text)
     except plpy.SPIError as error:
-        if from_postgres(error).sqlstate != "42P11":   # invalid_cursor_definition
+        sqlstate = from_postgres(error).sqlstate
+        if sqlstate == "42P02":     # undefined_parameter
+            raise UnsupportedOperator(
+                "a parameter has no provenance yet",
+                detail=_place(text, error.spidata[4] - 1 - len(explain)),
+                hint="Write the value itself.") from None
+        if sqlstate != "42P11":     # invalid_cursor_definition
             raise
         raise ComplaintSyntax("the query is not one SELECT",
                               detail="It holds several statements.") from None
     return "\n".join(next(iter(row.values())) for row in rows)
+
+
+def _place(text: str, position: int) -> str | None:
+    """Line and column of a parameter, for DETAIL."""
+    found = re.match(r"\$[0-9]+", text[max(position, 0):])
+    if not found:
+        return None
+    line, before = text.count("\n", 0, position) + 1, text[:position].rpartition("\n")[2]
+    return f'Line {line}, column {len(before) + 1}: "{found.group()}".'
 
 
 @entry_point

@@ -27,6 +27,7 @@ class PlanFacts:
     calls: set = field(default_factory=set)          # (function, model or None, bare)
     functions: set = field(default_factory=set)
     empty: bool = False                              # some part can give no row
+    writes: bool = False                             # INSERT, UPDATE, DELETE, MERGE somewhere
     lossy: bool = False                              # a SubPlan, printed without its operand
 
 
@@ -47,7 +48,7 @@ def _walk(node, facts: PlanFacts) -> None:
     if not isinstance(node, dict):
         return
     if node.get("Node Type") == "ModifyTable":
-        raise ComplaintSyntax("the query writes", hint="Give one SELECT.")
+        facts.writes = True
     if isinstance(node.get("Relation Name"), str):
         schema = node.get("Schema")
         facts.relations.add((schema if isinstance(schema, str) else None, node["Relation Name"]))

@@ -133,7 +133,8 @@ def _primary(query: str, tokens: list[Token], result: From) -> None:
     if rest:
         sample = rest[0].is_word("tablesample")
         raise refuse("TABLESAMPLE" if sample else f'"{rest[0].value}" in FROM', query,
-                     rest[0].start)
+                     rest[0].start, None,
+                     "Store the sample in a table, and ask about that." if sample else None)
     if mentions_model(tokens):
         place = next(i for i in range(len(tokens)) if mentions_model(tokens[i:i + 4]))
         raise refuse("a model call inside a subquery or function of FROM", query,

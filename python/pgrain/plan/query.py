@@ -232,7 +232,8 @@ def _refuse_aggregates(query: str, expression: Expression, aggregates: set[str],
 def _refuse_windows(query: str, tokens: list[Token]) -> None:
     for before, token in zip(tokens, tokens[1:], strict=False):
         if token.is_word("over") and before.value == ")":
-            raise refuse("a window function", query, token.start)
+            raise refuse("a window function", query, token.start, None,
+                         "Use a scalar subquery, or a join with a grouped subquery.")
 
 
 def check_single_model(query: Query) -> str:

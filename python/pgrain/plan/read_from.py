@@ -219,5 +219,6 @@ class FromReader(ExpressionReader):
 
     def _end_of_item(self) -> int:
         if self.token.is_word("tablesample"):
-            raise refuse("TABLESAMPLE", self.text, self.token.start)
+            raise refuse("TABLESAMPLE", self.text, self.token.start, None,
+                         "Store the sample in a table, and ask about that.")
         return self.last_end

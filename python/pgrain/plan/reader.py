@@ -181,7 +181,8 @@ class StatementReader(FromReader):
         if not self.accept("materialized"):
             self.accept("not", "materialized")
         if self.at(self.index + 1).is_word(*_WRITES):
-            raise refuse("a data-modifying CTE", self.text, self.at(self.index + 1).start)
+            raise refuse("a data-modifying CTE", self.text, self.at(self.index + 1).start, None,
+                         "Write first, then ask what the tables hold.")
         query = self.query_in_brackets()
         end = self.last_end
         if self.token.is_word("search", "cycle"):

@@ -121,7 +121,8 @@ def _with(query: str, tokens: list[Token]) -> tuple[str, bool, int]:
             raise ComplaintSyntax("the WITH clause cannot be read")
         close = closing(tokens, index)
         if tokens[index + 1].is_word(*_WRITES):
-            raise refuse("a data-modifying CTE", query, tokens[index + 1].start)
+            raise refuse("a data-modifying CTE", query, tokens[index + 1].start, None,
+                         "Write first, then ask what the tables hold.")
         if mentions_model(tokens[index:close]):
             place = next(i for i in range(index, close) if mentions_model(tokens[i:i + 4]))
             raise refuse("a model call inside a CTE", query, tokens[place].start, None,

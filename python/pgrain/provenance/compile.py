@@ -9,9 +9,10 @@ from __future__ import annotations
 import contextlib
 from dataclasses import dataclass, field, replace
 
-from pgrain.errors import UnsupportedOperator
+from pgrain.errors import ComplaintSyntax, UnsupportedOperator
 from pgrain.plan.explain import check_calls, check_relations, read_explain
 from pgrain.plan.query import bare_name, build, check_single_model, is_ordinal, model_names
+from pgrain.plan.reader import read_statement
 from pgrain.plan.select import read_select
 from pgrain.provenance.algebra.capture import bare, compile_network, read_expanded
 from pgrain.provenance.annotate import Annotated, Annotator
@@ -176,6 +177,9 @@ def compile(query: str, explain, models: dict[str, ModelFacts],
         42601 not one SELECT; 0A000 a construct without provenance; 22023 no model call.
     """
     facts = read_explain(explain)
+    if facts.writes:
+        read_statement(query)       # names what writes, with its place
+        raise ComplaintSyntax("the query writes", hint="Give one SELECT.")
     try:
         made = _compile_join(query, facts, models, probes)
         if isinstance(made, Probes) or made.knows_rows or not rows:

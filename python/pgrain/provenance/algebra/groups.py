@@ -74,7 +74,9 @@ class GroupBuilder(Numbers):
         for expression in expressions + [item.expression for item in wanted] + on:
             for piece in expression.walk():
                 if isinstance(piece, nodes.WindowCall):
-                    raise self.program.refuse("a window function over groups", piece)
+                    raise self.program.refuse("a window function over groups", piece,
+                                              "Use a scalar subquery, or a join with a grouped "
+                                              "subquery.")
         if any(item.star for item in select.items):
             raise self.program.refuse("* beside aggregates", select, "Name the columns.")
         if select.group is not None:
@@ -178,7 +180,8 @@ class GroupBuilder(Numbers):
                 self.builder.resolve(None, tokens[0].value) is None:
             expression = self.select.items[names.index(tokens[0].value)].expression
         if self.builder.randoms(expression):
-            raise self.program.refuse("GROUP BY a number that depends on predictions", expression)
+            raise self.program.refuse("GROUP BY a number that depends on predictions", expression,
+                                      "Give conditions on the number in WHERE or FILTER.")
         if any(isinstance(p, nodes.AggregateCall) for p in expression.walk()):
             raise self.program.refuse("GROUP BY an aggregate", expression)
         for number, known in enumerate(self.keys):

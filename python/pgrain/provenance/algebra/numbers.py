@@ -185,7 +185,8 @@ class Numbers:
                 expression, node, f"{plain.upper() if plain.isalpha() else plain} over a number "
                 "that depends on predictions",
                 "Aggregate the number: max(extract(epoch FROM x)), not extract(epoch FROM max(x))."
-                if plain in ("extract", "date_part", "age", "date_trunc") else None)
+                if plain in ("extract", "date_part", "age", "date_trunc")
+                else "Select the number itself, and format it outside the query.")
         args = [self._tree(expression, child, leaves) for child in node.args]
         if plain == "coalesce":
             args = [_given(arg, leaves) for arg in args]

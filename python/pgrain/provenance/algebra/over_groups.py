@@ -14,6 +14,7 @@ from pgrain.provenance.algebra.blocks import Atom, Column, Number, quoted
 from pgrain.provenance.algebra.groups import GroupBuilder
 from pgrain.provenance.algebra.numbers import INTEGER_OIDS
 from pgrain.provenance.algebra.program import cut
+from pgrain.provenance.algebra.scope import aggregates_outside
 from pgrain.provenance.algebra.select import Prepared, SelectBuilder
 
 
@@ -22,6 +23,25 @@ def asks_over_groups(builder, order: list[nodes.OrderItem]) -> bool:
     return any(isinstance(piece, nodes.Subquery) and builder.program.analysis.depends(piece)
                for expression in _expressions(builder.select, order)
                for piece in _outside(expression))
+
+
+def check_subqueries(builder, order: list[nodes.OrderItem]) -> None:
+    """0A000 for aggregates that meet the rows of a subquery which depends on no model: PostgreSQL
+    would have to evaluate it for each value that the aggregate can have."""
+    for expression in _expressions(builder.select, order):
+        for piece in _outside(expression):
+            if not isinstance(piece, nodes.Subquery) or builder.program.analysis.depends(piece):
+                continue
+            if piece.operand is not None and any(isinstance(p, nodes.AggregateCall)
+                                                 for p in piece.operand.walk()):
+                raise builder.program.refuse(
+                    "an aggregate compared with the rows of a subquery", piece,
+                    "Compare it with a list of values, or with a scalar subquery's minimum or "
+                    "maximum.")
+            if aggregates_outside(piece.query, set(builder.aliases)):
+                raise builder.program.refuse(
+                    "an aggregate of the outer query inside a subquery", piece,
+                    "Group in a subquery in FROM, and join what is asked to its rows.")
 
 
 def _expressions(select: nodes.Select, order) -> list[nodes.Expr]:

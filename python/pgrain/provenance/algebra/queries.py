@@ -49,7 +49,8 @@ def lower_select(program: Program, select: nodes.Select, query: nodes.Query,
                  key: Key | None, ordered: bool = False) -> Relation:
     """One SELECT, with the ORDER BY and LIMIT that stand after it."""
     if select.window and program.analysis.depends(select):
-        raise program.refuse("WINDOW", select)
+        raise program.refuse("WINDOW", select,
+                             "Use a scalar subquery, or a join with a grouped subquery.")
     builder = SelectBuilder(program, select, key)
     if may_inline(program, select, query.order):
         builder.inlines = query.order
@@ -62,7 +63,12 @@ def lower_select(program: Program, select: nodes.Select, query: nodes.Query,
     from pgrain.provenance.algebra.groups import is_grouped, lower_groups
     grouped = is_grouped(builder)
     if grouped:
-        from pgrain.provenance.algebra.over_groups import OverGroups, asks_over_groups
+        from pgrain.provenance.algebra.over_groups import (
+            OverGroups,
+            asks_over_groups,
+            check_subqueries,
+        )
+        check_subqueries(builder, wanted)
         if asks_over_groups(builder, wanted):
             builder, grouped = OverGroups(builder, wanted), False
     if grouped:

@@ -140,7 +140,8 @@ class _Marker:
             inside = False
             if isinstance(piece, nodes.WindowCall) and piece.model:
                 raise refuse("a window function over predictions", self.analysis.statement.text,
-                             piece.start, piece.end)
+                             piece.start, piece.end,
+                             "Use a scalar subquery, or a join with a grouped subquery.")
             if isinstance(piece, nodes.ModelCall):
                 self.analysis.calls.append(piece)
                 inside = True
@@ -167,6 +168,29 @@ def aliases_of(item: nodes.FromItem) -> list[str]:
     if isinstance(item, nodes.Join):
         return aliases_of(item.left) + aliases_of(item.right)
     return [item.alias] if item.alias else []
+
+
+def aggregates_outside(query: nodes.Query, outer: set[str], inner: frozenset[str] = frozenset()) \
+        -> bool:
+    """Whether an aggregate in `query` is of columns of the relations `outer` alone, named with
+    them: then PostgreSQL aggregates the rows of the query outside. inner: names that hide them."""
+    body = query.body
+    if isinstance(body, nodes.SetOperation):
+        return any(aggregates_outside(side, outer, inner) for side in (body.left, body.right))
+    if not isinstance(body, nodes.Select):
+        return False
+    inner = inner | {alias for item in body.from_ for alias in aliases_of(item)}
+    found = [item.expression for item in body.items] + [body.where, body.having]
+    found += [item.expression for item in query.order]
+    for piece in (piece for expression in found if expression for piece in expression.walk()):
+        if isinstance(piece, nodes.Subquery) and aggregates_outside(piece.query, outer, inner):
+            return True
+        if isinstance(piece, nodes.AggregateCall):
+            names = [p.qualifier and p.qualifier.rsplit(".", 1)[-1] for argument in piece.arguments
+                     for p in argument.walk() if isinstance(p, nodes.ColumnRef)]
+            if names and all(name in outer and name not in inner for name in names):
+                return True
+    return False
 
 
 def _mentions(query: nodes.Query, name: str) -> bool:
