@@ -30,6 +30,21 @@ def _(p: Parts) -> Query:
                  f" WHERE {condition} GROUP BY r.g", {"n": EXPECTED})
 
 
+@family("relations: a join under a name of its own")
+def _(p: Parts) -> Query:
+    right = f"(SELECT g AS h, c AS d, id AS k FROM {p.pick('u', 'p')}) AS r"
+    left = p.pick("t AS l", "vm AS l", "(SELECT * FROM t WHERE g > 0) AS l")
+    join = p.pick(f"({left} JOIN {right} ON l.g = r.h)", f"({left} LEFT JOIN {right} ON l.g = r.h)",
+                  f"({left} CROSS JOIN (SELECT 1 AS h, 2 AS k) AS r)")
+    condition = p.on_label("j.label", "j") if "vm" in left else p.on_m("j")
+    return p.pick(
+        Query(f"SELECT j.h, count(*) AS n, sum(j.k) AS s FROM {join} AS j WHERE {condition}"
+              " GROUP BY j.h", {"n": EXPECTED, "s": EXPECTED}),
+        Query(f"SELECT j.h FROM {join} AS j WHERE {condition} GROUP BY j.h HAVING count(*) > 1"),
+        Query(f"SELECT k.id FROM u AS k WHERE EXISTS (SELECT 1 FROM {join} j WHERE {condition} AND"
+              " j.h = k.g)"))
+
+
 @family("relations: nested views")
 def _(p: Parts) -> Query:
     if p.chance(0.3):

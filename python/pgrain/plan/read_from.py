@@ -4,7 +4,17 @@ from __future__ import annotations
 
 from pgrain.plan.expression import MODEL_FUNCTIONS, OWN_SCHEMA, refuse
 from pgrain.plan.keywords import is_column_name
-from pgrain.plan.nodes import Derived, Expr, FromItem, FunctionItem, Join, Relation
+from pgrain.plan.nodes import (
+    Derived,
+    Expr,
+    FromItem,
+    FunctionItem,
+    Item,
+    Join,
+    Query,
+    Relation,
+    Select,
+)
 from pgrain.plan.read_call import Frame
 from pgrain.plan.read_expression import ExpressionReader
 
@@ -55,7 +65,8 @@ class FromReader(ExpressionReader):
                 self.expect("using")
                 using = self.names()
                 if self.token.is_word("as"):
-                    raise refuse("an alias of JOIN USING", self.text, self.token.start)
+                    raise refuse("an alias of JOIN USING", self.text, self.token.start, None,
+                                 "Write (SELECT … FROM a JOIN b USING (…)) AS j.")
         return Join(left.start, self.last_end, self.slice(left.start, self.last_end), kind, left,
                     right, on, using, natural)
 
@@ -80,8 +91,15 @@ class FromReader(ExpressionReader):
             self.advance()
             join = self._joined()
             self.expect_mark(")")
-            if isinstance(join, Join) and join.alias is None:
-                join.alias, join.columns = self._alias()
+            inside = self.last_end
+            if isinstance(join, Join):
+                alias, columns = self._alias()
+                if alias is not None:       # (a JOIN b …) AS j is (SELECT * FROM a JOIN b …) AS j
+                    star = Item(None, None, True, None, start, inside)
+                    body = Select(start, inside, False, None, [star], [join], None, None, None)
+                    return Derived(start, self._end_of_item(), self.slice(start, self.last_end),
+                                   Query(start, inside, self.slice(start, inside), body),
+                                   alias, columns, False)
             join.start, join.end = start, self._end_of_item()
             join.text = self.slice(start, join.end)
             return join

@@ -335,7 +335,7 @@ class Annotator:
         aliases = [item.qualifier] if item.qualifier else list(self.columns)
         if not item.qualifier and any(unit.merged or "_pgrain_unnamed" in unit.aliases
                                       for unit in self.units):
-            raise UnsupportedOperator("* over NATURAL or USING has no provenance yet",
+            raise UnsupportedOperator("a * over NATURAL or USING has no provenance yet",
                                       hint="Name the columns.")
         if item.qualifier and item.qualifier not in self.columns:
             raise UnsupportedOperator(f'"{item.qualifier}.*" has no provenance yet',

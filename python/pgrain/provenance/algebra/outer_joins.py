@@ -43,6 +43,9 @@ def outer_join(builder, join: nodes.Join) -> None:
         lonely.add_where(own=False)
         lonely.block.where.append(f"(NOT {_partner(lonely, other, on)})")
         sides.append(_rows(lonely, columns, set(aliases), other))
+    if builder.select.group is not None:
+        program.notes.append("whether a group over an outer join on predictions is there takes its "
+                             "rows with and without a partner for independent; its cells do not")
     relation = merged(program, "union", True, sides, builder.key is not None)
     _expose(builder, relation, columns)
     for name, one, other in shared:

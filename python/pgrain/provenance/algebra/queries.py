@@ -133,11 +133,11 @@ def _random_output(builder, expression, name) -> tuple[Column, object]:
 
 def _star(builder: SelectBuilder, item: nodes.Item) -> list:
     if builder.opaque_star:
-        raise builder.program.refuse("* over NATURAL or USING", item, "Name the columns.")
+        raise builder.program.refuse("a * over NATURAL or USING", item, "Name the columns.")
     aliases = [item.qualifier.rsplit(".", 1)[-1]] if item.qualifier else \
         [alias for alias in builder.aliases if not alias.startswith("_pgrain_")]
     if builder.merged and not item.qualifier:
-        raise builder.program.refuse("* over NATURAL or USING", item, "Name the columns.")
+        raise builder.program.refuse("a * over NATURAL or USING", item, "Name the columns.")
     outputs = []
     for alias in aliases:
         if alias not in builder.aliases:
