@@ -156,6 +156,10 @@ def test_a_minimum_may_be_any_of_those_that_are_equal(schema: Lab) -> None:
         output.columns = [dataclasses.replace(c, tied=False) for c in output.columns]
         with pytest.raises(PgrainError, match="differs"):
             output.compare([(k.swapcase(), n) for k, n in result])
+    circuit, _ = check(schema, "SELECT min(CASE WHEN g = 1 THEN interval '1 month' ELSE interval"
+                               f" '30 days' END) AS k FROM t WHERE {P} <> 'zz'")
+    for text in ("1 mon", "30 days", "720:00:00"):
+        circuit.value(schema.predicted(circuit)).compare([(text,)])
     assert [equal_is_same(25, exact) for exact in (True, False)] == [True, False]
 
 

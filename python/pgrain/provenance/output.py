@@ -217,14 +217,12 @@ def _normal(column: OutputColumn, text: str | None):
     """A key cell as it is compared: by value, for 1.0 and 1.00 may share a group, and either may
     name it; so may '1 day' and '24:00:00', or JSON numbers. A minimum under a collation that
     ignores case may be any of the texts that are equal to it."""
-    if text is not None and column.tied:
-        return _fold_text(text)
     if text is not None and column.type_oid == 1186:
         return _span(text)
     if text is not None and column.type_oid == 3802:
         return _frozen(json.loads(text, parse_float=Decimal, parse_int=Decimal))
     if text is None or not column.numeric:
-        return text
+        return _fold_text(text) if text is not None and column.tied else text
     try:
         number = Decimal(text)
     except InvalidOperation:
