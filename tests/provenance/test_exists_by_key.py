@@ -117,14 +117,16 @@ def test_gradient_of_two_thousand_variables_in_one_exists(schema: Lab, form: str
 
 
 def test_what_must_be_listed_says_so(schema: Lab) -> None:
-    """Ten million pairs of a label join under min: 54000, with what could be written instead."""
+    """Five million pairs of a label join under min beside count: 54000, with what could be written
+    instead."""
     schema.add_model("pair", CLASSES, {f"g{i}": "a" for i in range(7)})
     schema.connection.execute("CREATE TABLE IF NOT EXISTS wide AS SELECT i AS id, 'g' || i % 7 AS "
                               "x FROM generate_series(1, 2200) AS i")
     with pytest.raises(LimitExceeded) as caught:
-        schema.circuit("SELECT min(b.id) AS n FROM wide AS a JOIN wide AS b ON "
+        schema.circuit("SELECT min(b.id) AS n, count(*) AS m FROM wide AS a JOIN wide AS b ON "
                        "pgrain.predict('pair', a.x) = pgrain.predict('pair', b.x)")
     assert "IN (SELECT" in caught.value.hint
+    assert "listed for min, count" in caught.value.detail
 
 
 def test_few_keys_find_their_rows_by_an_index(schema: Lab) -> None:

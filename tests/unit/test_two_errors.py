@@ -17,7 +17,8 @@ from pgrain.demo.paper.measure import own_error
 def test_a_query_about_one_class_has_the_error_of_that_class(classes, expected):
     case = SimpleNamespace(clean_y=np.array([1, 1, 4, 4, 9]),
                            wrong=np.array([True, False, True, False, False]))
-    own = own_error(Setting("mnist", "mlp", "flip2"), case, SimpleNamespace(classes=classes))
+    query = SimpleNamespace(classes=classes, about=None)
+    own = own_error(Setting("mnist", "mlp", "flip2"), case, query)
     assert expected is None if own is None else np.flatnonzero(own).tolist() == expected
     assert own_error(Setting("mnist", "mlp", "flip"), case,
-                     SimpleNamespace(classes=classes)) is None
+                     SimpleNamespace(classes=classes, about=None)) is None
