@@ -41,6 +41,7 @@ def main() -> None:
     parser.add_argument("--note", default="", help="printed at the top: what else the machine did")
     parser.add_argument("--page", type=Path, default=Path("docs/benchmarks.md"))
     options = parser.parse_args()
+    options.page.parent.mkdir(parents=True, exist_ok=True)    # before the minutes, not after
     models = tuple(options.models.split(","))
     bench = Bench(options.rows, options.queried, options.seconds, options.repeat,
                   "mlp_256" if "mlp_256" in models else models[0], options.offline_rows)
