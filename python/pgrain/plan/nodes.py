@@ -193,8 +193,7 @@ class FunctionItem(FromItem):
 class Join(FromItem):
     """``left kind JOIN right``; kind: inner, left, right, full, cross.
 
-    alias, columns: of a join in brackets, ``(a JOIN b …) AS alias (columns)``, which hides the
-    names inside. The place of a join includes its brackets.
+    The place of a join includes its brackets. One with an alias is a `Derived`.
     """
 
     kind: str
@@ -203,8 +202,6 @@ class Join(FromItem):
     on: Expr | None
     using: list[str] | None
     natural: bool
-    alias: str | None = None
-    columns: list[str] | None = None
 
 
 @dataclass(eq=False)

@@ -211,8 +211,7 @@ def _leaves(items: list[nodes.FromItem]) -> Iterator[nodes.FromItem]:
     for item in items:
         if not isinstance(item, nodes.Join):
             yield item
-        elif item.kind not in ("inner", "cross") or item.using or item.natural \
-                or item.alias is not None or item.columns is not None:
+        elif item.kind not in ("inner", "cross") or item.using or item.natural:
             raise _Cannot
         else:
             yield from _leaves([item.left, item.right])

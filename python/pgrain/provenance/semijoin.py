@@ -384,8 +384,7 @@ def _kind(call: nodes.ModelCall) -> tuple[str, str, bool]:
 def _leaves(items: list[nodes.FromItem]):
     for item in items:
         if isinstance(item, nodes.Join):
-            if item.kind not in ("inner", "cross") or item.using or item.natural \
-                    or item.alias is not None or item.columns is not None:
+            if item.kind not in ("inner", "cross") or item.using or item.natural:
                 raise _Cannot
             yield from _leaves([item.left, item.right])
         elif isinstance(item, nodes.Derived) and item.lateral or \

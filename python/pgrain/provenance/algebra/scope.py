@@ -251,9 +251,6 @@ def _collect_body(analysis: Analysis, query: nodes.Query, levels: list, with_: s
 
 def _collect_from(analysis: Analysis, item: nodes.FromItem, levels: list, left: str) -> None:
     if isinstance(item, nodes.Join):
-        if item.alias is not None:
-            raise refuse("an alias of a join", analysis.statement.text, item.start, item.end,
-                         "Write (SELECT … FROM a JOIN b …) AS j.")
         _collect_from(analysis, item.left, levels, left)
         with_, before = levels[-1]
         beside = ", ".join(part for part in (before, item.left.text + "\n") if part)
