@@ -38,8 +38,9 @@ SET lock_timeout = '1s' AS $$
 DECLARE
     part regclass;
 BEGIN
-    IF NOT EXISTS (SELECT FROM pgrain.attachment a WHERE a.relation = $1
-                   AND has_table_privilege(a.attached_by, $1, 'TRIGGER')) THEN
+    -- By the role's number: a name that no role has any more, of another attachment, is an error.
+    IF NOT EXISTS (SELECT FROM pgrain.attachment a JOIN pg_roles r ON r.rolname = a.attached_by
+                   WHERE a.relation = $1 AND has_table_privilege(r.oid, $1, 'TRIGGER')) THEN
         RETURN;
     END IF;
     FOR part IN

@@ -5,7 +5,7 @@ CREATE TABLE pgrain.watch (
     name      text NOT NULL UNIQUE CHECK (name <> ''),
     query     text NOT NULL,
     alert     text,
-    owner     name NOT NULL DEFAULT current_user,
+    owner     name NOT NULL DEFAULT current_user,   -- as it was: see pgrain._watch_owner
     settings  jsonb NOT NULL,        -- under which the query means what it meant: search_path, ...
     model     text NOT NULL,
     fact      regclass NOT NULL,     -- whose columns the model reads
@@ -48,7 +48,7 @@ ALTER TABLE pgrain.watch_cell ALTER data SET STORAGE EXTERNAL;
 CREATE TABLE pgrain.watch_note (
     note     bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     watch    bigint NOT NULL,
-    owner    name NOT NULL DEFAULT current_user,
+    owner    oid NOT NULL DEFAULT quote_ident(current_user)::regrole,
     sign     smallint NOT NULL,      -- 1 new rows, -1 old rows, 0 compute it again
     print    text NOT NULL,          -- of the statement that made it; the reason where sign is 0
     snapshot pg_snapshot NOT NULL,   -- in which the other tables were read
@@ -72,11 +72,16 @@ ALTER TABLE pgrain.watch ENABLE ROW LEVEL SECURITY;
 CREATE POLICY see ON pgrain.watch FOR SELECT USING (true);
 CREATE POLICY make ON pgrain.watch FOR INSERT WITH CHECK (owner = current_user);
 CREATE POLICY renew ON pgrain.watch FOR UPDATE TO pgrain_worker USING (true);
-CREATE POLICY end_own ON pgrain.watch FOR DELETE USING (pg_has_role(owner, 'USAGE'));
+CREATE POLICY end_own ON pgrain.watch FOR DELETE USING (
+    coalesce((SELECT pg_has_role(p.proowner, 'USAGE') FROM pg_proc p
+              WHERE p.pronamespace = 'pgrain'::regnamespace
+                AND p.proname = '_watch_' || watch || '_fact'),
+             (SELECT pg_has_role(r.oid, 'USAGE') FROM pg_roles r WHERE r.rolname = owner), false));
 -- A note counts for the watches of the role that wrote it.
 ALTER TABLE pgrain.watch_note ENABLE ROW LEVEL SECURITY;
 CREATE POLICY fold ON pgrain.watch_note TO pgrain_worker USING (true);
-CREATE POLICY note ON pgrain.watch_note FOR INSERT WITH CHECK (owner = current_user);
+CREATE POLICY note ON pgrain.watch_note FOR INSERT
+    WITH CHECK (owner = quote_ident(current_user)::regrole);
 
 CREATE PROCEDURE pgrain.watch(name text, query text, alert text DEFAULT NULL)
 LANGUAGE plpython3u AS $python$
@@ -92,10 +97,20 @@ backend.unwatch(plpy, name)
 $python$;
 COMMENT ON FUNCTION pgrain.unwatch IS 'end a standing query';
 
+-- Whom a watch belongs to: the owner of its functions, which ALTER ROLE and REASSIGN OWNED reach;
+-- before they are made (after pg_restore), the role of the name that its row has. NULL: nobody.
+CREATE FUNCTION pgrain._watch_owner(watch bigint) RETURNS oid
+LANGUAGE plpgsql STABLE PARALLEL UNSAFE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+BEGIN RETURN coalesce(
+    (SELECT p.proowner FROM pg_proc p WHERE p.pronamespace = 'pgrain'::regnamespace
+     AND p.proname = format('_watch_%s_fact', $1) AND p.pronargs = 0),
+    (SELECT r.oid FROM pgrain.watch w JOIN pg_roles r ON r.rolname = w.owner WHERE w.watch = $1));
+END $$;
+
 -- One text that changes when something may have changed that no trigger has seen: rewritten tables
 -- (TRUNCATE, ALTER TABLE, VACUUM FULL), partitions that came or went, triggers that were off,
--- subscriptions, row security, columns, functions that mean something else. NULL while a trigger is
--- missing or may not fire.
+-- subscriptions, row security, columns, functions that mean something else, another owner. NULL while
+-- a trigger is missing or may not fire, or its owner may not note anything.
 CREATE FUNCTION pgrain._watch_print(watch bigint) RETURNS text
 LANGUAGE plpgsql STABLE PARALLEL UNSAFE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$   -- plans are kept in plpgsql, not in sql
 BEGIN RETURN (
@@ -119,6 +134,10 @@ BEGIN RETURN (
                                                 ORDER BY a.attnum))
                           FROM pg_attribute a WHERE a.attrelid = c.oid AND a.attnum > 0))
         FROM tree JOIN pg_class c USING (oid)
+        UNION ALL
+        SELECT coalesce(has_table_privilege(o, 'pgrain.watch_note', 'INSERT')
+                        AND has_schema_privilege(o, 'pgrain', 'USAGE'), false), concat('owner ', o)
+        FROM pgrain._watch_owner($1) AS o
         UNION ALL
         SELECT true, concat_ws(':', p.oid, p.xmin) FROM pg_proc p
         WHERE p.oid >= 16384 AND p.proname = ANY (
@@ -157,6 +176,7 @@ LANGUAGE plpgsql VOLATILE STRICT SECURITY DEFINER SET search_path = pg_catalog, 
 DECLARE
     w pgrain.watch;
     stem CONSTANT text := format('_watch_%s_', watch);
+    owner name;
     clauses text := '';
     setting record;
     noting CONSTANT text :=
@@ -176,6 +196,14 @@ DECLARE
     name text;
 BEGIN
     SELECT * INTO STRICT w FROM pgrain.watch x WHERE x.watch = $1;
+    owner := pg_get_userbyid(pgrain._watch_owner($1));
+    IF owner IS NULL THEN
+        RAISE EXCEPTION 'pgrain: watch "%" belongs to nobody: there is no role "%"', w.name, w.owner
+            USING ERRCODE = '42704', HINT = format('A superuser may end it: SELECT pgrain.unwatch(%L). '
+                'Or make the role, and CALL pgrain.watch anew.', w.name);
+    ELSIF owner <> w.owner THEN     -- for the next dump
+        UPDATE pgrain.watch x SET owner = _make_watch_functions.owner WHERE x.watch = w.watch;
+    END IF;
     notes_print := md5(w.note_new || w.note_old);
     FOR setting IN SELECT key, value FROM jsonb_each_text(w.settings) LOOP
         IF setting.key NOT IN ('search_path', 'TimeZone', 'DateStyle', 'IntervalStyle',
@@ -230,7 +258,7 @@ BEGIN
                    format('BEGIN PERFORM pgrain._build_watch(%s); END', w.watch));
     FOREACH name IN ARRAY ARRAY[stem || 'fact', stem || 'other', stem || 'build'] LOOP
         EXECUTE format('REVOKE ALL ON FUNCTION pgrain.%I() FROM PUBLIC', name);
-        EXECUTE format('ALTER FUNCTION pgrain.%I() OWNER TO %I', name, w.owner);
+        EXECUTE format('ALTER FUNCTION pgrain.%I() OWNER TO %I', name, owner);
         EXECUTE format('ALTER FUNCTION pgrain.%I() DEPENDS ON EXTENSION pgrain', name);
     END LOOP;
     EXECUTE format('GRANT EXECUTE ON FUNCTION pgrain.%I() TO pgrain_worker', stem || 'build');
@@ -238,18 +266,20 @@ END $$;
 
 -- The triggers of a watch. They run as the watch's creator, who must have been allowed to put
 -- triggers on these tables: nothing is gained by them that CREATE TRIGGER does not give. Called by
--- whoever; it only makes what the row says, for the owner that the row names.
+-- whoever; it only makes what the row says, for its owner.
 CREATE FUNCTION pgrain._arm_watch(watch bigint) RETURNS void
 LANGUAGE plpgsql VOLATILE STRICT SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 SET lock_timeout = '3s' AS $$
 DECLARE
     w pgrain.watch;
     stem CONSTANT text := format('_watch_%s_', watch);
+    owner name;
     t record;
     event text;
 BEGIN
-    SELECT * INTO STRICT w FROM pgrain.watch x WHERE x.watch = $1;
     PERFORM pgrain._make_watch_functions($1);
+    SELECT * INTO STRICT w FROM pgrain.watch x WHERE x.watch = $1;
+    owner := w.owner;
     FOR t IN
         WITH RECURSIVE tree (oid, fact) AS (
             SELECT x::oid, x = w.fact FROM unnest(w.tables) AS x
@@ -274,13 +304,13 @@ BEGIN
         ELSIF t.loose THEN
             RAISE EXCEPTION 'pgrain: % cannot be watched', t.relation USING ERRCODE = '0A000',
                 DETAIL = 'A column has a nondeterministic collation.';
-        ELSIF NOT (has_table_privilege(w.owner, t.relation, 'TRIGGER')
-                   AND has_table_privilege(w.owner, t.relation, 'SELECT'))
+        ELSIF NOT (has_table_privilege(owner, t.relation, 'TRIGGER')
+                   AND has_table_privilege(owner, t.relation, 'SELECT'))
               AND t.relation = ANY (w.tables) THEN
-            RAISE EXCEPTION 'pgrain: role "%" may not watch %', w.owner, t.relation
+            RAISE EXCEPTION 'pgrain: role "%" may not watch %', owner, t.relation
                 USING ERRCODE = '42501',
                 HINT = format('A watch puts triggers on it: GRANT SELECT, TRIGGER ON %s TO %I.',
-                              t.relation, w.owner);
+                              t.relation, owner);
         END IF;
         FOREACH event IN ARRAY CASE WHEN t.fact THEN '{insert,update,delete,truncate}'::text[]
                                     ELSE '{change}' END LOOP
@@ -303,9 +333,9 @@ BEGIN
                            '_pgrain' || stem || event);
         END LOOP;
     END LOOP;
-    EXECUTE format('GRANT USAGE ON SCHEMA pgrain TO %I', w.owner);
-    EXECUTE format('GRANT INSERT ON pgrain.watch_note TO %I', w.owner);
-    EXECUTE format('GRANT EXECUTE ON FUNCTION pgrain._build_watch(bigint) TO %I', w.owner);
+    EXECUTE format('GRANT USAGE ON SCHEMA pgrain TO %I', owner);
+    EXECUTE format('GRANT INSERT ON pgrain.watch_note TO %I', owner);
+    EXECUTE format('GRANT EXECUTE ON FUNCTION pgrain._build_watch(bigint) TO %I', owner);
 END $$;
 
 -- When the row of a watch goes, its triggers and functions go with it.
@@ -330,7 +360,8 @@ CREATE TRIGGER disarm AFTER DELETE ON pgrain.watch
     FOR EACH ROW EXECUTE FUNCTION pgrain._disarm_watch();
 
 CREATE VIEW pgrain.watches AS
-SELECT w.name, w.query, w.alert, s.alert_holds, w.owner, w.model, w.tables,
+SELECT w.name, w.query, w.alert, s.alert_holds,
+       pg_get_userbyid(pgrain._watch_owner(w.watch)) AS owner, w.model, w.tables,
        s.watch IS NOT NULL AND s.print = pgrain._watch_print(w.watch)
            AND s.version = m.active_version AND s.spectrum IS NOT DISTINCT FROM (
                SELECT x.spectrum FROM pgrain.spectrum x WHERE x.spectrum = v.active_spectrum)

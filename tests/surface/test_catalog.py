@@ -14,7 +14,7 @@ USER = {"_worker_here", "_settings",
         "_snapshot", "complaint_vector",
         "plan_repair", "assess", "describe", "brightness", "contrast", "cluster",
         "resembles",
-        "_load_watch", "_load_watch_cells", "_watch_print"}
+        "_load_watch", "_load_watch_cells", "_watch_print", "_watch_owner"}
 ADMIN = USER | {"protect_keys",
                 "create_model", "alter_model", "drop_model", "activate", "detach", "apply",
                 "revert",

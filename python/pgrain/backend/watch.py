@@ -185,8 +185,12 @@ def _check_functions(plpy, names: list[str]) -> bool:
 def unwatch(plpy, name: str) -> None:
     """End a watch: its triggers, functions, notes and state go."""
     found = query(plpy, """
-        SELECT owner::text AS owner, pg_catalog.pg_has_role(owner, 'USAGE') AS mine
-        FROM pgrain.watch WHERE name = $1""", ["text"], [name])
+        SELECT coalesce(pg_catalog.pg_get_userbyid(o), w.owner)::text AS owner,
+               coalesce(pg_catalog.pg_has_role(o, 'USAGE'),
+                        (SELECT rolsuper FROM pg_catalog.pg_roles
+                         WHERE rolname = current_user)) AS mine
+        FROM pgrain.watch w, pgrain._watch_owner(w.watch) AS o
+        WHERE w.name = $1""", ["text"], [name])
     if not found:
         raise _no_watch(name)
     if not found[0]["mine"]:
@@ -198,7 +202,8 @@ def unwatch(plpy, name: str) -> None:
 def load(plpy, name: str | None, number: int | None, role: str) -> None:
     """Read a watch and what `role` may do about it. Runs as the extension's owner."""
     rows = query(plpy, """
-        SELECT w.watch, w.name, w.query, w.owner::text AS owner, w.model, w.shape::text AS shape,
+        SELECT w.watch, w.name, w.query, pg_catalog.pg_get_userbyid(o)::text AS owner,
+               o::bigint AS owner_oid, w.model, w.shape::text AS shape,
                (SELECT pg_catalog.string_agg(pg_catalog.quote_ident(s), ', ' ORDER BY n)
                 FROM pg_catalog.jsonb_array_elements_text(w.settings -> 'search_path')
                      WITH ORDINALITY AS e (s, n)) AS path,
@@ -214,8 +219,9 @@ def load(plpy, name: str | None, number: int | None, role: str) -> None:
                EXISTS (SELECT FROM pgrain.watch_note n WHERE n.watch = w.watch) AS noted,
                (SELECT pg_catalog.bool_and(pg_catalog.has_table_privilege($3, t, 'SELECT'))
                 FROM pg_catalog.unnest(w.tables) AS t)
-               AND (w.plain OR pg_catalog.pg_has_role($3, w.owner, 'USAGE')) AS allowed
-        FROM pgrain.watch w LEFT JOIN pgrain.model m ON m.model = w.model
+               AND (w.plain OR pg_catalog.pg_has_role($3, o, 'USAGE')) AS allowed
+        FROM pgrain.watch w CROSS JOIN pgrain._watch_owner(w.watch) AS o
+        LEFT JOIN pgrain.model m ON m.model = w.model
         LEFT JOIN pgrain.model_version v ON v.version = m.active_version
         LEFT JOIN pgrain.watch_state s ON s.watch = w.watch
         LEFT JOIN pgrain.protected_keys p ON p.model = w.model
@@ -241,9 +247,10 @@ def load(plpy, name: str | None, number: int | None, role: str) -> None:
                        SELECT pg_catalog.bool_and(
                            pg_catalog.pg_visible_in_snapshot(x::xid8, n.snapshot))
                        FROM pg_catalog.unnest($4) AS x), true) AS sees
-            FROM pgrain.watch_note n WHERE n.watch = $1 AND n.owner = $2 ORDER BY n.note
-            """, ["bigint", "text", "text", "text[]"],
-            [found.watch, found.owner, found.before or "0", found.changes or []])]
+            FROM pgrain.watch_note n WHERE n.watch = $1 AND n.owner = $2::oid
+            ORDER BY n.note
+            """, ["bigint", "bigint", "text", "text[]"],
+            [found.watch, found.owner_oid, found.before or "0", found.changes or []])]
 
 
 def load_cells(plpy, name: str | None) -> None:

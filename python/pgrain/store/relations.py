@@ -72,11 +72,16 @@ def reading(connection: psycopg.Connection, relation: int, columns: list[str],
             connection.execute("SET LOCAL ROLE pgrain_reader")
         if kind in ("r", "p", "v"):
             connection.execute(sql.SQL("LOCK TABLE {} IN ACCESS SHARE MODE").format(name))
-        if reader is not None and not connection.execute(
-                "SELECT EXISTS (SELECT FROM pg_roles WHERE rolname = %s) AND "
-                "has_table_privilege(%s::name, %s::oid, 'SELECT') AS may",
-                [reader, reader, relation]).fetchone()["may"]:
-            raise InsufficientPrivilege(f'role "{reader}" may not read {shown}')
+        if reader is not None:
+            role = connection.execute("SELECT has_table_privilege(oid, %s::oid, 'SELECT') AS may "
+                                      "FROM pg_roles WHERE rolname = %s",
+                                      [relation, reader]).fetchone()
+            if role is None:
+                raise InsufficientPrivilege(
+                    f'there is no role "{reader}" any more, for which {shown} is read',
+                    hint="Attach the relation again, or call train and precompute, as another.")
+            if not role["may"]:
+                raise InsufficientPrivilege(f'role "{reader}" may not read {shown}')
         there = connection.execute(_COLUMNS, [relation]).fetchone()["columns"]
         for column in columns:
             if column not in there:

@@ -141,8 +141,9 @@ class Watches:
                                       "FOR KEY SHARE SKIP LOCKED", [number]).rowcount:
                 return None
             row = connection.execute("""
-                SELECT w.alert, w.owner, w.shape, s.generation, s.version, s.spectrum, s.pairs,
-                       s.notes_print, s.changes, s.before::text AS before, s.alert_holds,
+                SELECT w.alert, pgrain._watch_owner(w.watch)::bigint AS owner, w.shape,
+                       s.generation, s.version, s.spectrum, s.pairs, s.notes_print, s.changes,
+                       s.before::text AS before, s.alert_holds,
                        (SELECT coalesce(max(c.seq), 0) FROM pgrain.prediction_chunk c
                         WHERE c.version = s.version) AS last_seq
                 FROM pgrain.watch w JOIN pgrain.watch_state s USING (watch)
@@ -152,7 +153,7 @@ class Watches:
             notes = connection.execute("""
                 DELETE FROM pgrain.watch_note WHERE note IN (
                     SELECT note FROM pgrain.watch_note WHERE watch = %(watch)s
-                        AND owner = %(owner)s ORDER BY note LIMIT 64)
+                        AND owner = %(owner)s::oid ORDER BY note LIMIT 64)
                 RETURNING sign, print, tags, metas, a, b, c,
                     pg_snapshot_xmin(snapshot) > %(before)s::text::xid8 AND coalesce((
                         SELECT bool_and(pg_visible_in_snapshot(x::xid8, snapshot))
