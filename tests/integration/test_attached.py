@@ -116,3 +116,64 @@ def test_triggers_go_with_the_attachment(goods, as_role):
         modeller.execute("CALL pgrain.attach('colour', 'goods')")
     modeller.execute("CALL pgrain.attach('colour', 'goods')")
     assert goods.value(triggers) == 0
+
+
+def test_chunks_are_put_together_and_dropped_values_forgotten(small):
+    """Rows come and go for long: chunks stay few, predictions and complaints right, also of values
+    that another relation has too."""
+    from pgrain.worker.compaction import SMALL_CHUNKS
+    complaint = ("SELECT * FROM pgrain.complain($$ SELECT count(*) AS reds FROM flow "
+                 "WHERE pgrain.predict('colour', x) = 'red' $$, 'reds too high', 20)")
+    chunks = """SELECT count(*), sum(n_values) FROM pgrain.prediction_chunk
+                WHERE relation = 'flow'::regclass"""
+    small.execute("CREATE TABLE flow (id serial, x float8[])")
+    small.execute("CREATE TABLE shares (x float8[])")
+    small.execute("CALL pgrain.attach('colour', 'flow')")
+    small.execute("INSERT INTO flow (x) SELECT ARRAY[1.0 + i / 7000.0, 0.25] "
+                  "FROM generate_series(1, 6000) AS i")
+    small.execute("INSERT INTO shares SELECT x FROM flow WHERE id <= 50")
+    small.execute("CALL pgrain.attach('colour', 'flow')")
+    small.execute("CALL pgrain.attach('colour', 'shares')")       # all its values are stored
+    assert small.value("SELECT count(*) FROM pgrain.prediction_chunk "
+                       "WHERE relation = 'shares'::regclass") == 0
+    small.rows(complaint)                                         # in the worker's memory
+    before = stored_of(small, "flow")
+    assert before >= 6000
+    for step in range(SMALL_CHUNKS + 4):
+        small.execute("INSERT INTO flow (x) SELECT ARRAY[%s + i, -1.0] "
+                      "FROM generate_series(1, 5) AS i", [10.0 * (step + 1)])
+        small.execute("CALL pgrain.attach('colour', 'flow')")
+    count, values = small.rows(chunks)[0]
+    assert count <= SMALL_CHUNKS + 3 and values >= 6000
+    small.execute("DELETE FROM flow WHERE id <= 6000")
+    small.execute("CALL pgrain.attach('colour', 'flow')")
+    count, values = small.rows(chunks)[0]
+    assert values == 5 * (SMALL_CHUNKS + 4)
+    # What the other relation has is stored again, as its own.
+    deadline = time.monotonic() + 30
+    while small.value("SELECT coalesce(sum(n_values), 0) FROM pgrain.prediction_chunk "
+                      "WHERE relation = 'shares'::regclass") != 50:
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    # Projections went with their chunks, and those that stay have theirs.
+    assert small.value("""
+        SELECT count(*) FROM pgrain.spectrum_chunk k LEFT JOIN pgrain.prediction_chunk c USING (seq)
+        WHERE k.kind = 'attached' AND c.seq IS NULL""") == 0
+    assert small.value("""
+        SELECT count(*) FROM pgrain.prediction_chunk c JOIN pgrain.models m USING (version)
+        WHERE NOT EXISTS (SELECT FROM pgrain.spectrum_chunk k
+                          WHERE k.kind = 'attached' AND k.seq = c.seq)""") == 0
+    # And everything is as it is without stored values.
+    predictions = "SELECT id, pgrain.predict('colour', x) FROM flow ORDER BY id"
+    known, ranking = small.rows(predictions), small.rows(complaint)
+    small.execute("SELECT pgrain.detach('colour', 'flow')")
+    with small.connect() as other:
+        assert other.execute(predictions).fetchall() == known
+        alone = other.execute(complaint).fetchall()
+    assert [row[1] for row in alone] == [row[1] for row in ranking] and len(ranking) == 20
+    assert [row[2] for row in alone] == pytest.approx([row[2] for row in ranking], rel=1e-4)
+
+
+def stored_of(database, relation: str) -> int:
+    return database.value("SELECT stored_values FROM pgrain.attached "
+                          "WHERE relation = %s::regclass", [relation])

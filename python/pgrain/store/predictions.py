@@ -8,6 +8,7 @@ import numpy as np
 import psycopg
 
 from pgrain.store.arrays import checksum, verify
+from pgrain.wire.identity import DIGEST_BYTES
 
 
 @dataclass
@@ -18,6 +19,29 @@ class Predictions:
     predicted: np.ndarray
     logits: np.ndarray
     probabilities: np.ndarray
+
+
+@dataclass
+class Names:
+    """What a chunk is about. relation: oid of the one whose values it brought first; digests: of
+    `DIGEST_BYTES` each."""
+
+    seq: int
+    relation: int
+    digests: list[bytes]
+
+
+def names(connection: psycopg.Connection, version: int) -> list[Names]:
+    """The chunks of a version. Not verified: a damaged digest is one more value that nobody has."""
+    return [Names(row["seq"], row["relation"], split(row["digests"]))
+            for row in connection.execute(
+                "SELECT seq, relation::bigint AS relation, digests FROM pgrain.prediction_chunk "
+                "WHERE version = %s ORDER BY seq", [version], binary=True)]
+
+
+def split(digests: bytes) -> list[bytes]:
+    """One after the other."""
+    return [digests[at:at + DIGEST_BYTES] for at in range(0, len(digests), DIGEST_BYTES)]
 
 
 def write(connection: psycopg.Connection, version: int, relation: int,
@@ -64,6 +88,12 @@ def delete(connection: psycopg.Connection, version: int, keep: list[int]) -> Non
     """All chunks of a version but `keep`."""
     connection.execute("DELETE FROM pgrain.prediction_chunk WHERE version = %s "
                        "AND seq <> ALL (%s)", [version, keep])
+
+
+def take(connection: psycopg.Connection, seqs: list[int]) -> set[int]:
+    """Delete these chunks; those that were there."""
+    return {row["seq"] for row in connection.execute(
+        "DELETE FROM pgrain.prediction_chunk WHERE seq = ANY (%s) RETURNING seq", [seqs])}
 
 
 def caught_up(connection: psycopg.Connection, model: str, relation: int, version: int,

@@ -9,6 +9,7 @@ from pgrain.errors import InsufficientPrivilege, InvalidArgument, UndefinedColum
 from pgrain.settings import CHUNK_ROWS
 from pgrain.store import predictions, relations, spectra, versions
 from pgrain.wire.identity import DIGEST_BYTES
+from pgrain.worker import compaction
 from pgrain.worker.resident import Resident, load_version
 
 
@@ -18,13 +19,16 @@ def run(job) -> str:
     model = versions.read_model(connection, job.model)
     resident = load_version(connection, model.active_version)
     wanted = int(job.arguments["relation"])
-    known = stored_digests(connection, resident)
+    chunks = predictions.names(connection, resident.row.version)
+    known = {digest for chunk in chunks for digest in chunk.digests}
     spectrum = resident.row.active_spectrum
     vectors = spectra.read_vectors(connection, spectrum) if spectrum is not None else None
     stored = 0
     for attachment in predictions.attachments(connection, job.model):
         if attachment["relation"] == wanted:
-            stored += len(store_relation(job, resident, attachment, known, spectrum, vectors)[1])
+            found, new = store_relation(job, resident, attachment, known, spectrum, vectors)
+            stored += sum(len(chunk.digests) for chunk in new)
+            compaction.compact(connection, resident, wanted, chunks + new, found)
     projected = "" if spectrum is not None else "; no spectrum yet, so without projections"
     return f"{stored} new values predicted by version {resident.row.version}{projected}"
 
@@ -38,7 +42,8 @@ def predict_attached(job, version: int) -> str:
     """Predictions of every attached relation for a version that is about to become active; a note
     of those that are left out."""
     resident = load_version(job.connection, version)
-    known = stored_digests(job.connection, resident)
+    known = {digest for chunk in predictions.names(job.connection, version)
+             for digest in chunk.digests}
     return store_all(job, resident, known, None, None)[1]
 
 
@@ -50,7 +55,8 @@ def store_all(job, resident: Resident, known: set[bytes], spectrum: int | None,
     seqs, note = [], ""
     for attachment in predictions.attachments(job.connection, job.model):
         try:
-            seqs += store_relation(job, resident, attachment, known, spectrum, vectors)[0]
+            _, new = store_relation(job, resident, attachment, known, spectrum, vectors)
+            seqs += [chunk.seq for chunk in new]
         except _ALTERED as error:
             if job.connection.closed:
                 raise
@@ -62,23 +68,12 @@ def store_all(job, resident: Resident, known: set[bytes], spectrum: int | None,
     return seqs, note
 
 
-def stored_digests(connection, resident: Resident) -> set[bytes]:
-    """Digests of the version's stored values."""
-    known: set[bytes] = set()
-    for seq in predictions.seqs(connection, resident.row.version):
-        chunk = predictions.read(connection, seq, len(resident.row.classes))
-        if chunk is not None:
-            data = chunk.digests.tobytes()
-            known.update(data[at:at + DIGEST_BYTES] for at in range(0, len(data), DIGEST_BYTES))
-    return known
-
-
 def store_relation(job, resident: Resident, attachment: dict, known: set[bytes],
                    spectrum: int | None, vectors: np.ndarray | None
-                   ) -> tuple[list[int], list[bytes]]:
+                   ) -> tuple[set[bytes], list[predictions.Names]]:
     """Predict and store the values of one relation that `known` lacks (it is added to).
 
-    Returns (seqs of the new chunks, their digests).
+    Returns (digests of all its values, the new chunks).
     """
     connection, kind = job.connection, resident.row.kind
     secret = versions.read_secret(connection)
@@ -87,8 +82,7 @@ def store_relation(job, resident: Resident, attachment: dict, known: set[bytes],
     values: list = []
     names: list[bytes] = []
     found: set[bytes] = set()
-    seqs: list[int] = []
-    added: list[bytes] = []
+    new: list[predictions.Names] = []
     # Read all first: the connection is busy while a COPY runs, and chunks are written on it.
     for done, row in enumerate(relations.read(
             connection, attachment["relation"], kind, attachment["features"], secret,
@@ -111,9 +105,8 @@ def store_relation(job, resident: Resident, attachment: dict, known: set[bytes],
                 predicted.astype("<u2"), logits.astype("<f4"), p.astype("<f4")))
             if J is not None:
                 spectra.write(connection, spectrum, "attached", seq, {"J": J})
-        seqs.append(seq)
-        added.extend(part_names)
+        new.append(predictions.Names(seq, attachment["relation"], part_names))
     predictions.caught_up(connection, resident.row.model, attachment["relation"],
                           resident.row.version, len(found))
     job.report(f"predict {attachment['name']}", 1, 1)
-    return seqs, added
+    return found, new

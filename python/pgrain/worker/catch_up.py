@@ -127,7 +127,7 @@ _FORGET = """WITH RECURSIVE tree (oid) AS (
     SELECT i.inhrelid FROM tree JOIN pg_inherits i ON i.inhparent = tree.oid)
 DELETE FROM pgrain.attachment_hint h USING tree WHERE h.relation = tree.oid"""
 _WRITTEN = _TREE + """SELECT tree.root::bigint AS relation,
-    sum(pg_stat_get_tuples_inserted(tree.oid) + pg_stat_get_tuples_updated(tree.oid))::bigint
-        AS written,
+    sum(pg_stat_get_tuples_inserted(tree.oid) + pg_stat_get_tuples_updated(tree.oid)
+        + pg_stat_get_tuples_deleted(tree.oid))::bigint AS written,
     bool_or(c.relkind NOT IN ('r', 'p')) AS blind
 FROM tree JOIN pg_class c USING (oid) GROUP BY tree.root"""

@@ -25,6 +25,7 @@ from pgrain.models.encoding import Encoder
 from pgrain.models.predicting import predict_proba
 from pgrain.models.registry import Model, build_for
 from pgrain.models.softmax import softmax
+from pgrain.settings import CHUNK_ROWS
 from pgrain.store import interventions, predictions, spectra, versions
 from pgrain.store.relations import plain_columns
 from pgrain.worker.variables import VariableTable
@@ -258,7 +259,8 @@ class Residents:
                     resident.tables.popitem(last=False)
             if table.last_seq < last_seq:
                 with self._lock:
-                    self._query(lambda c: _load_chunks(c, resident, spectrum, table))
+                    table = resident.tables[spectrum] = self._query(
+                        lambda c: _loaded(c, resident, spectrum, table))
                 table.last_seq = last_seq
             return table
 
@@ -372,6 +374,22 @@ def _load_repair(connection, resident: Resident, spectrum: Spectrum,
     there = np.isin(numbers, spectrum.training.rows)
     return Repair(it.number, it.name, np.searchsorted(spectrum.training.rows, numbers[there]),
                   np.concatenate(A)[there], np.concatenate(belief)[there])
+
+
+def _loaded(connection, resident: Resident, spectrum: int | None,
+            table: VariableTable) -> VariableTable:
+    """A version's table with all chunks that are stored: `table`, or another one, if most of what
+    it knows as stored has been dropped since."""
+    _load_chunks(connection, resident, spectrum, table)
+    stored = predictions.count(connection, resident.row.version)
+    if len(table) - table.live <= 2 * stored + int(CHUNK_ROWS.default):
+        return table
+    log.info("values dropped", version=resident.row.version, values=len(table) - table.live,
+             stored=stored)
+    anew = VariableTable(table.n_classes, table.n_pairs)
+    _load_chunks(connection, resident, spectrum, anew)
+    anew.add_live_of(table)
+    return anew
 
 
 def _load_chunks(connection, resident: Resident, spectrum: int | None,

@@ -97,7 +97,8 @@ class VariableTable:
         self.lock = threading.Lock()
         self.loaded: set[int] = set()
         self.last_seq = 0
-        self.live = 0       # how many of its values were not stored when they were added
+        self.live = 0       # how many of its values are not stored, as far as is known
+        self._live = Growing((), np.bool_)      # ... which
         self._index = Index()
         self._digests = Growing((DIGEST_BYTES,), np.uint8)
         self._logits = Growing((n_classes,), np.float32)
@@ -110,7 +111,7 @@ class VariableTable:
 
     @property
     def live_bytes(self) -> int:
-        """About how much memory the values take that were not stored."""
+        """About how much memory the values take that are not stored."""
         return self.live * (DIGEST_BYTES + 24 + self.n_classes * (12 + 4 * (self.n_pairs or 0)))
 
     def add(self, digests: np.ndarray, predicted: np.ndarray, logits: np.ndarray,
@@ -118,18 +119,32 @@ class VariableTable:
         """Add values (n, 16), (n,), (n, R), (n, R, m); those that are there already are skipped.
         live: they were computed, not read from where they are stored."""
         with self.lock:
+            if not live:
+                known = self._index.find(digests)
+                self._live.rows[known[known >= 0]] = False
+                self.live = int(self._live.rows.sum())
             new = np.flatnonzero(self._index.missing(digests))
             if not len(new):
                 return
-            self.live += len(new) if live else 0
             new = new[np.argsort(_halves(digests[new])[0], kind="stable")]
             self._digests.append(digests[new])
+            self.live += len(new) if live else 0
+            self._live.append(np.full(len(new), live))
             self._logits.append(logits[new])
             self._predicted.append(predicted[new])
             self._p.append(softmax(logits[new]))
             if self._J is not None:
                 self._J.append(J[new])
             self._index.build(self._digests.rows)
+
+    def add_live_of(self, other: VariableTable) -> None:
+        """Add those values of another table of this kind that are not stored."""
+        with other.lock:
+            rows = other._live.rows
+            parts = [array.rows[rows] for array in (other._digests, other._predicted,
+                                                    other._logits)]
+            J = None if other._J is None else other._J.rows[rows]
+        self.add(*parts, J)
 
     def find(self, digests: np.ndarray) -> np.ndarray:
         """Row numbers of digests (n, 16) uint8, -1 where a value is not known."""
