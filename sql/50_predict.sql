@@ -1,19 +1,10 @@
 -- Predictions. STABLE, never IMMUTABLE: a plan or an index must not keep them beyond a retraining.
 -- PARALLEL UNSAFE, since PL/Python that reaches SPI under a parallel plan can stop a PostgreSQL 15.
--- Bodies begin with the quick way, for a value that comes where it came the last time: known.last is the
--- value before it, in a list of value, label and the one that came next (backend/session.py).
+-- Bodies begin with a quick way for a value that comes where it came the last time (cli/install.py).
 
 CREATE FUNCTION pgrain.predict(model text, x bytea) RETURNS text
 LANGUAGE plpython3u STABLE STRICT PARALLEL UNSAFE COST 100 AS $python$
-try:
-    models, clock, pause = SD["known"]
-    known = models[model]
-    ahead, now = known.last[2], clock()
-    if known.until > now < known.trusted and ahead[0] == x:
-        known.until, known.last = now + pause, ahead
-        return ahead[1]
-except KeyError:
-    pass
+@QUICK@
 @BACKEND@
 SD["known"] = backend.known()
 return backend.predict(plpy, model, x, "bytea")
@@ -21,15 +12,7 @@ $python$;
 
 CREATE FUNCTION pgrain.predict(model text, x text) RETURNS text
 LANGUAGE plpython3u STABLE STRICT PARALLEL UNSAFE COST 100 AS $python$
-try:
-    models, clock, pause = SD["known"]
-    known = models[model]
-    ahead, now = known.last[2], clock()
-    if known.until > now < known.trusted and ahead[0] == x:
-        known.until, known.last = now + pause, ahead
-        return ahead[1]
-except KeyError:
-    pass
+@QUICK@
 @BACKEND@
 SD["known"] = backend.known()
 return backend.predict(plpy, model, x, "text")
@@ -43,15 +26,7 @@ $python$;
 
 CREATE FUNCTION pgrain.predict(model text, x jsonb) RETURNS text
 LANGUAGE plpython3u STABLE STRICT PARALLEL UNSAFE COST 100 AS $python$
-try:
-    models, clock, pause = SD["known"]
-    known = models[model]
-    ahead, now = known.last[2], clock()
-    if known.until > now < known.trusted and ahead[0] == x:
-        known.until, known.last = now + pause, ahead
-        return ahead[1]
-except KeyError:
-    pass
+@QUICK@
 @BACKEND@
 SD["known"] = backend.known()
 return backend.predict(plpy, model, x, "columns")
