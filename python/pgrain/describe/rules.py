@@ -2,7 +2,8 @@
 
 A tree (scikit-learn) is grown on half of the rows; every path from its root to any node is a
 candidate. A rule loses the conditions that it can do without; the best ones gain conditions of
-other paths and of categories, for a shallow tree that splits by education does not come to gender.
+other paths, of categories and bounds of numbers, for a shallow tree that splits by education does
+not come to gender, nor one that splits by gender to the best bound of an age.
 It counts only if the other half of the rows, which it has not seen, confirms it. So rows that have
 nothing in common get no rule.
 """
@@ -20,6 +21,7 @@ from pgrain.describe.columns import Feature
 
 DEPTHS = (1, 2, 3, 4)
 GROWN, MOST_CONDITIONS = 5, 5
+BOUNDS = 20     # of a number that are tried, a side, beside those of the trees
 LEAST_SUSPECTS = 10
 CONDITION_COST = 0.01
 SIGNIFICANCE = 0.001
@@ -108,11 +110,25 @@ def _candidates(X, suspect, weight, fit, features) -> list[Rule]:
     # What a row is says more than what it is not: of categories, equalities alone.
     pool = sorted({c for c in split if features[c[0]].sorted is not None}
                   | {(number, True, 0.5) for number, feature in enumerate(features)
-                     if feature.sorted is None})
+                     if feature.sorted is None}
+                  | {(number, upper, bound) for number, feature in enumerate(features)
+                     if feature.sorted is not None
+                     for bound in _bounds(X[suspect & fit, number]) for upper in (False, True)})
     for rule in best:
         grown = _grown(rule, pool, X, suspect, weight, fit)
         found.setdefault(tuple(grown.conditions), grown)
     return list(found.values())
+
+
+def _bounds(values: np.ndarray) -> list[float]:
+    """Between the suspects' values of one number, about as many of them between any two."""
+    shares = (np.arange(BOUNDS) + 0.5) / BOUNDS
+    there = np.unique(values[np.isfinite(values)])
+    if len(there) < 2:
+        return there.tolist()
+    wanted = np.quantile(values[np.isfinite(values)], shares, method="inverted_cdf")
+    at = np.minimum(np.searchsorted(there, np.unique(wanted)), len(there) - 2)
+    return ((there[at] + there[at + 1]) / 2).tolist()
 
 
 def _grown(rule: Rule, pool, X, suspect, weight, fit) -> Rule:
