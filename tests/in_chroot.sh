@@ -60,6 +60,7 @@ for folder in ${PGRAIN_CHROOT_BIND:-}; do
     mount --rbind -o ro "$folder" "$root$folder"
 done
 cp -L /etc/resolv.conf "$root/etc/resolv.conf"
+cp -L /etc/hosts "$root/etc/hosts"          # this machine's own name, by which processes meet
 if [[ -e /etc/ssl/certs/ca-certificates.crt ]]; then
     cp /etc/ssl/certs/ca-certificates.crt "$root/etc/ssl/certs/ca-certificates.crt"
 fi
