@@ -18,6 +18,7 @@ CREATE FUNCTION labels() RETURNS TABLE (l text) LANGUAGE sql STABLE
 CREATE FUNCTION shaky(int) RETURNS int LANGUAGE plpgsql AS $$ BEGIN RETURN $1; END $$;
 CREATE FUNCTION lowest(int, int) RETURNS int LANGUAGE sql IMMUTABLE AS $$ SELECT least($1, $2) $$;
 CREATE FUNCTION predict(text, text) RETURNS text LANGUAGE sql STABLE AS $$ SELECT 'a' || $2 $$;
+CREATE FUNCTION pgrain.rank(text, bytea) RETURNS SETOF int LANGUAGE sql STABLE AS 'SELECT 1';
 CREATE AGGREGATE low (int) (SFUNC = lowest, STYPE = int);
 """
 
@@ -26,6 +27,8 @@ REFUSED = [
     # Windows: over predictions, over rows that are there by predictions, and what ranks them.
     (f"SELECT id, rank() OVER (ORDER BY {P}) FROM t", "0A000", "window function"),
     (f"SELECT id, rank() OVER (ORDER BY id) FROM t WHERE {P} = 'a'", "0A000", "window function"),
+    (f"SELECT c, rank() OVER (ORDER BY count(*)) FROM t WHERE {P} = 'a' GROUP BY c", "0A000",
+     "window function"),
     (f"SELECT c, sum(count(*)) OVER (ORDER BY c) FROM t WHERE {P} = 'a' GROUP BY c", "0A000",
      "window function"),
     (f"SELECT q.id FROM (SELECT id, row_number() OVER (PARTITION BY {P} ORDER BY id) AS n FROM t)"

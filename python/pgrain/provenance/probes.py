@@ -156,7 +156,7 @@ class Catalog:
     @classmethod
     def read(cls, result: ProbeResult) -> Catalog:
         catalog = cls(set(), {}, set(), [], set(), True)
-        visible_models = set()
+        visible_models, own_sets, built_in = set(), set(), set()
         for what, schema, name, kind, flag in result.rows:
             if what == "relation":
                 catalog.relations.add((schema, name))
@@ -186,11 +186,14 @@ class Catalog:
             elif kind[1] == "v":
                 catalog.volatile.append((schema, name, flag == "true"))
             if kind[2:] == "r":
-                catalog.sets.add(name)
+                (own_sets if schema == OWN_SCHEMA else catalog.sets).add(name)
+            elif schema == "pg_catalog":
+                built_in.add(name)
             if schema not in ("pg_catalog", OWN_SCHEMA):
                 catalog.user_functions.add(name)
             if name == "predict" and flag == "true":
                 visible_models.add(schema)
+        catalog.sets |= own_sets - built_in         # rank(…) OVER is not pgrain.rank
         catalog.predict_is_ours = visible_models == {OWN_SCHEMA}
         return catalog
 

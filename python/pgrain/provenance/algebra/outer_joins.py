@@ -33,6 +33,8 @@ def outer_join(builder, join: nodes.Join) -> None:
     matched.add_where(own=False)
     random = {(alias, c.name) for alias in left + right for c in matched.aliases[alias] if c.random}
     matched.random_columns = random
+    # What gives a NULL of a column's type: CTEs that depend on a model are there only as lowered.
+    joined = ",\n".join(f"{text}\n" for text in matched.block.from_)
     sides = [_rows(matched, columns, set(left + right))]
     kinds = {"left": [(join.left, join.right, left)], "right": [(join.right, join.left, right)],
              "full": [(join.left, join.right, left), (join.right, join.left, right)]}
@@ -42,7 +44,8 @@ def outer_join(builder, join: nodes.Join) -> None:
         lonely.add_from(kept)
         lonely.add_where(own=False)
         lonely.block.where.append(f"(NOT {_partner(lonely, other, on)})")
-        sides.append(_rows(lonely, columns, set(aliases), other))
+        sides.append(_rows(lonely, columns, set(aliases),
+                           joined if program.analysis.depends(other) else other.text))
     if builder.select.group is not None:
         program.notes.append("whether a group over an outer join on predictions is there takes its "
                              "rows with and without a partner for independent; its cells do not")
@@ -66,8 +69,9 @@ def _shared(builder, join: nodes.Join, left: list[str], right: list[str]):
     return [(name, owner(left, name), owner(right, name)) for name in dict.fromkeys(names)]
 
 
-def _rows(builder, columns, present: set, other: nodes.FromItem | None = None) -> Relation:
-    """The rows of one part: columns of aliases that are not `present` are NULL."""
+def _rows(builder, columns, present: set, other: str = "") -> Relation:
+    """The rows of one part: columns of aliases that are not `present`, but in the FROM `other`, are
+    NULL."""
     from pgrain.provenance.algebra.queries import column_of, finish_rows
     outputs = []
     random = builder.random_columns
@@ -77,7 +81,7 @@ def _rows(builder, columns, present: set, other: nodes.FromItem | None = None) -
         elif (alias, name) in random:
             text = "NULL"
         else:
-            text = f"(SELECT {quoted(alias)}.{quoted(name)} FROM {other.text} LIMIT 0)"
+            text = f"(SELECT {quoted(alias)}.{quoted(name)} FROM {other} LIMIT 0)"
         outputs.append((Column(name, oid), text))
     return finish_rows(builder, outputs)
 

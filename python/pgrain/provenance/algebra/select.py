@@ -339,7 +339,8 @@ class SelectBuilder(Numbers):
         replaced: dict[tuple[int, int], str] = {}
 
         def look(node) -> None:
-            piece = getattr(node.args[0], "piece", None) if isinstance(node, Op) else None
+            piece = getattr(node.args[0], "piece", None) \
+                if isinstance(node, Op) and node.args else None        # now() has none
             if isinstance(piece, nodes.ModelCall) and piece.function == "predict" \
                     and node.name.startswith("cast:"):
                 target = node.name.removeprefix("cast:")
