@@ -33,6 +33,7 @@ from pgrain.worker.variables import VariableTable
 log = structlog.get_logger()
 RESIDENT_VERSIONS = 8
 LIVE_BYTES = 512 << 20  # of values that are not stored, kept for the next complaint about them
+PASSING_BYTES = 32 << 20    # of values of changed rows, which are asked for once or twice
 REST_SECONDS = 20.0     # the connection that loads is given up when it was not needed for so long
 
 
@@ -143,6 +144,7 @@ class Resident:
     lock: threading.RLock = field(default_factory=threading.RLock)
     spectra: OrderedDict[int, Spectrum] = field(default_factory=OrderedDict)
     tables: OrderedDict[int | None, VariableTable] = field(default_factory=OrderedDict)
+    passing: OrderedDict[int | None, VariableTable] = field(default_factory=OrderedDict)
 
     def value(self, raw):
         """A raw value off the wire as the encoder takes it."""
@@ -247,22 +249,33 @@ class Residents:
     def table(self, resident: Resident, spectrum: int | None, last_seq: int) -> VariableTable:
         """The version's known values, at least those of chunks up to `last_seq`."""
         with resident.lock:
-            table = resident.tables.get(spectrum)
             # Rows come and go, and nobody says which of their values will be asked for again: a
             # table that has collected too many of them begins anew with what is stored.
-            if table is None or table.live_bytes > LIVE_BYTES:
-                pairs = None
-                if spectrum is not None:
-                    pairs = len(self.spectrum(resident, spectrum).row.eigenvalues)
-                table = resident.tables[spectrum] = VariableTable(len(resident.row.classes), pairs)
-                while len(resident.tables) > 3:
-                    resident.tables.popitem(last=False)
+            table = self._within(resident, resident.tables, spectrum, LIVE_BYTES)
             if table.last_seq < last_seq:
                 with self._lock:
                     table = resident.tables[spectrum] = self._query(
                         lambda c: _loaded(c, resident, spectrum, table))
                 table.last_seq = last_seq
             return table
+
+    def passing(self, resident: Resident, spectrum: int | None) -> VariableTable:
+        """Values of changed rows that may be gone before they are stored."""
+        with resident.lock:
+            return self._within(resident, resident.passing, spectrum, PASSING_BYTES)
+
+    def _within(self, resident: Resident, tables: OrderedDict, spectrum: int | None,
+                most: int) -> VariableTable:
+        """The table of a spectrum, an empty one if there is none with so many bytes."""
+        table = tables.get(spectrum)
+        if table is None or table.live_bytes > most:
+            pairs = None
+            if spectrum is not None:
+                pairs = len(self.spectrum(resident, spectrum).row.eigenvalues)
+            table = tables[spectrum] = VariableTable(len(resident.row.classes), pairs)
+            while len(tables) > 3:
+                tables.popitem(last=False)
+        return table
 
     def forget(self, model: str, erasures: int) -> None:
         """Drop what was read of a model before its last of so many erasures from memory, also for

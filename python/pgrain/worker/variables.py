@@ -158,6 +158,21 @@ class VariableTable:
                     None if self._J is None else self._J.rows)
 
 
+    def rows(self, at: np.ndarray, other: VariableTable, behind: np.ndarray
+             ) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
+        """(predicted, p, J) of the values in rows `at`; in place of each -1, the next one of rows
+        `behind` of another table of this kind."""
+        found = []
+        for here, there in zip(self.snapshot(), other.snapshot(), strict=True):
+            if here is None:
+                found.append(None)
+                continue
+            rows = np.empty((len(at), *here.shape[1:]), here.dtype)
+            rows[at >= 0], rows[at < 0] = here[at[at >= 0]], there[behind]
+            found.append(rows)
+        return tuple(found)
+
+
 class StampTable:
     """Tuple stamps -> digests of one column's file (see provenance/stamps.py)."""
 

@@ -253,16 +253,15 @@ class Watches:
         digests = lineage.digests[kept["model"]]
         table = self._residents.table(resident, spectrum, last_seq)
         at = table.find(digests)
-        absent = np.flatnonzero(at < 0)
-        if len(absent):
+        passing, absent = self._residents.passing(resident, spectrum), digests[at < 0]
+        new = absent[passing.find(absent) < 0]
+        if len(new):
             vectors = (self._residents.spectrum(resident, spectrum).vectors
                        if spectrum is not None else None)
-            raw = [resident.value(_value(values[digests[i].tobytes()], resident)) for i in absent]
+            raw = [resident.value(_value(values[name.tobytes()], resident)) for name in new]
             predicted, logits, _, J = resident.logits_and_projections(raw, vectors)
-            table.add(digests[absent], predicted, logits, J)
-            at = table.find(digests)
-        predicted, p, J = table.snapshot()
-        return tally(annotated, kept, lineage, predicted[at], p[at], None if J is None else J[at])
+            passing.add(new, predicted, logits, J)
+        return tally(annotated, kept, lineage, *table.rows(at, passing, passing.find(absent)))
 
     def _secret(self) -> bytes:
         if not hasattr(self, "_known_secret"):
