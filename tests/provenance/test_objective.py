@@ -17,6 +17,9 @@ REPORT = ("SELECT g AS hour, count(*) AS flagged, sum(v) FILTER (WHERE v > 100) 
           " 'k' AS what FROM t WHERE pgrain.predict('m', x) <> c GROUP BY g")
 LABELS = "SELECT id, pgrain.predict('m', x) AS label, d, length(pgrain.predict('m', x)) FROM t"
 
+GROUPED = ("SELECT c, pgrain.predict('m', x) AS label, length(pgrain.predict('m', x)) AS size,"
+           " max(v) AS n FROM t GROUP BY 1, 2, 3")
+
 
 @pytest.fixture(scope="module")
 def schema(lab: Lab) -> Lab:
@@ -125,6 +128,8 @@ def test_where_is_evaluated_by_postgresql_in_the_querys_types(schema: Lab) -> No
     (LABELS, "label <= 1", InvalidArgument, "is no number"),
     (LABELS, "label = 'zebra'", InvalidArgument, "can never be"),
     (LABELS, "id <= 1", InvalidArgument, "does not depend"),
+    (GROUPED, "label = 'b' WHERE c = 'a'", InvalidArgument, "a row of its own"),
+    (GROUPED, "size too high", InvalidArgument, "a row of its own"),
 ])
 def test_bad_complaints(schema: Lab, query, complaint, kind, words) -> None:
     with pytest.raises(kind) as raised:

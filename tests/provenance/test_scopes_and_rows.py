@@ -12,6 +12,7 @@ import pytest
 from provenance_harness import Lab
 
 from pgrain.errors import PgrainError
+from pgrain.provenance.circuit import Circuit
 
 CLASSES = ["a", "b"]
 SCHEMA = """
@@ -53,6 +54,18 @@ RIGHT = [
     "SELECT g, count(*) FROM whole WHERE label = 'a' GROUP BY g",
     f"SELECT count(*) FROM (SELECT id, {P} AS l FROM s) q WHERE l = 'a' "
     "AND id IN (SELECT g FROM r)",
+    "SELECT id, label FROM whole ORDER BY id",
+    "SELECT a.id, b.label FROM whole AS a LEFT JOIN whole AS b ON b.label = a.c",
+    "SELECT count(*) FROM whole AS a JOIN whole AS b ON a.label = b.label",
+    # LIMITs that every possible row is below
+    f"SELECT * FROM (SELECT g, count(*) AS n FROM s WHERE {P} = 'a' GROUP BY g) AS t LIMIT 1001",
+    f"SELECT g, count(*) AS n FROM s WHERE {P} = 'a' GROUP BY g ORDER BY n DESC LIMIT 2",
+    f"SELECT id, {P} AS l FROM s LIMIT 3",
+    f"SELECT id FROM s ORDER BY {P} FETCH FIRST 3 ROWS ONLY",
+    f"SELECT DISTINCT g, {P} FROM s ORDER BY 2 LIMIT 4",
+    f"SELECT sum(n) FROM (SELECT c, count(*) AS n FROM s WHERE {P} = 'a' GROUP BY c LIMIT 3) AS q",
+    f"SELECT c, count(*) AS n FROM s WHERE {P} = 'a' GROUP BY c UNION ALL SELECT 'all', count(*) "
+    f"FROM s WHERE {P} = 'a' ORDER BY n LIMIT 4",
 ]
 REFUSED = [
     (f"SELECT count(*) FROM r WHERE {P} = 'a' UNION ALL (WITH r AS (SELECT * FROM s) "
@@ -72,6 +85,15 @@ REFUSED = [
     ("SELECT DISTINCT n FROM vg", "DISTINCT"),
     (f"SELECT id FROM s ORDER BY {P}, id", "ORDER BY"),
     (f"WITH k AS (SELECT id, {P} AS l FROM s) SELECT id FROM s", "nobody reads"),
+    (f"SELECT g, count(*) AS n FROM s WHERE {P} = 'a' GROUP BY g ORDER BY n DESC LIMIT 1",
+     "ORDER BY that depends"),
+    (f"SELECT id, {P} AS l FROM s LIMIT 2", "LIMIT without ORDER BY"),
+    (f"SELECT id FROM s WHERE {P} = 'a' FETCH FIRST ROW ONLY", "LIMIT without ORDER BY"),
+    (f"SELECT {P} AS l, id FROM s ORDER BY l, id LIMIT 1", "ORDER BY that depends"),
+    (f"SELECT id FROM s ORDER BY {P} LIMIT 1", "ORDER BY that depends"),
+    (f"SELECT id FROM s WHERE {P} = 'a' LIMIT 3 OFFSET 1", "LIMIT without ORDER BY"),
+    (f"SELECT id, (SELECT count(*) FROM (SELECT 1 FROM r WHERE r.g = s.g AND {P} = 'a' LIMIT 9) "
+     "AS q) AS n FROM s", "LIMIT without ORDER BY"),
 ]
 
 
@@ -91,6 +113,24 @@ def test_right_under_every_relabelling(schema: Lab, query: str) -> None:
         schema.relabel("m", {f"f{i}": label for i, label in enumerate(labels)})
         schema.relabel("w", {f'["f{i}", {g}]': labels[i] for i, g in ((0, 0), (1, 0), (2, 1))})
         circuit.value(schema.predicted(circuit)).compare(schema.result(capture))
+
+
+def test_a_view_that_calls_with_a_whole_row_is_merged(schema: Lab) -> None:
+    """PostgreSQL spells predict('w', o) as predict('w', o.*) in the view's definition."""
+    circuit, _ = schema.circuit("SELECT id, label FROM whole")
+    assert [column.role for column in circuit.columns] == ["row", "label"]
+    circuit, _ = schema.circuit("SELECT count(*) FROM whole AS a JOIN whole AS b "
+                                "ON a.label = b.label")
+    assert isinstance(circuit, Circuit), "factorised"
+
+
+def test_a_label_out_of_a_subquery_depends_on_the_model(schema: Lab) -> None:
+    for query in (f"SELECT id, l FROM (SELECT id, {P} AS l FROM s ORDER BY id LIMIT 2) AS q",
+                  f"SELECT q.* FROM (SELECT DISTINCT id, {P} AS l FROM s) AS q",
+                  f"SELECT r.id, q.l FROM r LEFT JOIN (SELECT g, {P} AS l FROM s) AS q "
+                  "ON q.g = r.g"):
+        circuit, _ = schema.circuit(query)
+        assert [column.model_dependent for column in circuit.columns] == [False, True], query
 
 
 @pytest.mark.parametrize(("query", "construct"), REFUSED)

@@ -196,6 +196,7 @@ class Objective:
             self._text_cell(complaint, row, column)
             return
         described = self.circuit.columns[column]
+        self._one_cell(complaint, described)
         if not described.numeric:
             raise InvalidArgument(
                 f'column "{complaint.column}" is no number',
@@ -223,6 +224,15 @@ class Objective:
         self._note(complaint, row, f"is violated ({state})")
 
     @staticmethod
+    def _one_cell(complaint: Complaint, described) -> None:
+        """A label that rows are told apart by is no cell that could show another one."""
+        if described.role in ("group", "row"):
+            raise InvalidArgument(
+                f'column "{complaint.column}" has a row of its own for each value',
+                detail=f'The complaint is "{complaint.text}".',
+                hint=f"Complain about the row: no row, or a row, WHERE {complaint.column} = '...'.")
+
+    @staticmethod
     def weight(complaint: Complaint, v: float) -> float:
         """What one unit of the relaxed value adds to q; 0 where the complaint is met."""
         if complaint.operator in ("too high", "too low"):
@@ -238,6 +248,7 @@ class Objective:
         if complaint.operator != "=":
             raise InvalidArgument(f'a text is compared with "=", not with "{complaint.operator}"',
                                   detail=f'The complaint is "{complaint.text}".')
+        self._one_cell(complaint, described)
         if described.role != "label":
             raise InvalidArgument(f'column "{complaint.column}" is a number',
                                   hint="Write the target without quotes.")

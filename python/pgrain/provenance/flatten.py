@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pgrain.errors import PgrainError
 from pgrain.plan import nodes
 from pgrain.plan.expression import OWN_SCHEMA
-from pgrain.provenance.algebra.inline import expressions_of
+from pgrain.provenance.algebra.inline import as_column, expressions_of
 from pgrain.provenance.algebra.program import conjuncts
 from pgrain.provenance.algebra.scope import Analysis, analyse
 from pgrain.provenance.annotate import quote
@@ -158,13 +158,11 @@ class _Flattening:
             if any(start <= span[0] and span[1] <= end for start, end in replaced):
                 continue
             if isinstance(piece, nodes.ModelCall) and piece.function == "predict":
-                if self.analysis.depends(piece.argument) or any(
-                        isinstance(p, nodes.ColumnRef) and p.name == "*"
-                        for p in piece.argument.walk()):
+                if self.analysis.depends(piece.argument):
                     raise _Cannot
                 schema = "" if piece.bare else f"{OWN_SCHEMA}."
                 replaced[span] = (f"{schema}predict({literal(piece.model)}, "
-                                  f"{column(piece.argument.text)})")
+                                  f"{column(as_column(piece.argument))})")
             elif isinstance(piece, nodes.ColumnRef) and piece.name != "*":
                 replaced[span] = column(self.text[piece.start:piece.end])
             else:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from pgrain import settings
+from pgrain.errors import UnsupportedOperator
 from pgrain.provenance.algebra import comparisons
 from pgrain.provenance.algebra.blocks import (
     PAIRS_A_FACTOR_PAIR,
@@ -273,6 +274,15 @@ class Assembly:
         self.bases: dict[int, Base] = {}
         for block in program.blocks:
             self.rows[block.number] = getattr(self, f"_{block.kind}")(block)
+        for bound in program.bounds:
+            base = self.bases.get(bound.block)
+            grouped = base is None or base.block.grouping is not None
+            possible = len(self.rows[bound.block]) if grouped else base.n
+            if possible > bound.limit:
+                known = bound.refusal
+                raise UnsupportedOperator(
+                    str(known), detail=known.detail, hint=f"{known.hint} A LIMIT of {possible} or "
+                    "more keeps all rows that are possible, and is none.")
 
     def _read_variables(self) -> None:
         """Digests of each model's distinct values, and each slot's variables."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from pgrain.errors import UnsupportedOperator
 from pgrain.provenance.annotate import quote as quoted
 from pgrain.provenance.stamps import Stamped
 
@@ -382,6 +383,18 @@ class LimitBlock:
     offset: int
     partition: str = ""
     kind: str = "limit"
+
+
+@dataclass
+class Bound:
+    """LIMIT where nothing certain orders the rows: all that are possible must be kept.
+
+    refusal: what to raise if there are more.
+    """
+
+    block: int
+    limit: int
+    refusal: UnsupportedOperator
 
 
 def gapped(blocks: list) -> set[int]:

@@ -161,6 +161,8 @@ def _compile(query: str, facts: PlanFacts, models: dict, probes: dict[str, Probe
     program = Program(analysis, columns, types, {name: models[name].classes for name in names},
                       exact=catalog.exact)
     final = lower_query(program, statement.query, None)
+    if reduced is not None and program.bounds:
+        raise program.bounds[0].refusal     # which would quote what the caller did not write
     if not program.slots:
         raise UnsupportedOperator("a query of whose result nothing depends on a prediction",
                                   detail="It calls a model in ORDER BY, or where nobody reads it.",

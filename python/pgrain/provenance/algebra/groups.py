@@ -91,9 +91,8 @@ class GroupBuilder(Numbers):
         names = [spec.column.name for spec in outputs]
         for item in wanted:
             at, dependent = self.sorted_by(item.expression, outputs, names)
-            if dependent:
-                raise order_refusal(self.program, item)
-            order.append(f"_pgrain_o{at}{item.suffix}")
+            order.append(order_refusal(self.program, item) if dependent
+                         else f"_pgrain_o{at}{item.suffix}")
         partition = []
         for expression in on:
             at, dependent = self.sorted_by(expression, outputs, names)
@@ -224,9 +223,7 @@ class GroupBuilder(Numbers):
         if not self.numbers_in(expression):
             where, text = self.of_group(expression)
             column = Column(name, self.type_of(expression), literal=untyped(text))
-            column.labelled = any(isinstance(p, nodes.ModelCall) or
-                                  isinstance(p, nodes.ColumnRef) and self.builder.virtual(p)
-                                  for p in expression.walk())
+            column.labelled = self.builder.shows_label(expression)
             return OutputSpec(column, where, text)
         tree = read_tree(expression, self.is_random)
         if isinstance(tree, Op) and tree.name in (*CONNECTIVES, "between", "not between", "in",

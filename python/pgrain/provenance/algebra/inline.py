@@ -66,6 +66,13 @@ def inline(builder, alias: str, query: nodes.Query, order: list[nodes.OrderItem]
     return True
 
 
+def as_column(argument: nodes.Expr) -> str:
+    """SQL that is in a select list what `argument` is as an argument: o.* is many columns there,
+    and one row here. PostgreSQL spells whole rows so in the definitions of views."""
+    star = any(isinstance(p, nodes.ColumnRef) and p.name == "*" for p in argument.walk())
+    return f"coalesce({argument.text}\n)" if star else argument.text
+
+
 class _Merge:
     """What becomes of the subquery: SQL of its columns, labels as texts, conditions on labels."""
 
@@ -125,11 +132,8 @@ class _Merge:
             if any(start <= span[0] and span[1] <= end for start, end in replaced):
                 continue
             if isinstance(piece, nodes.ModelCall) and piece.function == "predict":
-                if any(isinstance(p, nodes.ColumnRef) and p.name == "*"
-                       for p in piece.argument.walk()):
-                    raise _Cannot       # o.* is a row as an argument, many columns as an output
                 mark = f"_pgrain_call{len(self.calls)}_"
-                self.calls.append((mark, piece.model, self.column(piece.argument.text, 0)))
+                self.calls.append((mark, piece.model, self.column(as_column(piece.argument), 0)))
                 replaced[span] = mark
             elif isinstance(piece, nodes.ColumnRef):
                 found = self.inner.resolve(piece.qualifier, piece.name)

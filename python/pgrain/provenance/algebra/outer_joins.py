@@ -76,13 +76,15 @@ def _rows(builder, columns, present: set, other: str = "") -> Relation:
     outputs = []
     random = builder.random_columns
     for alias, name, oid in columns:
+        labelled = False
         if alias in present:
-            text = column_of(builder, alias, builder.resolve(alias, name)[1])
+            column = builder.resolve(alias, name)[1]
+            text, labelled = column_of(builder, alias, column), column.labelled
         elif (alias, name) in random:
             text = "NULL"
         else:
             text = f"(SELECT {quoted(alias)}.{quoted(name)} FROM {other} LIMIT 0)"
-        outputs.append((Column(name, oid), text))
+        outputs.append((Column(name, oid, labelled=labelled), text))
     return finish_rows(builder, outputs)
 
 
@@ -108,7 +110,8 @@ def _expose(builder, relation: Relation, columns) -> None:
     builder.block.from_.append(f"{relation.cte} AS {alias}")
     aliases: dict[str, list[tuple[int, Column]]] = {}
     for number, ((of, name, oid), made) in enumerate(zip(columns, relation.columns, strict=True)):
-        aliases.setdefault(of, []).append((number, Column(name, oid, made.cell, made.flag)))
+        aliases.setdefault(of, []).append((number, Column(name, oid, made.cell, made.flag,
+                                                               made.labelled)))
     unit = builder._unit(alias, relation, None)
     for of, made in aliases.items():
         parts = ", ".join(f"{alias}._pgrain_o{number} AS {quoted(column.name)}"

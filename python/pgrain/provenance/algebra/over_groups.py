@@ -97,7 +97,7 @@ class OverGroups(SelectBuilder):
                     aliases.setdefault(alias, []).append(
                         f"{self.alias}._pgrain_o{number} AS {quoted(column.name)}")
                     self.aliases.setdefault(alias, []).append(
-                        Column(column.name, column.oid))
+                        Column(column.name, column.oid, labelled=column.labelled))
         for alias, parts in aliases.items():
             self.block.from_.append(f"LATERAL (SELECT {', '.join(parts)}) AS {quoted(alias)}")
 

@@ -9,7 +9,7 @@ from pgrain.plan import nodes
 from pgrain.plan.expression import refuse
 from pgrain.plan.lexer import tokenize
 from pgrain.plan.spine import Op
-from pgrain.provenance.algebra.blocks import Key, Relation, Slot
+from pgrain.provenance.algebra.blocks import Bound, Key, Relation, Slot
 from pgrain.provenance.algebra.scope import Analysis, group_expressions
 
 
@@ -34,6 +34,7 @@ class Program:
     kept: list = field(default_factory=list)
     plain: list[nodes.Cte] = field(default_factory=list)
     recursive: bool = False
+    bounds: list[Bound] = field(default_factory=list)
     exact: bool = False          # no collation takes different texts for equal
 
     @property

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from pgrain.errors import UnsupportedOperator
 from pgrain.plan import nodes
 from pgrain.plan.lexer import string_value, tokenize, unbracketed
 from pgrain.provenance.algebra.blocks import (
     Atom,
+    Bound,
     Column,
     Key,
     LimitBlock,
@@ -41,7 +43,7 @@ def lower_query(program: Program, query: nodes.Query, key: Key | None,
         if query.limit is None and query.offset is None and not ordered:
             return relation
         order = [_order_of_output(program, item, relation, _names(body)) for item in query.order]
-        return _limited(program, query, relation, order)
+        return _limited(program, query, relation, order, ordered)
     return lower_select(program, body, query, key, ordered)
 
 
@@ -59,6 +61,8 @@ def lower_select(program: Program, select: nodes.Select, query: nodes.Query,
     builder.add_where()
     limited = ordered or query.limit is not None or query.offset is not None
     on = select.distinct_on
+    if on and not query.order:
+        raise program.refuse("DISTINCT ON without ORDER BY", select, "Say which row to keep.")
     wanted = query.order if limited or on else []
     from pgrain.provenance.algebra.groups import is_grouped, lower_groups
     grouped = is_grouped(builder)
@@ -80,19 +84,16 @@ def lower_select(program: Program, select: nodes.Select, query: nodes.Query,
         partition = [_part(builder, e, outputs, visible) for e in on or []]
         relation = finish_rows(builder, outputs)
     if on:
-        if not order:
-            raise program.refuse("DISTINCT ON without ORDER BY", select, "Say which row to keep.")
-        block = LimitBlock(program.number(), relation, ", ".join(order), 1, 0,
+        block = LimitBlock(program.number(), relation, ", ".join(terms(order)), 1, 0,
                            ", ".join(partition))
         relation = _after_limit(program, block, relation)
     if select.distinct and not on:
         relation = merged(program, "union", False, [_cut(relation, visible)], key is not None)
-        order = [term for term in order]
-        if any(f"_pgrain_o{n}" in term for term in order
+        if any(f"_pgrain_o{n}" in term for term in order if isinstance(term, str)
                for n in range(visible, visible + len(order) + 1)):
             raise program.refuse("ORDER BY of what DISTINCT does not select", select)
     if limited:
-        relation = _limited(program, query, relation, order)
+        relation = _limited(program, query, relation, order, ordered)
     return _cut(relation, visible)
 
 
@@ -108,7 +109,9 @@ def select_outputs(builder: SelectBuilder) -> list[tuple[Column, object]]:
         if builder.randoms(expression):
             outputs.append(_random_output(builder, expression, name))
             continue
-        outputs.append((Column(name, _type(builder, expression)), builder.prepare(expression)))
+        column = Column(name, _type(builder, expression),
+                        labelled=builder.shows_label(expression))
+        outputs.append((column, builder.prepare(expression)))
     return outputs
 
 
@@ -148,10 +151,11 @@ def _star(builder: SelectBuilder, item: nodes.Item) -> list:
             if column.virtual is not None:
                 text = f"({column.virtual}\n)"
                 builder.keep_text(text)
-                outputs.append((Column(column.name, column.oid), Prepared(text, True)))
+                outputs.append((Column(column.name, column.oid, labelled=True),
+                                Prepared(text, True)))
                 continue
             made = column_of(builder, alias, column)
-            outputs.append((Column(column.name, column.oid), made))
+            outputs.append((Column(column.name, column.oid, labelled=column.labelled), made))
     return outputs
 
 
@@ -195,7 +199,7 @@ def finish_rows(builder: SelectBuilder, outputs: list) -> Relation:
             column.literal = untyped(made)
         elif hasattr(made, "labelled"):
             spec = OutputSpec(column, "entry" if made.labelled else "base", made.text)
-            column.labelled, column.literal = made.labelled, untyped(made.text)
+            column.literal = untyped(made.text)
         elif hasattr(made, "operator"):
             column.flag = len(block.flags)
             block.flags.append(made)
@@ -327,27 +331,35 @@ def position(expression: nodes.Expr, names: list[str]) -> int | None:
     return None
 
 
-def _order_of_output(program, item, relation, names) -> str:
+def terms(order: list) -> list[str]:
+    """The terms of an ORDER BY; 0A000 if one depends on predictions."""
+    for term in order:
+        if isinstance(term, UnsupportedOperator):
+            raise term
+    return order
+
+
+def _order_of_output(program, item, relation, names) -> str | UnsupportedOperator:
     at = position(item.expression, names)
     if at is None or not 0 <= at < len(relation.columns):
         raise program.refuse("ORDER BY of this expression before LIMIT", item.expression,
                              "Order by a column of the output.")
     if relation.columns[at].random:
-        raise order_refusal(program, item)
+        return order_refusal(program, item)
     return f"_pgrain_o{at}{item.suffix}"
 
 
-def order_refusal(program, item):
-    """0A000: which rows LIMIT keeps would hang on the predictions' order."""
+def order_refusal(program, item) -> UnsupportedOperator:
+    """0A000, unless LIMIT keeps every row (`Bound`): which rows it keeps would hang on the
+    predictions' order."""
     return program.refuse("LIMIT after an ORDER BY that depends on predictions", item.expression,
                           "Order by columns, or leave LIMIT out; a complaint names its rows.")
 
 
-def _order(builder: SelectBuilder, item: nodes.OrderItem, outputs: list, visible: int) -> str:
+def _order(builder: SelectBuilder, item: nodes.OrderItem, outputs: list,
+           visible: int) -> str | UnsupportedOperator:
     text, dependent = _sorted_by(builder, item.expression, outputs, visible, "ORDER BY")
-    if dependent:
-        raise order_refusal(builder.program, item)
-    return text + item.suffix
+    return order_refusal(builder.program, item) if dependent else text + item.suffix
 
 
 def _part(builder: SelectBuilder, expression: nodes.Expr, outputs: list, visible: int) -> str:
@@ -385,11 +397,19 @@ def _hidden(builder: SelectBuilder, expression, outputs: list, visible: int) -> 
     return f"_pgrain_o{len(outputs) - 1}", made.labelled
 
 
-def _limited(program, query: nodes.Query, relation: Relation, order: list[str]) -> Relation:
+def _limited(program, query: nodes.Query, relation: Relation, order: list,
+             ordered: bool) -> Relation:
     limit, offset = (_count(program, e) for e in (query.limit, query.offset))
+    refusal = next((term for term in order if isinstance(term, UnsupportedOperator)), None)
     if not order and (limit is not None or offset):
-        raise program.refuse("LIMIT without ORDER BY", query.limit or query.offset,
-                             "Say by what the rows are ordered.")
+        refusal = program.refuse("LIMIT without ORDER BY", query.limit or query.offset,
+                                 "Say by what the rows are ordered.")
+    if refusal is not None and limit is not None and not offset and not relation.keyed \
+            and not ordered:
+        program.bounds.append(Bound(relation.block, limit, refusal))
+        return relation
+    if refusal is not None:
+        raise refusal
     block = LimitBlock(program.number(), relation, ", ".join(order), limit, offset or 0)
     return _after_limit(program, block, relation)
 

@@ -28,6 +28,8 @@ def render_network(capture, circuit) -> list[str]:
              + ", ".join(f'{v} variables of {r} classes of model "{model}"'
                          for model, (v, r) in circuit.shapes.items())]
     lines += [f"note: {note}" for note in program.notes]
+    lines += [f"note: LIMIT {bound.limit} keeps every possible row of block {bound.block}"
+              for bound in program.bounds]
     for column in capture.output_columns:
         lines.append(f'  column "{column.name}" {column.type_name}: '
                      + ("depends on the model" if column.model_dependent else "not on the model"))

@@ -156,7 +156,8 @@ class SelectBuilder(Numbers):
     def add_unit(self, alias: str, relation: Relation, key: Key | None = None) -> int:
         """A relation of possible rows under `alias`; `key`: made of this SELECT's own columns."""
         names = self.known.get(alias) or [(c.name, c.oid) for c in relation.columns]
-        columns = [Column(name, oid, column.cell, column.flag, shown=column.shown)
+        columns = [Column(name, oid, column.cell, column.flag, column.labelled,
+                          shown=column.shown)
                    for (name, oid), column in zip(names, relation.columns, strict=True)]
         parts = [ID, *([KEY] if relation.keyed else [])]
         parts += [f"_pgrain_o{number} AS {quoted(column.name)}"
@@ -374,6 +375,17 @@ class SelectBuilder(Numbers):
             if found is not None and (found[1].random or found[1].virtual):
                 raise self.program.refuse(f'"{name}", which depends on predictions, inside a '
                                           "subquery or function", place)
+
+    def shows_label(self, expression: nodes.Expr) -> bool:
+        """Whether what it shows is made of predictions: of calls or of columns that are."""
+        for piece in expression.walk():
+            if isinstance(piece, nodes.ModelCall):
+                return True
+            found = self.resolve(piece.qualifier, piece.name) \
+                if isinstance(piece, nodes.ColumnRef) else None
+            if found is not None and (found[1].labelled or found[1].virtual):
+                return True
+        return False
 
     def virtual(self, piece: nodes.ColumnRef) -> str | None:
         """What a column of an inlined subquery stands for, if that is over predictions."""
