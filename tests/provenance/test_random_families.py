@@ -121,8 +121,7 @@ def schemas(lab: Lab):
 def ask_postgresql(schemas: Schemas, circuit, capture, query: Query, P) -> None:
     """Every assignment by PostgreSQL itself: cell by cell, and the average of its answers."""
     lab, relaxed = schemas.lab, circuit.relaxed(P)
-    fixed = [c for c, d in enumerate(circuit.columns)
-             if not d.model_dependent and d.role != "aggregate"]
+    fixed = [c for c, d in enumerate(circuit.columns) if d.role in ("row", "group", "constant")]
     summed = [c for c, d in enumerate(circuit.columns) if query.exact.get(d.name) == EXPECTED]
     total = defaultdict(lambda: np.zeros(len(summed)))
     values = {model: lab.values(model, circuit) for model in shapes_of(circuit)}
