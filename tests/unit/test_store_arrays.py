@@ -100,6 +100,15 @@ def test_a_table_of_values_that_are_not_stored_begins_anew(monkeypatch):
                   np.zeros((500, 2), np.float32), None)
         assert table.live == len(table) and table.live_bytes < 150_000
     assert len(version.tables) == 1 and len(seen) > 5
+    # What one look-up asks for stays, and as much again.
+    table = residents.table(version, None, 0)
+    kept = rng.integers(0, 256, (5000, 16), dtype=np.uint8)
+    table.add(kept, np.zeros(5000, np.int64), np.zeros((5000, 2), np.float32), None)
+    assert (table.find(kept) >= 0).all() and table.live_bytes > 300_000
+    assert residents.table(version, None, 0) is table
+    table.add(rng.integers(0, 256, (9000, 16), dtype=np.uint8), np.zeros(9000, np.int64),
+              np.zeros((9000, 2), np.float32), None)
+    assert len(residents.table(version, None, 0)) == 0
     stored = VariableTable(2, None)
     stored.add(rng.integers(0, 256, (500, 16), dtype=np.uint8), np.zeros(500, np.int64),
                np.zeros((500, 2), np.float32), None, live=False)

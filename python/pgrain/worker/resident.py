@@ -32,7 +32,9 @@ from pgrain.worker.variables import VariableTable
 
 log = structlog.get_logger()
 RESIDENT_VERSIONS = 8
-LIVE_BYTES = 512 << 20  # of values that are not stored, kept for the next complaint about them
+# Of values that are not stored, kept for the next complaint about them: so much, or twice what one
+# complaint has asked for, if that is more.
+LIVE_BYTES = 64 << 20
 PASSING_BYTES = 32 << 20    # of values of changed rows, which are asked for once or twice
 REST_SECONDS = 20.0     # the connection that loads is given up when it was not needed for so long
 
@@ -268,7 +270,7 @@ class Residents:
                 most: int) -> VariableTable:
         """The table of a spectrum, an empty one if there is none with so many bytes."""
         table = tables.get(spectrum)
-        if table is None or table.live_bytes > most:
+        if table is None or table.live_bytes > max(most, 2 * table.asked_bytes):
             pairs = None
             if spectrum is not None:
                 pairs = len(self.spectrum(resident, spectrum).row.eigenvalues)

@@ -98,6 +98,7 @@ class VariableTable:
         self.loaded: set[int] = set()
         self.last_seq = 0
         self.live = 0       # how many of its values are not stored, as far as is known
+        self.asked = 0      # ... that one look-up found, at most
         self._live = Growing((), np.bool_)      # ... which
         self._index = Index()
         self._digests = Growing((DIGEST_BYTES,), np.uint8)
@@ -112,7 +113,16 @@ class VariableTable:
     @property
     def live_bytes(self) -> int:
         """About how much memory the values take that are not stored."""
-        return self.live * (DIGEST_BYTES + 24 + self.n_classes * (12 + 4 * (self.n_pairs or 0)))
+        return self.live * self._value_bytes
+
+    @property
+    def asked_bytes(self) -> int:
+        """... and those of them that the largest look-up found."""
+        return self.asked * self._value_bytes
+
+    @property
+    def _value_bytes(self) -> int:
+        return DIGEST_BYTES + 24 + self.n_classes * (12 + 4 * (self.n_pairs or 0))
 
     def add(self, digests: np.ndarray, predicted: np.ndarray, logits: np.ndarray,
             J: np.ndarray | None, *, live: bool = True) -> None:
@@ -149,7 +159,10 @@ class VariableTable:
     def find(self, digests: np.ndarray) -> np.ndarray:
         """Row numbers of digests (n, 16) uint8, -1 where a value is not known."""
         with self.lock:
-            return self._index.find(digests)
+            rows = self._index.find(digests)
+            if self.live > self.asked:
+                self.asked = max(self.asked, int(self._live.rows[rows[rows >= 0]].sum()))
+            return rows
 
     def snapshot(self) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
         """(predicted, p, J), consistent with each other and with row numbers given before."""
