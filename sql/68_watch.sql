@@ -107,45 +107,6 @@ BEGIN RETURN coalesce(
     (SELECT r.oid FROM pgrain.watch w JOIN pg_roles r ON r.rolname = w.owner WHERE w.watch = $1));
 END $$;
 
--- One text that changes when something may have changed that no trigger has seen: rewritten tables
--- (TRUNCATE, ALTER TABLE, VACUUM FULL), partitions that came or went, triggers that were off,
--- subscriptions, row security, columns, functions that mean something else, another owner. NULL while
--- a trigger is missing or may not fire, or its owner may not note anything.
-CREATE FUNCTION pgrain._watch_print(watch bigint) RETURNS text
-LANGUAGE plpgsql STABLE PARALLEL UNSAFE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$   -- plans are kept in plpgsql, not in sql
-BEGIN RETURN (
-    WITH RECURSIVE tree (oid, triggers) AS (
-        SELECT t::oid, CASE WHEN t = w.fact THEN 4 ELSE 1 END
-        FROM pgrain.watch w, unnest(w.tables) AS t WHERE w.watch = $1
-        UNION
-        SELECT i.inhrelid, tree.triggers FROM tree JOIN pg_inherits i ON i.inhparent = tree.oid)
-    SELECT CASE WHEN bool_and(armed) THEN md5(string_agg(part, ',' ORDER BY part COLLATE "C")) END
-    FROM (
-        SELECT (SELECT count(*) FROM pg_trigger t WHERE t.tgrelid = c.oid AND t.tgenabled = 'A'
-                    AND starts_with(t.tgname, '_pgrain_watch_' || $1 || '_')) = triggers,
-               concat_ws(':', c.oid, c.relfilenode, c.relkind, c.relrowsecurity,
-                         c.relnamespace, c.relname,
-                         (SELECT count(*) FROM pg_subscription_rel s WHERE s.srrelid = c.oid),
-                         (SELECT string_agg(concat_ws('.', t.oid, t.xmin, t.tgenabled), ';'
-                                            ORDER BY t.oid)
-                          FROM pg_trigger t WHERE t.tgrelid = c.oid
-                              AND starts_with(t.tgname, '_pgrain_watch_' || $1 || '_')),
-                         (SELECT md5(string_agg(concat_ws('.', a.attnum, a.attname, a.atttypid), ';'
-                                                ORDER BY a.attnum))
-                          FROM pg_attribute a WHERE a.attrelid = c.oid AND a.attnum > 0))
-        FROM tree JOIN pg_class c USING (oid)
-        UNION ALL
-        SELECT coalesce(has_table_privilege(o, 'pgrain.watch_note', 'INSERT')
-                        AND has_schema_privilege(o, 'pgrain', 'USAGE'), false), concat('owner ', o)
-        FROM pgrain._watch_owner($1) AS o
-        UNION ALL
-        SELECT true, concat_ws(':', p.oid, p.xmin) FROM pg_proc p
-        WHERE p.oid >= 16384 AND p.proname = ANY (
-            (SELECT w.functions FROM pgrain.watch w WHERE w.watch = $1)::name[])
-            AND p.pronamespace <> 'pgrain'::regnamespace
-    ) AS parts (armed, part));
-END $$;
-
 -- Puts a watch into the process's memory, with what `role` may do about it; returns nothing.
 CREATE FUNCTION pgrain._load_watch(name text, number bigint, role name) RETURNS void
 LANGUAGE plpython3u STABLE PARALLEL UNSAFE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
@@ -208,7 +169,8 @@ BEGIN
     FOR setting IN SELECT key, value FROM jsonb_each_text(w.settings) LOOP
         IF setting.key NOT IN ('search_path', 'TimeZone', 'DateStyle', 'IntervalStyle',
                                'extra_float_digits', 'bytea_output', 'lc_numeric', 'lc_monetary',
-                               'lc_time') THEN
+                               'lc_time', 'default_text_search_config', 'timezone_abbreviations',
+                               'array_nulls', 'transform_null_equals', 'xmloption') THEN
             RAISE EXCEPTION 'pgrain: no such setting of a watch: "%"', setting.key
                 USING ERRCODE = '22023';
         END IF;
@@ -221,8 +183,9 @@ BEGIN
             ELSE format(' SET %I = %L', setting.key, setting.value) END;
     END LOOP;
     clauses := clauses || ' SET standard_conforming_strings = on SET plan_cache_mode = force_generic_plan';
+    -- Another table of the query may be locked for long, and the statement is not to wait for that.
     EXECUTE format('CREATE OR REPLACE FUNCTION pgrain.%I() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER%s
-                    AS %L', stem || 'fact', clauses, format(
+                    SET lock_timeout = %L AS %L', stem || 'fact', clauses, '100ms', format(
         'BEGIN
            BEGIN
              IF TG_OP IN (''INSERT'', ''UPDATE'') THEN
@@ -231,7 +194,7 @@ BEGIN
              IF TG_OP IN (''UPDATE'', ''DELETE'') THEN
                IF EXISTS (SELECT FROM _pgrain_old) THEN %s END IF;
              END IF;
-           EXCEPTION WHEN OTHERS THEN
+           EXCEPTION WHEN OTHERS OR assert_failure THEN
              %s
            END;
            RETURN NULL;
@@ -274,36 +237,41 @@ DECLARE
     w pgrain.watch;
     stem CONSTANT text := format('_watch_%s_', watch);
     owner name;
+    tree oid[];
     t record;
     event text;
 BEGIN
+    -- What was not noted meanwhile is lost, also if all is then as it was.
+    UPDATE pgrain.watch_state s SET print = ''
+    WHERE s.watch = $1 AND s.print IS DISTINCT FROM pgrain._watch_print($1);
     PERFORM pgrain._make_watch_functions($1);
     SELECT * INTO STRICT w FROM pgrain.watch x WHERE x.watch = $1;
     owner := w.owner;
+    WITH RECURSIVE r (oid) AS (
+        SELECT x::oid FROM unnest(w.tables) AS x UNION
+        SELECT i.inhrelid FROM r JOIN pg_inherits i ON i.inhparent = r.oid AND NOT i.inhdetachpending)
+    SELECT array_agg(oid) INTO tree FROM r;
+    -- Tables that have left (partitions detached, another table by the name of the old one).
+    FOR t IN SELECT g.tgname, g.tgrelid::regclass AS relation FROM pg_trigger g
+             WHERE starts_with(g.tgname, '_pgrain' || stem) AND g.tgrelid <> ALL (tree) LOOP
+        EXECUTE format('DROP TRIGGER %I ON %s', t.tgname, t.relation);
+    END LOOP;
     FOR t IN
-        WITH RECURSIVE tree (oid, fact) AS (
+        WITH RECURSIVE r (oid, fact) AS (
             SELECT x::oid, x = w.fact FROM unnest(w.tables) AS x
             UNION
-            SELECT i.inhrelid, tree.fact FROM tree JOIN pg_inherits i ON i.inhparent = tree.oid)
-        SELECT oid::regclass AS relation, fact, c.relkind, c.relpersistence, c.relrowsecurity,
-               EXISTS (SELECT FROM pg_subscription_rel s WHERE s.srrelid = c.oid) AS subscribed,
-               EXISTS (SELECT FROM pg_attribute a JOIN pg_collation l ON l.oid = a.attcollation
-                       WHERE a.attrelid = c.oid AND NOT l.collisdeterministic) AS loose
-        FROM tree JOIN pg_class c USING (oid) ORDER BY oid
+            SELECT i.inhrelid, r.fact FROM r JOIN pg_inherits i ON i.inhparent = r.oid
+                AND NOT i.inhdetachpending)
+        SELECT oid::regclass AS relation, fact, pgrain._unwatchable(oid, tree) AS reason
+        FROM r JOIN pg_class c USING (oid) ORDER BY oid
     LOOP
-        IF t.relkind NOT IN ('r', 'p') OR t.relpersistence = 't' THEN
+        IF t.reason IS NOT NULL THEN
             RAISE EXCEPTION 'pgrain: % cannot be watched', t.relation USING ERRCODE = '0A000',
-                DETAIL = 'Changes are noted by triggers on ordinary and partitioned tables.',
-                HINT = 'Name the tables themselves in FROM, in place of a view.';
-        ELSIF t.relrowsecurity THEN
-            RAISE EXCEPTION 'pgrain: % cannot be watched', t.relation USING ERRCODE = '0A000',
-                DETAIL = 'It has row security, and a watch would show its readers the same rows.';
-        ELSIF t.subscribed THEN
-            RAISE EXCEPTION 'pgrain: % cannot be watched', t.relation USING ERRCODE = '0A000',
-                DETAIL = 'A subscription writes to it, without firing statement triggers.';
-        ELSIF t.loose THEN
-            RAISE EXCEPTION 'pgrain: % cannot be watched', t.relation USING ERRCODE = '0A000',
-                DETAIL = 'A column has a nondeterministic collation.';
+                DETAIL = t.reason, HINT = CASE WHEN t.reason LIKE 'It is a partition%'
+                    THEN 'Watch the table above it, with a condition.'
+                    WHEN t.reason LIKE 'Changes are%'
+                    THEN 'Name the tables themselves in FROM, in place of a view.'
+                    ELSE 'Complain about the query itself.' END;
         ELSIF NOT (has_table_privilege(owner, t.relation, 'TRIGGER')
                    AND has_table_privilege(owner, t.relation, 'SELECT'))
               AND t.relation = ANY (w.tables) THEN
@@ -312,8 +280,20 @@ BEGIN
                 HINT = format('A watch puts triggers on it: GRANT SELECT, TRIGGER ON %s TO %I.',
                               t.relation, owner);
         END IF;
+        FOR event IN SELECT g.tgname FROM pg_trigger g WHERE g.tgrelid = t.relation
+                     AND starts_with(g.tgname, '_pgrain' || stem)
+                     AND (g.tgname LIKE '%change') = t.fact LOOP       -- of what it was before
+            EXECUTE format('DROP TRIGGER %I ON %s', event, t.relation);
+        END LOOP;
         FOREACH event IN ARRAY CASE WHEN t.fact THEN '{insert,update,delete,truncate}'::text[]
                                     ELSE '{change}' END LOOP
+            -- What is there and on needs no lock.
+            CONTINUE WHEN EXISTS (
+                SELECT FROM pg_trigger g JOIN pg_proc p ON p.oid = g.tgfoid
+                WHERE g.tgrelid = t.relation AND g.tgname = '_pgrain' || stem || event
+                    AND g.tgenabled = 'A' AND p.pronamespace = 'pgrain'::regnamespace
+                    AND p.proname = stem || CASE WHEN event IN ('change', 'truncate') THEN 'other'
+                                                 ELSE 'fact' END);
             EXECUTE format(
                 'CREATE OR REPLACE TRIGGER %I AFTER %s ON %s %s FOR EACH STATEMENT
                      EXECUTE FUNCTION pgrain.%I()',

@@ -13,7 +13,7 @@ GRANT UPDATE (fitted) ON pgrain.intervention TO pgrain_worker;
 GRANT INSERT, UPDATE, DELETE ON pgrain.watch_state, pgrain.watch_cell TO pgrain_worker;
 GRANT DELETE ON pgrain.watch_note, pgrain.attachment_hint TO pgrain_worker;
 GRANT INSERT ON pgrain.attachment_hint TO pgrain_worker;    -- when it drops what others may have
-GRANT UPDATE (note_new, note_old, shape) ON pgrain.watch TO pgrain_worker;
+GRANT UPDATE (fact, tables, plain, note_new, note_old, shape) ON pgrain.watch TO pgrain_worker;
 GRANT EXECUTE ON FUNCTION pgrain._tidy() TO pgrain_worker;
 GRANT EXECUTE ON FUNCTION pgrain._watch_print(bigint), pgrain._watch_owner(bigint), pgrain._make_watch_functions(bigint),
     pgrain._arm_watch(bigint) TO pgrain_worker;

@@ -32,7 +32,8 @@ from pgrain.errors import (
 
 _QUERY = re.compile(r"\s*(select|with|table|values|explain|\(|--|/\*)", re.I)
 _SETTINGS = ("TimeZone", "DateStyle", "IntervalStyle", "extra_float_digits", "bytea_output",
-             "lc_numeric", "lc_monetary", "lc_time")
+             "lc_numeric", "lc_monetary", "lc_time", "default_text_search_config",
+             "timezone_abbreviations", "array_nulls", "transform_null_equals", "xmloption")
 _BUILD_LOCK = 0x70677262   # "pgrb": advisory locks of builds are (this, number of the watch)
 # STABLE functions of PostgreSQL's own whose result changes from one statement to the next.
 _MOVING = ("now", "transaction_timestamp", "statement_timestamp", "current_setting", "age",
@@ -109,7 +110,8 @@ def watch(plpy, name: str, text: str, alert: str | None) -> None:
         raise failure
 
 
-def _make(plpy, name: str, text: str, alert: str | None) -> int:
+def _parts(plpy, text: str, alert: str | None = None) -> tuple[list[dict], dict]:
+    """(tables, the rest) of what a watch of the query is made of, as its names are read now."""
     plan, _, _ = complain.planned(plpy, text)
     answer, _ = session.call(plpy, "watch_plan", {"plan": plan["plan"]})
     tables = []
@@ -125,10 +127,15 @@ def _make(plpy, name: str, text: str, alert: str | None) -> int:
     if len(set(oids)) < len(oids):
         raise UnsupportedOperator("a join of a table with itself cannot be watched",
                                   hint="Complain about the query itself.")
-    fact = next(table for table in tables if table["fact"])
     made, _ = session.call(plpy, "watch_plan", {
         "plan": plan["plan"], "names": [table["name"] for table in tables], "alert": alert})
-    plain = _check_functions(plpy, made["functions"])
+    return tables, {**made, "plain": _check_functions(plpy, made["functions"]), "oids": oids,
+                    "fact": next(table["oid"] for table in tables if table["fact"])}
+
+
+def _make(plpy, name: str, text: str, alert: str | None) -> int:
+    tables, made = _parts(plpy, text, alert)
+    fact = next(table for table in tables if table["fact"])
     for rows, note in (("_pgrain_new", made["note_new"]), ("_pgrain_old", made["note_old"])):
         # What a transition table cannot give (ctid, a schema before a column) shows here.
         fetch_all(plpy, f"EXPLAIN (COSTS OFF) WITH {rows} AS (SELECT * FROM {fact['name']}) "
@@ -145,8 +152,8 @@ def _make(plpy, name: str, text: str, alert: str | None) -> int:
         RETURNING watch
         """, ["text", "text", "text", "text", "text", "bigint", "bigint[]", "text[]", "boolean",
               "text", "text", "text"],
-        [name, text, alert, json.dumps(settings), made["shape"]["model"], fact["oid"], oids,
-         made["functions"], plain, made["note_new"], made["note_old"],
+        [name, text, alert, json.dumps(settings), made["shape"]["model"], fact["oid"],
+         made["oids"], made["functions"], made["plain"], made["note_new"], made["note_old"],
          json.dumps(made["shape"])])[0]["watch"]
     try:
         query(plpy, "SELECT pgrain._arm_watch($1)", ["bigint"], [number])
@@ -203,10 +210,12 @@ def load(plpy, name: str | None, number: int | None, role: str) -> None:
     """Read a watch and what `role` may do about it. Runs as the extension's owner."""
     rows = query(plpy, """
         SELECT w.watch, w.name, w.query, pg_catalog.pg_get_userbyid(o)::text AS owner,
-               o::bigint AS owner_oid, w.model, w.shape::text AS shape,
+               o::bigint AS owner_oid, w.model, w.shape::text AS shape, w.plain,
+               w.tables::oid[]::bigint[] AS oids, w.fact::oid::bigint AS fact,
                (SELECT pg_catalog.string_agg(pg_catalog.quote_ident(s), ', ' ORDER BY n)
-                FROM pg_catalog.jsonb_array_elements_text(w.settings -> 'search_path')
-                     WITH ORDINALITY AS e (s, n)) AS path,
+                FROM pg_catalog.jsonb_array_elements_text(
+                         w.settings -> 'search_path' || '"pg_temp"')
+                     WITH ORDINALITY AS e (s, n)) AS path, w.settings::text AS settings,
                w.settings ->> 'DateStyle' AS date_style,
                w.settings ->> 'IntervalStyle' AS interval_style,
                pg_catalog.md5(w.note_new || w.note_old) AS notes_print,
@@ -217,7 +226,9 @@ def load(plpy, name: str | None, number: int | None, role: str) -> None:
                (SELECT x.spectrum FROM pgrain.spectrum x
                 WHERE x.spectrum = v.active_spectrum) AS active_spectrum,
                EXISTS (SELECT FROM pgrain.watch_note n WHERE n.watch = w.watch) AS noted,
-               (SELECT pg_catalog.bool_and(pg_catalog.has_table_privilege($3, t, 'SELECT'))
+               -- (a table that was dropped: its state is not used)
+               (SELECT pg_catalog.bool_and(coalesce(
+                    pg_catalog.has_table_privilege($3, t, 'SELECT'), true))
                 FROM pg_catalog.unnest(w.tables) AS t)
                AND (w.plain OR pg_catalog.pg_has_role($3, o, 'USAGE')) AS allowed
         FROM pgrain.watch w CROSS JOIN pgrain._watch_owner(w.watch) AS o
@@ -305,7 +316,15 @@ def read(plpy, found: Standing, params: dict):
     if notes:
         params |= {"notes": notes, "shape": json.loads(found.shape),
                    "last_seq": session.model_facts(plpy, found.model).last_seq}
-    answer, _ = session.call(plpy, "watch_read", params, blobs)
+    try:
+        answer, _ = session.call(plpy, "watch_read", params, blobs)
+    except PgrainError as error:
+        if not notes or error.sqlstate[:2] not in ("0A", "22"):
+            raise
+        # A note of rows that cannot be counted, which may be gone again by now.
+        plpy.notice(f'pgrain: watch "{found.name}" is to be computed again ({error.message}); '
+                    "this answer is computed from its query")
+        return None
     if "need_state" in answer:
         query(plpy, "SELECT pgrain._load_watch_cells($1)", ["text"], [found.name])
         cells = found.cells
@@ -371,13 +390,15 @@ def cells(plpy, found: Standing, include_absent: bool) -> list[tuple] | None:
 
 
 def query_of(plpy, text: str) -> str:
-    """The query of the watch of that name, its names meaning what they meant to its creator until
-    this call ends; or `text` itself, which is a query."""
+    """The query of the watch of that name, its names and texts meaning what they meant to its
+    creator until this call ends; or `text` itself, which is a query."""
     found = find(plpy, text)
     if found is None:
         return text
-    query(plpy, "SELECT pg_catalog.set_config('search_path', $1, true)", ["text"],
-          [found.path or ""])
+    settings = json.loads(found.settings)
+    for name, value in [("search_path", found.path),
+                        *((name, settings[name]) for name in _SETTINGS if name in settings)]:
+        query(plpy, "SELECT pg_catalog.set_config($1, $2, true)", ["text", "text"], [name, value])
     return found.query
 
 
@@ -395,6 +416,14 @@ def build(plpy, number: int) -> None:
         raise InsufficientPrivilege(f'watch "{found.name}" belongs to role "{found.owner}"')
     if not found.allowed:
         raise InsufficientPrivilege(f'role "{role}" may not read all that the watched query reads')
+    _, made = _parts(plpy, found.query)
+    if ((made["oids"], made["fact"], made["plain"], made["shape"])
+            != (found.oids, found.fact, found.plain, json.loads(found.shape))
+            or query(plpy, "SELECT pg_catalog.md5($1 || $2) AS print", ["text", "text"],
+                     [made["note_new"], made["note_old"]])[0]["print"] != found.notes_print):
+        session.call(plpy, "watch_renew", {**made, "watch": number})
+        raise NotReady("what the query reads, or how changes are noted, is not what it was",
+                       detail="What notes a change has been made anew.", hint="Try again.")
     if found.print is None:
         raise NotReady(f'triggers of watch "{found.name}" are missing or off',
                        hint="The worker makes them again; see its log.")

@@ -49,6 +49,7 @@ class Handlers:
             "rank_vector": complaints.rank_vector,
             "describe": describing.describe, "landmarks": describing.landmarks,
             "watch_plan": self.watches.plan, "watch_build": self.watches.build,
+            "watch_renew": self.watches.renew,
             "watch_read": self.watches.read,
             "forget": Forgetting(residents).forget,
             "check_options": self._check_options,

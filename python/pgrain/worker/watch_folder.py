@@ -16,6 +16,7 @@ from psycopg import sql
 from pgrain.errors import PgrainError
 from pgrain.store.database import Shared
 from pgrain.worker.polling import Poller, there
+from pgrain.worker.watch_rows import bury
 from pgrain.worker.watches import Rebuild, Watches
 
 log = structlog.get_logger()
@@ -59,7 +60,7 @@ class Folder(Poller):
                 reasons[row["watch"]] = reasons.get(row["watch"]) or row["reason"]
         for number, reason in reasons.items():
             if reason is not None and self._failed.get(number, (0.0,))[0] <= time.monotonic():
-                self._rebuild(number, reason)
+                self._rebuild(connection, number, reason)
         return self._some
 
     def _fold(self, connection, number: int) -> str | None:
@@ -72,17 +73,16 @@ class Folder(Poller):
         except PgrainError as error:
             return error.message
 
-    def _rebuild(self, number: int, reason: str) -> None:
+    def _rebuild(self, connection, number: int, reason: str) -> None:
         """As the watch's creator: the function belongs to them. What they wrote runs on a
         connection of its own that ends with it."""
         log.info("watch is computed again", watch=number, reason=reason)
         try:
-            with self._connect() as connection:
+            with self._connect() as own:
                 # Triggers that are off, or missing on a new partition, come (back) first.
-                connection.execute("SELECT pgrain._arm_watch(%(watch)s) "
-                                   "WHERE pgrain._watch_print(%(watch)s) IS NULL",
-                                   {"watch": number})
-                connection.execute(sql.SQL("SELECT pgrain.{}()").format(
+                own.execute("SELECT pgrain._arm_watch(%(watch)s) "
+                            "WHERE pgrain._watch_print(%(watch)s) IS NULL", {"watch": number})
+                own.execute(sql.SQL("SELECT pgrain.{}()").format(
                     sql.Identifier(f"_watch_{number}_build")))
             self._failed.pop(number, None)
         except psycopg.Error as error:
@@ -90,6 +90,7 @@ class Folder(Poller):
             self._failed[number] = (time.monotonic() + pause, pause)
             log.warning("watch cannot be computed", watch=number, error=str(error).strip(),
                         again_in=pause)
+            bury(connection, number)
 
 
 _STALE = """

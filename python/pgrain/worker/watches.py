@@ -28,11 +28,10 @@ from pgrain.wire.identity import hasher as keyed_hasher
 from pgrain.worker.complaints import Complaints, not_precomputed, slopes
 from pgrain.worker.ranking import NOTHING, Projected, Ranker
 from pgrain.worker.resident import Resident, Residents
+from pgrain.worker.watch_rows import LOCK_CLASS, renew, trimmed
 
 log = structlog.get_logger()
-LOCK_CLASS = 0x70677277   # "pgrw": advisory locks of watches are (this, number of the watch)
 STATES = 64
-CHANGES = 256
 
 
 class Watches:
@@ -62,6 +61,12 @@ class Watches:
                        "note_old": note_sql(capture, params["names"], OLD)}
         return answer, []
 
+    def renew(self, state: dict, params: dict, blobs: list) -> tuple:
+        """Make the statements that note changes anew, for the tables that the query names now;
+        notes of the old ones are told by their print. Triggers follow, as they are missing."""
+        self._residents.with_connection(lambda connection: renew(connection, params))
+        return {}, []
+
     def build(self, state: dict, params: dict, blobs: list) -> tuple:
         """Store the state that an evaluation of the whole query gives.
 
@@ -73,10 +78,8 @@ class Watches:
             raise PgrainError("the worker does not know this evaluation")
         kept, capture = params["shape"], evaluation.plan.capture
         if shape(capture) != kept:
-            self._residents.with_connection(
-                lambda connection: _renew(connection, params["watch"], capture))
             raise NotReady("the model's classes or the query's columns have changed",
-                           detail="What notes a change has been made anew.", hint="Try again.")
+                           hint="Try again.")
         variables = evaluation.variables[kept["model"]]
         predicted, p, J = variables._snapshot()
         rows = variables.rows
@@ -94,7 +97,8 @@ class Watches:
             connection.execute("SELECT pg_advisory_xact_lock(%s, %s)",
                                [LOCK_CLASS, number & 0x7FFFFFFF])
             row = connection.execute(
-                "SELECT w.alert, s.generation, s.changes, s.before::text AS before, s.alert_holds "
+                "SELECT w.alert, s.generation, s.changes, s.before::text AS before, s.alert_holds, "
+                "s.print, pg_current_xact_id()::text AS here "
                 "FROM pgrain.watch w LEFT JOIN pgrain.watch_state s USING (watch) "
                 "WHERE w.watch = %s", [number]).fetchone()
             if row is None or row["generation"] != params["generation"]:
@@ -108,8 +112,11 @@ class Watches:
                     "VALUES (%s, %s, %s, %b)",
                     [[number, key, *pack(cell)] for key, cell in made.cells.items()])
             changes = [*(row["changes"] or []), *params["changes"]]
-            changes = sorted(set(changes), key=int)
-            before = max([int(row["before"] or 0), *map(int, changes[:-CHANGES])])
+            if row["print"] not in (None, params["print"]):
+                # What was noted before this is seen may be what a function, a type or a name meant
+                # before it was changed: nobody waits for those who are under way.
+                changes.append(row["here"])
+            changes, before = trimmed(changes, row["before"])
             generation = connection.execute("""
                 INSERT INTO pgrain.watch_state (watch, generation, version, spectrum, pairs,
                     notes_print, print, changes, before, built_at)
@@ -123,7 +130,7 @@ class Watches:
                     before = excluded.before, built_at = excluded.built_at
                 RETURNING generation""",
                 [number, variables.resident.row.version, variables.spectrum, pairs,
-                 params["notes_print"], params["print"], changes[-CHANGES:], str(before)]
+                 params["notes_print"], params["print"], changes, before]
                 ).fetchone()["generation"]
             self._alert(connection, number, row["alert"], row["alert_holds"], made, kept, pairs)
         self._remember(number, generation, made, kept)
@@ -144,6 +151,7 @@ class Watches:
                 SELECT w.alert, pgrain._watch_owner(w.watch)::bigint AS owner, w.shape,
                        s.generation, s.version, s.spectrum, s.pairs, s.notes_print, s.changes,
                        s.before::text AS before, s.alert_holds,
+                       s.print IS NOT DISTINCT FROM pgrain._watch_print(w.watch) AS stands,
                        (SELECT coalesce(max(c.seq), 0) FROM pgrain.prediction_chunk c
                         WHERE c.version = s.version) AS last_seq
                 FROM pgrain.watch w JOIN pgrain.watch_state s USING (watch)
@@ -162,6 +170,8 @@ class Watches:
                  "changes": row["changes"]}).fetchall()
             if not notes:
                 return None
+            if not row["stands"]:       # nor would an alert be right
+                raise Rebuild("tables, triggers or functions were altered")
             for note in notes:
                 if note["sign"] == 0 or not note["sees"] or note["print"] != row["notes_print"]:
                     raise Rebuild(note["print"] if note["sign"] == 0 else
@@ -333,21 +343,6 @@ class Watches:
 
 class Rebuild(Exception):
     """The notes cannot be folded; what was deleted is rolled back."""
-
-
-def _renew(connection, number: int, capture) -> None:
-    """Make the statements that note changes anew; notes of the old ones are told by their print."""
-    with connection.transaction():
-        names = [row["name"] for row in connection.execute("""
-            SELECT format('%%I.%%I', n.nspname, c.relname) AS name
-            FROM pgrain.watch w, unnest(w.tables) WITH ORDINALITY AS t (oid, at)
-            JOIN pg_class c ON c.oid = t.oid JOIN pg_namespace n ON n.oid = c.relnamespace
-            WHERE w.watch = %s ORDER BY t.at""", [number]).fetchall()]
-        connection.execute("UPDATE pgrain.watch SET note_new = %s, note_old = %s, shape = %s "
-                           "WHERE watch = %s",
-                           [note_sql(capture, names, NEW), note_sql(capture, names, OLD),
-                            json.dumps(shape(capture)), number])
-        connection.execute("SELECT pgrain._make_watch_functions(%s)", [number])
 
 
 def _evaluated(state: State, kept: dict, pairs: int) -> tuple:

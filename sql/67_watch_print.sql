@@ -1,0 +1,100 @@
+-- What tells that the state of a watch may not be right any more (68_watch.sql, docs/dev/watches.md).
+
+-- Why a table can't be watched whatever triggers it has, or NULL. `tree`: all tables of the watch.
+CREATE FUNCTION pgrain._unwatchable(relation oid, tree oid[]) RETURNS text
+LANGUAGE plpgsql STABLE PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp AS $$
+BEGIN RETURN (
+    SELECT CASE
+        WHEN c.relkind NOT IN ('r', 'p') OR c.relpersistence = 't'
+            THEN 'Changes are noted by triggers on ordinary and partitioned tables.'
+        WHEN c.relrowsecurity
+            THEN 'It has row security, and a watch would show its readers the same rows.'
+        WHEN EXISTS (SELECT FROM pg_inherits i WHERE i.inhrelid = c.oid AND i.inhparent <> ALL ($2)
+                     AND NOT i.inhdetachpending)
+            THEN 'It is a partition or a child of another table: statements on that one change it '
+                 'without firing its triggers.'
+        WHEN EXISTS (SELECT FROM pg_subscription_rel s WHERE s.srrelid = c.oid)
+            THEN 'A subscription writes to it, without firing statement triggers.'
+        WHEN EXISTS (SELECT FROM pg_attribute a JOIN pg_collation l ON l.oid = a.attcollation
+                     WHERE a.attrelid = c.oid AND NOT l.collisdeterministic)
+            THEN 'A column has a nondeterministic collation.'
+        END
+    FROM pg_class c WHERE c.oid = $1);
+END $$;
+
+-- One text that changes when something may have changed that no trigger has seen: rewritten tables
+-- (TRUNCATE, ALTER TABLE, VACUUM FULL), unlogged tables after a crash, partitions that came or went,
+-- triggers that were off, columns and their types, names that may mean another table, functions that
+-- mean something else, another owner. NULL while a table is missing or can't be watched, while a
+-- trigger is missing or may not fire, is still on a table that is none of them (any more), or its
+-- owner may not note anything.
+CREATE FUNCTION pgrain._watch_print(watch bigint) RETURNS text
+LANGUAGE plpgsql STABLE PARALLEL UNSAFE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$   -- plans are kept in plpgsql, not in sql
+BEGIN RETURN (
+    WITH RECURSIVE w AS MATERIALIZED (SELECT * FROM pgrain.watch x WHERE x.watch = $1),
+    tree (oid, triggers) AS (
+        SELECT t::oid, CASE WHEN t = w.fact THEN 4 ELSE 1 END FROM w, unnest(w.tables) AS t
+        UNION
+        SELECT i.inhrelid, tree.triggers FROM tree JOIN pg_inherits i ON i.inhparent = tree.oid
+            AND NOT i.inhdetachpending),
+    made AS MATERIALIZED (
+        SELECT t.oid, t.xmin, t.tgrelid, t.tgenabled FROM pg_proc p JOIN pg_depend d ON d.refclassid = 'pg_proc'::regclass
+            AND d.refobjid = p.oid AND d.classid = 'pg_trigger'::regclass
+        JOIN pg_trigger t ON t.oid = d.objid
+        WHERE p.pronamespace = 'pgrain'::regnamespace AND p.pronargs = 0
+            AND p.proname IN (format('_watch_%s_fact', $1), format('_watch_%s_other', $1)))
+    SELECT CASE WHEN bool_and(armed) THEN md5(string_agg(part, ',' ORDER BY part COLLATE "C")) END
+    FROM (
+        SELECT (SELECT count(*) FROM made t WHERE t.tgrelid = c.oid AND t.tgenabled = 'A') = triggers
+               AND pgrain._unwatchable(c.oid, (SELECT array_agg(oid) FROM tree)) IS NULL,
+               concat_ws(':', c.oid, c.relfilenode, c.relkind, c.relnamespace, c.relname,
+                         CASE WHEN c.relpersistence = 'u' THEN (
+                             SELECT backend_start FROM pg_stat_activity
+                             WHERE backend_type = 'checkpointer') END,
+                         (SELECT string_agg(concat_ws('.', t.oid, t.xmin, t.tgenabled), ';'
+                                            ORDER BY t.oid)
+                          FROM made t WHERE t.tgrelid = c.oid),
+                         (SELECT md5(string_agg(concat_ws('.', a.attnum, a.attname, a.atttypid,
+                                                          a.attcollation, CASE WHEN a.atttypid >= 16384
+                                                          THEN pgrain._type_print(a.atttypid) END), ';'
+                                                ORDER BY a.attnum))
+                          FROM pg_attribute a WHERE a.attrelid = c.oid AND a.attnum > 0))
+        FROM tree LEFT JOIN pg_class c USING (oid)
+        UNION ALL
+        SELECT false, '' FROM made t WHERE t.tgrelid NOT IN (SELECT oid FROM tree)
+        UNION ALL
+        -- what the query's names of tables may mean
+        SELECT true, concat_ws(':', 'path', s.place, n.oid, n.nspname, named.oid)
+        FROM w CROSS JOIN jsonb_array_elements_text(w.settings -> 'search_path')
+            WITH ORDINALITY AS s (name, place)
+        JOIN pg_namespace n ON n.nspname = s.name
+        LEFT JOIN pg_class named ON named.relnamespace = n.oid AND named.relname IN (
+            SELECT c.relname FROM pg_class c WHERE c.oid = ANY (w.tables))
+        UNION ALL
+        SELECT coalesce(has_table_privilege(o, 'pgrain.watch_note', 'INSERT')
+                        AND has_schema_privilege(o, 'pgrain', 'USAGE'), false), concat('owner ', o)
+        FROM pgrain._watch_owner($1) AS o
+        UNION ALL
+        SELECT true, concat_ws(':', p.oid, p.xmin) FROM pg_proc p
+        WHERE p.oid >= 16384 AND p.proname = ANY ((SELECT w.functions FROM w)::name[])
+            AND p.pronamespace <> 'pgrain'::regnamespace
+    ) AS parts (armed, part));
+END $$;
+
+-- What values of a user's type are: its definition and, of an enum, its labels; of what it is an
+-- array, a range, a domain or a composite of, too.
+CREATE FUNCTION pgrain._type_print(type oid) RETURNS text
+LANGUAGE plpgsql STABLE STRICT PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp AS $$
+BEGIN RETURN (
+    WITH RECURSIVE reached (oid) AS (
+        SELECT $1 UNION
+        SELECT part FROM reached JOIN pg_type t USING (oid), LATERAL (
+            VALUES (t.typelem), (t.typbasetype) UNION ALL
+            SELECT a.atttypid FROM pg_attribute a WHERE a.attrelid = t.typrelid AND a.attnum > 0
+            UNION ALL SELECT r.rngsubtype FROM pg_range r WHERE t.oid IN (r.rngtypid, r.rngmultitypid)
+        ) AS parts (part) WHERE part >= 16384)
+    SELECT md5(string_agg(concat_ws('.', t.oid, t.xmin, (
+        SELECT string_agg(concat_ws('.', e.oid, e.xmin), ';' ORDER BY e.oid)
+        FROM pg_enum e WHERE e.enumtypid = t.oid)), ',' ORDER BY t.oid))
+    FROM reached JOIN pg_type t USING (oid));
+END $$;

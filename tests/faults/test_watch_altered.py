@@ -1,0 +1,221 @@
+"""What DBAs do to the tables of a watch: its number is that of the query, or it says nothing."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+
+import psycopg
+import pytest
+from psycopg import errors
+
+ROWS = ("SELECT id, x, claim, hour, (1 + id % 7)::float8 AS weight, "
+        "(CASE WHEN id % 3 = 0 THEN 'a' ELSE 'b' END)::mood AS mood FROM items")
+QUERY = ("SELECT hour, count(*) AS n, sum(weight) AS total FROM {} "
+         "WHERE pgrain.predict('colour', x) = 'red' GROUP BY hour")
+# name: query, what is done, the tables that are written to afterwards, whether it is kept up then
+CASES = {
+    "another table by that name": (
+        QUERY.format("swapped"),
+        "ALTER TABLE swapped RENAME TO swapped_old; CREATE TABLE swapped AS "
+        "SELECT * FROM swapped_old WHERE id % 2 = 0", ("swapped", "swapped_old"), True),
+    "dropped and made anew": (
+        "SELECT s.hour, count(*) AS n FROM facts AS s JOIN days AS d ON d.hour = s.hour "
+        "WHERE pgrain.predict('colour', x) = 'red' GROUP BY s.hour",
+        "DROP TABLE days; CREATE TABLE days AS SELECT generate_series(0, 2) AS hour",
+        ("facts", "days"), True),
+    "a table in front of it": (
+        QUERY.format("shadowed"), "CREATE TABLE app.shadowed AS SELECT * FROM shadowed LIMIT 9",
+        ("app.shadowed", "public.shadowed"), True),
+    "a partition detached": (
+        QUERY.format("parts"), "ALTER TABLE parts DETACH PARTITION parts_1",
+        ("parts", "parts_1"), True),
+    "a partition of another table now": (
+        QUERY.format("alone"), "ALTER TABLE whole ATTACH PARTITION alone DEFAULT",
+        ("whole", "alone"), False),
+    "an enum's label renamed": (
+        "SELECT mood::text AS hour, count(*) AS n FROM moody "
+        "WHERE pgrain.predict('colour', x) = 'red' GROUP BY mood::text",
+        "ALTER TYPE mood RENAME VALUE 'a' TO 'c'", ("moody",), True),
+    "another collation": (
+        "SELECT hour, count(*) AS n FROM collated WHERE claim = 'RED' "
+        "AND pgrain.predict('colour', x) = 'red' GROUP BY hour",
+        "ALTER TABLE collated ALTER claim TYPE text COLLATE loose", ("collated",), False),
+}
+
+
+def values(connection, query):
+    return {(hour, column): value for hour, column, value in connection.execute(
+        "SELECT output ->> 'hour', output_column, value FROM pgrain.provenance(%s)",
+        [query]).fetchall()}
+
+
+def settled(database, names, seconds=30):
+    deadline = time.monotonic() + seconds
+    while not database.value("SELECT bool_and(current AND pending_notes = 0) FROM pgrain.watches "
+                             "WHERE name = ANY (%s)", [list(names)]):
+        assert time.monotonic() < deadline, database.rows("SELECT * FROM pgrain.watches")
+        time.sleep(0.1)
+
+
+def make(database, table, rows=ROWS):
+    database.execute(f"CREATE TABLE {table} AS {rows}")
+
+
+@pytest.fixture
+def shop(small):
+    small.execute("CREATE TYPE mood AS ENUM ('a', 'b')")
+    yield small
+    small.execute("SELECT pgrain.unwatch(name) FROM pgrain.watch")
+    small.execute("DROP TYPE mood CASCADE")
+    for (table,) in small.rows("SELECT oid::regclass FROM pg_class WHERE relkind IN ('r', 'p') "
+                               "AND relnamespace = 'public'::regnamespace "
+                               "AND relname NOT IN ('train', 'items')"):
+        small.execute(f"DROP TABLE IF EXISTS {table} CASCADE")
+
+
+def test_altered_tables(shop):
+    """At once, when the worker has had its time, and after what is written next."""
+    shop.execute("CREATE SCHEMA app; SET search_path = app, public")
+    shop.execute("CREATE COLLATION loose (provider = icu, locale = 'und-u-ks-level2', "
+                 "deterministic = false)")
+    for table in ("swapped", "facts", "shadowed", "alone", "moody", "collated"):
+        make(shop, f"public.{table}")
+    make(shop, "public.days", "SELECT generate_series(0, 3) AS hour")
+    for table in ("parts", "whole"):
+        shop.execute(f"CREATE TABLE public.{table} (LIKE alone) PARTITION BY LIST (hour)")
+    shop.execute("CREATE TABLE public.parts_1 PARTITION OF parts FOR VALUES IN (1);"
+                 "CREATE TABLE public.parts_2 PARTITION OF parts DEFAULT")
+    shop.execute(f"INSERT INTO parts {ROWS}")
+    for name, (query, _, _, _) in CASES.items():
+        shop.execute("CALL pgrain.watch(%s, %s)", [name, query])
+    with contextlib.ExitStack() as stack:
+        stack.callback(shop.execute, "RESET search_path; DROP SCHEMA app CASCADE")
+        for name, (query, altered, _, _) in CASES.items():
+            shop.execute(altered)
+            assert values(shop, name) == values(shop, query), name
+        kept = [name for name, case in CASES.items() if case[3]]
+        settled(shop, kept)
+        for name, (query, _, tables, _) in CASES.items():
+            assert values(shop, name) == values(shop, query), name
+            for table in tables:
+                shop.execute(f"DELETE FROM {table} WHERE hour = 2")
+                if table != "days":
+                    shop.execute(f"UPDATE {table} SET hour = hour + 1 WHERE id % 5 = 0")
+                assert values(shop, name) == values(shop, query), (name, table)
+        settled(shop, kept)
+        for name, (query, _, _, kept_up) in CASES.items():
+            assert values(shop, name) == values(shop, query), name
+            current = shop.value("SELECT current FROM pgrain.watches WHERE name = %s", [name])
+            assert bool(current) == kept_up, name
+
+
+def test_a_partition_is_not_watched(shop):
+    shop.execute("CREATE TABLE whole (id int, x float8[], hour int) PARTITION BY LIST (hour);"
+                 "CREATE TABLE part PARTITION OF whole DEFAULT")
+    with pytest.raises(errors.FeatureNotSupported, match="part cannot be watched") as caught:
+        shop.execute("CALL pgrain.watch('w', $$ SELECT count(*) AS n FROM part "
+                     "WHERE pgrain.predict('colour', x) = 'red' $$)")
+    assert "Watch the table above it" in caught.value.diag.message_hint
+
+
+def test_row_security_that_comes_later(shop, as_role):
+    reader = as_role(shop, "later_reader", "user")
+    make(shop, "stock")
+    shop.execute("GRANT SELECT ON stock TO later_reader")
+    query = QUERY.format("stock")
+    shop.execute("CALL pgrain.watch('w', %s)", [query])
+    shop.execute("CREATE POLICY p ON stock FOR SELECT TO later_reader USING (hour = 1);"
+                 "ALTER TABLE stock ENABLE ROW LEVEL SECURITY")
+    for _ in range(4):      # the worker looks every two seconds
+        assert values(reader, "w").keys() == {("1", "n"), ("1", "total")}
+        shop.execute("UPDATE stock SET weight = weight + 1 WHERE id % 3 = 0")
+        time.sleep(1)
+    # What was noted meanwhile has gone: the state of before is not taken for right again.
+    shop.execute("ALTER TABLE stock DISABLE ROW LEVEL SECURITY")
+    assert values(reader, "w") == values(shop, query)
+    settled(shop, ["w"], 70)
+    assert values(reader, "w") == values(shop, query)
+
+
+def test_a_function_is_replaced_while_changes_are_under_way(shop):
+    """What they noted by the old one does not count; one that is not IMMUTABLE is not watched."""
+    make(shop, "stock")
+    body = ("CREATE OR REPLACE FUNCTION large(w float8) RETURNS boolean LANGUAGE sql {} "
+            "AS 'SELECT w > {}'")
+    shop.execute(body.format("IMMUTABLE", 3))
+    query = ("SELECT hour, count(*) AS n FROM stock WHERE pgrain.predict('colour', x) = 'red' "
+             "AND large(weight) GROUP BY hour")
+    shop.execute("CALL pgrain.watch('w', %s)", [query])
+    with psycopg.connect(shop.dsn()) as open_one:
+        open_one.execute("UPDATE stock SET weight = 4 WHERE id % 2 = 0")
+        shop.execute(body.format("IMMUTABLE", 5))
+        settled(shop, ["w"])
+    assert values(shop, "w") == values(shop, query)
+    settled(shop, ["w"])
+    assert values(shop, "w") == values(shop, query)
+    shop.execute(body.format("STABLE", 6))
+    time.sleep(4)
+    assert not shop.value("SELECT current FROM pgrain.watches")
+    assert values(shop, "w") == values(shop, query)
+    shop.execute("SELECT pgrain.unwatch('w'); DROP FUNCTION large")
+
+
+def test_a_model_of_that_name_with_another_feature(shop):
+    shop.execute("ALTER TABLE train ADD y float8[]; UPDATE train SET y = ARRAY[x[2], x[1]]")
+    make(shop, "stock", f"SELECT *, ARRAY[x[2], x[1]] AS y FROM ({ROWS}) AS r")
+    query = "SELECT count(*) AS n FROM stock AS s WHERE pgrain.predict('pair', {}) = 'red'"
+    for features in ("x[1] AS a, x[2] AS b", "x[2] AS a, x[1] AS b"):
+        shop.execute(f"CREATE TABLE seen AS SELECT id, label, {features} FROM train")
+        shop.execute("SELECT pgrain.create_model('pair', 'seen', 'id', %s, 'label', "
+                     "'logistic_regression')", ["{a,b}" if "x[1] AS a" in features else "{b,a}"])
+        shop.execute("CALL pgrain.train('pair')")
+        if "x[1] AS a" in features:
+            query = query.format("jsonb_build_object('a', x[1], 'b', x[2])")
+            shop.execute("CALL pgrain.watch('w', %s)", [query])
+            shop.execute("SELECT pgrain.drop_model('pair'); DROP TABLE seen")
+    settled(shop, ["w"])
+    shop.execute("INSERT INTO stock (x, hour) SELECT ARRAY[i, 7 - i], 1 "
+                 "FROM generate_series(-40, 40) AS i")
+    assert values(shop, "w") == values(shop, query)
+    settled(shop, ["w"])
+    assert values(shop, "w") == values(shop, query)
+    shop.execute("SELECT pgrain.drop_model('pair'); ALTER TABLE train DROP y")
+
+
+def test_settings_of_who_writes_and_who_reads(shop):
+    """Texts mean what they meant to the watch's creator, in the state and without it."""
+    make(shop, "stock", f"SELECT *, '2020-01-01 12:00+00'::timestamptz AS at FROM ({ROWS}) AS r")
+    query = ("SELECT extract(hour FROM at)::int AS hour, count(*) AS n FROM stock "
+             "WHERE pgrain.predict('colour', x) = 'red' AND to_tsvector(claim) @@ "
+             "to_tsquery('reds') GROUP BY extract(hour FROM at)::int")
+    shop.execute("SET TimeZone = 'UTC'; SET default_text_search_config = 'pg_catalog.english'")
+    shop.execute("CALL pgrain.watch('w', %s)", [query])
+    other = shop.connect()
+    other.execute("SET TimeZone = 'Asia/Tokyo'; "
+                  "SET default_text_search_config = 'pg_catalog.simple'")
+    other.execute("UPDATE stock SET claim = 'red' WHERE id % 2 = 0")
+    assert values(other, "w") == values(shop, query)
+    other.execute("ALTER TABLE stock DISABLE TRIGGER ALL")
+    assert values(other, "w") == values(shop, query)
+    shop.execute("RESET TimeZone; RESET default_text_search_config")
+
+
+def test_nobody_waits_for_another_table_or_fails_by_an_assertion(shop):
+    make(shop, "stock")
+    make(shop, "days", "SELECT generate_series(0, 3) AS hour")
+    shop.execute("CREATE FUNCTION checked(w float8) RETURNS boolean LANGUAGE plpgsql IMMUTABLE "
+                 "AS 'BEGIN ASSERT w < 50; RETURN true; END'")
+    joined = ("SELECT s.hour, count(*) AS n FROM stock AS s JOIN days AS d ON d.hour = s.hour "
+              "WHERE pgrain.predict('colour', x) = 'red' GROUP BY s.hour")
+    shop.execute("CALL pgrain.watch('joined', %s)", [joined])
+    shop.execute("CALL pgrain.watch('checked', $$ SELECT count(*) AS n FROM stock "
+                 "WHERE pgrain.predict('colour', x) = 'red' AND checked(weight) $$)")
+    with psycopg.connect(shop.dsn()) as locking, shop.connect() as writer:
+        locking.execute("LOCK TABLE days")
+        writer.execute("SET statement_timeout = '5s'")      # of a machine under load
+        writer.execute("UPDATE stock SET weight = 60, hour = (hour + 1) % 4 WHERE id % 4 = 0")
+    assert values(shop, "joined") == values(shop, joined)
+    settled(shop, ["joined"])
+    assert values(shop, "joined") == values(shop, joined)
+    shop.execute("SELECT pgrain.unwatch('checked'); DROP FUNCTION checked")
