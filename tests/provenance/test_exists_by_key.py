@@ -13,6 +13,7 @@ import pytest
 from provenance_harness import Lab, enumerate_expectation, random_probabilities
 
 from pgrain.errors import LimitExceeded
+from pgrain.provenance.gates.threshold import Threshold
 
 CLASSES = ["a", "b"]
 SCHEMA = """
@@ -158,3 +159,27 @@ def test_more_possible_rows_than_an_int4_can_number_are_over_the_limit(schema: L
              "generate_series(1, 10000) AS i, (VALUES ('v')) AS t (x)) AS s")
     with pytest.raises(LimitExceeded, match="factor_pairs is limited"):
         schema.circuit(query)
+
+
+def test_in_asks_for_the_values_of_the_columns_that_it_names(schema: Lab) -> None:
+    """o.g is no whole row of o; and where NULL is as good as false, no pair is listed for it."""
+    inner = "SELECT i.o, i.x FROM i WHERE pgrain.predict('m', i.x) = 'a'"
+    _, capture = schema.circuit(f"SELECT count(*) AS n FROM o WHERE (o.id, o.x) IN ({inner})")
+    assert [key.columns for key in capture.program.keys] == [[("o", "id", 23), ("o", "x", 25)]]
+    block = next(b for b in capture.program.blocks if b.kind == "predicate")
+    assert block.unknown is None
+    _, capture = schema.circuit(f"SELECT count(*) AS n FROM o WHERE (o.id, o.x) NOT IN ({inner})")
+    block = next(b for b in capture.program.blocks if b.kind == "predicate")
+    assert block.unknown is not None
+
+
+def test_rows_above_one_average_share_its_thresholds(schema: Lab) -> None:
+    """A threshold for each number that is compared with it, not for each row."""
+    query = ("SELECT count(*) AS n FROM (VALUES (1), (1), (2), (NULL), (NULL), (2), (1)) AS v (k) "
+             "WHERE k > (SELECT avg(o.small) FROM o WHERE pgrain.predict('m', o.x) = 'a')")
+    circuit, capture = schema.circuit(query)
+    thresholds = [layer for layer in circuit.network.layers if isinstance(layer, Threshold)]
+    assert sum(layer.n for layer in thresholds) == 3
+    for labels in itertools.product(CLASSES, repeat=4):
+        schema.relabel("m", {f"f{i}": label for i, label in enumerate(labels)})
+        circuit.value(schema.predicted(circuit)).compare(schema.result(capture))

@@ -137,9 +137,9 @@ def _given(rows, places, groups, of, empty) -> np.ndarray:
     if groups.certain or (groups is not rows and groups.grouping.having is not None):
         return places
     wiring = rows.assembly.wiring
-    out = wiring.threes(rows.n)
+    out = wiring.threes(len(places))
     wiring.add(Given(out, places, groups.any()[of], empty))
-    return out + 3 * np.arange(rows.n)
+    return out + 3 * np.arange(len(places))
 
 
 # --- sums ----------------------------------------------------------------------------------
@@ -248,7 +248,6 @@ class _Evaluation:
 def _linear(rows, left: Number, right: Number, operator: str,
             bound: np.ndarray | None = None) -> np.ndarray:
     """left operator right, or `bound` in its place."""
-    wiring, n = rows.assembly.wiring, rows.n
     evaluation = _Evaluation(rows)
     (a, b), (c, d) = (evaluation.evaluate(x.tree, x.leaves) for x in (left, right))
     if bound is not None:
@@ -262,8 +261,29 @@ def _linear(rows, left: Number, right: Number, operator: str,
         if c.parts:
             raise evaluation.refuse()
         divided = [(g, of, j) for g, of, j, _, _ in b.parts]
-        c = b.times(c.constant).plus(Linear(np.zeros(n), [], c.nulls))
-    whole = a.plus(c.times(np.full(n, -1.0)))
+        c = b.times(c.constant).plus(Linear(np.zeros(rows.n), [], c.nulls))
+    whole = a.plus(c.times(np.full(rows.n, -1.0)))
+    whole.nulls = whole.nulls + divided
+    if any(groups is rows for groups, *_ in whole.parts):       # each row has terms of its own
+        return _threshold(rows, whole, operator)
+    first, which = _alike([whole.constant, *(x for _, of, _, _, c in whole.parts for x in (of, c)),
+                           *(of for _, of, _ in whole.nulls)])
+    return _threshold(rows, whole.take(first), operator)[which]
+
+
+def _alike(columns: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    """(one row of each kind, (n,) the kind of each row): rows of a kind have the same columns."""
+    first, which = np.zeros(1, np.int64), np.zeros(len(columns[0]), np.int64)
+    for column in columns:
+        _, code = np.unique(column, return_inverse=True)
+        _, first, which = np.unique(which * (int(code.max(initial=0)) + 1) + code,
+                                    return_index=True, return_inverse=True)
+    return first, which
+
+
+def _threshold(rows, whole: Linear, operator: str) -> np.ndarray:
+    """(n,) places of threes: `whole` compared with 0."""
+    wiring, n = rows.assembly.wiring, len(whole.constant)
     unknown = np.isnan(whole.constant)
     constant = np.where(unknown, 0.0, whole.constant)
     target, literals, weights = _terms(whole.parts, n)
@@ -274,7 +294,7 @@ def _linear(rows, left: Number, right: Number, operator: str,
     tests = {"<": np.less, "<=": np.less_equal, ">": np.greater, ">=": np.greater_equal,
              "=": np.equal, "<>": np.not_equal}
     empty = tests[operator](constant, 0.0).astype(np.int64)
-    nulls = {g.signature(j): g.known(j)[of] for g, of, j in whole.nulls + divided}
+    nulls = {g.signature(j): g.known(j)[of] for g, of, j in whole.nulls}
     if nulls:
         signatures = {g.signature(j) for g, _, j, _, _ in whole.parts}
         exact = len(nulls) == 1 and signatures <= set(nulls)

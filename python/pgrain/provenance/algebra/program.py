@@ -183,5 +183,6 @@ def candidates(tokens) -> Iterator[tuple[str | None, str]]:
             and tokens[index + 2].value == "*"
         if star:
             yield token.value, "*"
-        if not (index and tokens[index - 1].value == "."):
+        # A qualifier is no column; alone, the same name is the whole row.
+        if not dotted and not star and not (index and tokens[index - 1].value == "."):
             yield None, token.value

@@ -63,6 +63,7 @@ class SelectBuilder(Numbers):
         self.calls: dict[str, Slot] = {}
         self.tables: dict[str, str] = {}           # alias -> quoted name of a plain table
         self.answers: dict[int, object] = {}       # id of a Subquery piece -> what stands for it
+        self.must_hold: set[int] = set()           # ids of those that are whole conditions
         self.conditions: list[nodes.Expr] = []
 
     # --- names -----------------------------------------------------------------------------
@@ -265,6 +266,10 @@ class SelectBuilder(Numbers):
         for part in plain + [part for part in parts if part not in plain]:
             if exists_alone(self, part):
                 continue
+            tree = part.tree
+            if isinstance(tree, PieceLeaf) and isinstance(tree.piece, nodes.Subquery) \
+                    and tree.piece.form == "any":
+                self.must_hold.add(id(tree.piece))
             made = self.prepare(part)
             (self.block.mixed if made.labelled else self.block.where).append(made.text)
             self._tie(part)

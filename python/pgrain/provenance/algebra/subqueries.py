@@ -56,6 +56,8 @@ def join_answer(builder, piece: nodes.Subquery):
     key = builder.make_key(columns) if columns else None
     relation = lower_query(program, piece.query, key if needed else None)
     true, unknown = _compared(program, piece, relation, key, operand)
+    if id(piece) in builder.must_hold:      # NULL is as good as false
+        unknown = None
     answer = _join_boolean(builder, PredicateBlock(program.number(), relation, key, true, unknown))
     return f"(NOT {answer})" if piece.form == "all" else answer
 
@@ -150,14 +152,13 @@ def _compared(program, piece, relation: Relation, key: Key | None, operand: str)
     made = f"SELECT {f'_pgrain_key.{KEY}, ' if key else ''}_pgrain_r.{ID} FROM " + \
         ", ".join(sources)
     true = f"{made} WHERE {test}{joined}"
-    nulls = [f"{name} IS NULL" for name in names]
-    # A comparison of scalars is NULL only where one of them is; so it need not be tried elsewhere.
+    # A comparison is NULL only where something compared is; so it need not be tried elsewhere.
     # (Two branches: PostgreSQL finds the rows of each without trying all pairs.)
-    if len(names) > 1:
-        return true, f"{made} WHERE {test} IS NULL{joined}"
-    null = f"({operand}\n) IS NULL"
+    null, nulls = f"({operand}\n) IS NULL", f"{other} IS NULL"
+    if len(names) > 1:      # of a row: that one of its columns is NULL
+        null, nulls = f"NOT (({operand}\n) IS NOT NULL)", f"NOT ({other} IS NOT NULL)"
     return true, (f"{made} WHERE {null} AND {test} IS NULL{joined}\nUNION ALL\n"
-                  f"{made} WHERE NOT ({null}) AND {nulls[0]} AND {test} IS NULL{joined}")
+                  f"{made} WHERE NOT ({null}) AND {nulls} AND {test} IS NULL{joined}")
 
 
 def _join_boolean(builder, block: PredicateBlock) -> str:
