@@ -57,6 +57,10 @@ RIGHT = [
     "SELECT id, label FROM whole ORDER BY id",
     "SELECT a.id, b.label FROM whole AS a LEFT JOIN whole AS b ON b.label = a.c",
     "SELECT count(*) FROM whole AS a JOIN whole AS b ON a.label = b.label",
+    "TABLE vg",
+    f"WITH k AS (SELECT c, count(*) AS n FROM s WHERE {P} = 'a' GROUP BY c) TABLE k ORDER BY 1",
+    "SELECT sum(n) FROM (TABLE vg) AS q WHERE g IN (SELECT r.h FROM (TABLE ONLY nn) AS r (h, k))",
+    "(TABLE vg) UNION ALL SELECT id, g FROM s",
     # LIMITs that every possible row is below
     f"SELECT * FROM (SELECT g, count(*) AS n FROM s WHERE {P} = 'a' GROUP BY g) AS t LIMIT 1001",
     f"SELECT g, count(*) AS n FROM s WHERE {P} = 'a' GROUP BY g ORDER BY n DESC LIMIT 2",
@@ -122,6 +126,12 @@ def test_a_view_that_calls_with_a_whole_row_is_merged(schema: Lab) -> None:
     circuit, _ = schema.circuit("SELECT count(*) FROM whole AS a JOIN whole AS b "
                                 "ON a.label = b.label")
     assert isinstance(circuit, Circuit), "factorised"
+
+
+def test_the_place_of_a_refusal_after_table_is_the_callers(schema: Lab) -> None:
+    with pytest.raises(PgrainError) as raised:
+        schema.circuit("TABLE vg ORDER BY n LIMIT 1")
+    assert raised.value.detail == 'Line 1, column 19: "n".'
 
 
 def test_a_label_out_of_a_subquery_depends_on_the_model(schema: Lab) -> None:

@@ -148,15 +148,15 @@ class Insertion:
     """The definition of a view in a text, in the place of its name.
 
     start, end: the place of the name before; made: what stands there now, with `definition` from
-    its character `offset` on.
+    its character `offset` on. Without a `view`: another spelling of what was there.
     """
 
     start: int
     end: int
     made: str
-    offset: int
-    view: str
-    definition: str
+    offset: int = 0
+    view: str = ""
+    definition: str = ""
 
 
 class ExpandedText(str):
@@ -183,6 +183,8 @@ class ExpandedText(str):
             if position < one.start + shift:
                 break
             inside = position - one.start - shift
+            if inside < len(one.made) and not one.view:
+                return describe_place(self.before, one.start)
             if inside < len(one.made):
                 at = min(max(inside - one.offset, 0), len(one.definition))
                 found = describe_place(one.definition, at, length and at + length)

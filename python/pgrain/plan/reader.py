@@ -100,7 +100,7 @@ class StatementReader(FromReader):
                 raise refuse(f'a name that begins with "{RESERVED_PREFIX}"', self.text,
                              token.start, token.end)
         first = next((token for token in tokens if token.value != "("), tokens[0])
-        if not first.is_word("select", "with"):
+        if not first.is_word("select", "with", "table"):
             self._not_a_select(first)
 
     def _not_a_select(self, token: Token) -> None:
@@ -153,7 +153,7 @@ class StatementReader(FromReader):
             scope.add(found[-1].name)
             if not self.accept_mark(","):
                 break
-        if not self.token.is_word("select") and not self.is_mark("(") and (
+        if not self.token.is_word("select", "table") and not self.is_mark("(") and (
                 self.token.depth == 0 or self.token.is_word(*_WRITES)):
             self._not_a_select(self.token)
         return found, recursive

@@ -83,6 +83,8 @@ def read_select(text: str) -> Select:
         what = text[tokens[start].start:tokens[start].end]
         if tokens[start].value == "(":
             raise refuse("a bracketed query or set operation", query, tokens[start].start)
+        if tokens[start].is_word("table"):
+            raise refuse("TABLE", query, tokens[start].start)
         raise ComplaintSyntax(f'the query is not a SELECT but begins with "{what}"',
                               hint="Give one SELECT.")
     clauses = _clauses(query, tokens[start + 1:])

@@ -8,14 +8,15 @@ from __future__ import annotations
 
 from pgrain.errors import UnsupportedOperator
 from pgrain.plan import nodes
-from pgrain.plan.lexer import ExpandedText, Insertion
+from pgrain.plan.lexer import ExpandedText, Insertion, tokenize
 from pgrain.plan.reader import read_statement
 from pgrain.provenance.algebra.blocks import quoted
 
 
 def expand_views(statement: nodes.Statement, views: dict[str, str]) -> str:
-    """The text with each named view in `views` (quoted name -> its query) replaced by its query."""
-    if not views:
+    """The text with each named view in `views` (quoted name -> its query) replaced by its query,
+    and TABLE v by SELECT * FROM v."""
+    if not views and not any(token.is_word("table") for token in tokenize(statement.text)):
         return statement.text
     names: set[str] = set()
     _query(statement.query, set(), {}, [], names)
@@ -50,6 +51,8 @@ def _query(query: nodes.Query, ctes: set[str], views, found, names: set[str]) ->
         for expression in expressions + [item.expression for item in query.order]:
             _expression(expression, seen, views, found, names)
     elif isinstance(body, nodes.Values):
+        if body.table is not None:
+            found.append(Insertion(body.start, body.start + len("TABLE"), "SELECT * FROM"))
         for expression in body.expressions:
             _expression(expression, seen, views, found, names)
 
