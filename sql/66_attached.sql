@@ -1,6 +1,35 @@
 -- Attached relations are caught up with. Which rows are there, and what is predicted for them, never
 -- depends on any of this: values are found by content, and one that is not stored is computed live.
 
+-- Locks tables for DDL on them: all of them, or none after three seconds (55P03). It never waits for
+-- one for long while it has another, else PostgreSQL might end somebody else's statement to solve a
+-- deadlock, which it looks for after a second (deadlock_timeout); and those who queue behind it go
+-- on in between.
+CREATE FUNCTION pgrain._lock_briefly(relations regclass[]) RETURNS void
+LANGUAGE plpgsql VOLATILE STRICT SET search_path = pg_catalog, pg_temp SET lock_timeout = '800ms' AS $$
+DECLARE
+    gives_up CONSTANT timestamptz := clock_timestamp() + interval '3 seconds';
+    began timestamptz;
+    relation regclass;
+BEGIN
+    LOOP
+        BEGIN
+            began := clock_timestamp();
+            FOREACH relation IN ARRAY relations LOOP
+                PERFORM set_config('lock_timeout', greatest(800 - extract(
+                    epoch FROM clock_timestamp() - began)::float8 * 1000, 1)::int::text, true);
+                EXECUTE format('LOCK TABLE ONLY %s IN ACCESS EXCLUSIVE MODE', relation);
+            END LOOP;
+            RETURN;
+        EXCEPTION WHEN lock_not_available OR deadlock_detected THEN
+            IF clock_timestamp() > gives_up THEN
+                RAISE EXCEPTION 'pgrain: % is in use', relation USING ERRCODE = '55P03';
+            END IF;
+            PERFORM pg_sleep(0.05);
+        END;
+    END LOOP;
+END $$;
+
 -- That a statement has written to a relation. Read and deleted by the worker; nobody waits for it.
 CREATE TABLE pgrain.attachment_hint (
     relation oid NOT NULL,
@@ -34,24 +63,25 @@ END $$;
 -- done that; without it, the worker's sweep finds what is new somewhat later.
 CREATE FUNCTION pgrain._hint_at(relation regclass) RETURNS void
 LANGUAGE plpgsql VOLATILE STRICT SECURITY DEFINER SET search_path = pg_catalog, pg_temp
-SET lock_timeout = '1s' AS $$
+AS $$
 DECLARE
     part regclass;
+    parts regclass[];
 BEGIN
     -- By the role's number: a name that no role has any more, of another attachment, is an error.
     IF NOT EXISTS (SELECT FROM pgrain.attachment a JOIN pg_roles r ON r.rolname = a.attached_by
                    WHERE a.relation = $1 AND has_table_privilege(r.oid, $1, 'TRIGGER')) THEN
         RETURN;
     END IF;
-    FOR part IN
-        WITH RECURSIVE tree (oid) AS (
-            SELECT $1::oid UNION
-            SELECT i.inhrelid FROM tree JOIN pg_inherits i ON i.inhparent = tree.oid)
-        SELECT c.oid FROM tree JOIN pg_class c USING (oid)
-        WHERE c.relkind IN ('r', 'p') AND c.relpersistence <> 't' AND NOT EXISTS (
-            SELECT FROM pg_trigger t WHERE t.tgrelid = c.oid AND t.tgname = '_pgrain_attached')
-        ORDER BY c.oid
-    LOOP
+    WITH RECURSIVE tree (oid) AS (
+        SELECT $1::oid UNION
+        SELECT i.inhrelid FROM tree JOIN pg_inherits i ON i.inhparent = tree.oid)
+    SELECT coalesce(array_agg(c.oid ORDER BY c.oid), '{}') INTO parts
+    FROM tree JOIN pg_class c USING (oid)
+    WHERE c.relkind IN ('r', 'p') AND c.relpersistence <> 't' AND NOT EXISTS (
+        SELECT FROM pg_trigger t WHERE t.tgrelid = c.oid AND t.tgname = '_pgrain_attached');
+    PERFORM pgrain._lock_briefly(parts);
+    FOREACH part IN ARRAY parts LOOP
         EXECUTE format('CREATE TRIGGER _pgrain_attached AFTER INSERT OR UPDATE ON %s
                         FOR EACH STATEMENT EXECUTE FUNCTION pgrain._hint()', part);
         EXECUTE format('ALTER TABLE %s ENABLE ALWAYS TRIGGER _pgrain_attached', part);
@@ -63,36 +93,41 @@ END $$;
 
 -- The trigger goes with the last attachment of its relation.
 CREATE FUNCTION pgrain._unhint() RETURNS trigger
-LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET lock_timeout = '1s' AS $$
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     part regclass;
+    parts regclass[];
 BEGIN
     IF EXISTS (SELECT FROM pgrain.attachment a WHERE a.relation = OLD.relation) THEN
         RETURN NULL;
     END IF;
-    FOR part IN
-        WITH RECURSIVE tree (oid) AS (
-            SELECT OLD.relation::oid UNION
-            SELECT i.inhrelid FROM tree JOIN pg_inherits i ON i.inhparent = tree.oid)
-        SELECT t.tgrelid FROM tree JOIN pg_trigger t ON t.tgrelid = tree.oid
-        WHERE t.tgname = '_pgrain_attached'
-    LOOP
+    WITH RECURSIVE tree (oid) AS (
+        SELECT OLD.relation::oid UNION
+        SELECT i.inhrelid FROM tree JOIN pg_inherits i ON i.inhparent = tree.oid)
+    SELECT coalesce(array_agg(t.tgrelid ORDER BY t.tgrelid), '{}') INTO parts
+    FROM tree JOIN pg_trigger t ON t.tgrelid = tree.oid WHERE t.tgname = '_pgrain_attached';
+    PERFORM pgrain._lock_briefly(parts);
+    FOREACH part IN ARRAY parts LOOP
         EXECUTE format('DROP TRIGGER _pgrain_attached ON %s', part);
     END LOOP;
     RETURN NULL;
 EXCEPTION WHEN lock_not_available THEN
-    RAISE NOTICE 'pgrain: % is in use and keeps its trigger, which does no harm', OLD.relation;
+    RAISE NOTICE 'pgrain: % is in use and keeps its trigger for now', OLD.relation;
     RETURN NULL;
 END $$;
 CREATE TRIGGER unhint AFTER DELETE ON pgrain.attachment
     FOR EACH ROW EXECUTE FUNCTION pgrain._unhint();
 
 -- What was dropped is not attached any more, and no training table: a number that PostgreSQL may
--- give to another relation one day, in a restored dump tomorrow. The worker calls this now and then.
+-- give to another relation one day, in a restored dump tomorrow. Hints of what is not attached
+-- (any more: dropped, a partition that was detached) and triggers that leave them go. The worker
+-- calls this now and then.
 CREATE FUNCTION pgrain._tidy() RETURNS void
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     a record;
+    attached oid[];
+    left_over regclass;
 BEGIN
     FOR a IN SELECT x.model, x.relation FROM pgrain.attachment x
              WHERE NOT EXISTS (SELECT FROM pg_class c WHERE c.oid = x.relation) LOOP
@@ -101,4 +136,20 @@ BEGIN
     END LOOP;
     UPDATE pgrain.model m SET training_table = '-' WHERE m.training_table <> '-'::regclass
         AND NOT EXISTS (SELECT FROM pg_class c WHERE c.oid = m.training_table);
+    WITH RECURSIVE tree (oid) AS (
+        SELECT x.relation::oid FROM pgrain.attachment x UNION
+        SELECT i.inhrelid FROM tree JOIN pg_inherits i ON i.inhparent = tree.oid)
+    SELECT coalesce(array_agg(oid), '{}') INTO attached FROM tree;
+    DELETE FROM pgrain.attachment_hint h WHERE h.relation <> ALL (attached);
+    FOR left_over IN SELECT t.tgrelid FROM pg_trigger t
+                     WHERE t.tgname = '_pgrain_attached' AND t.tgrelid <> ALL (attached)
+                         AND t.tgfoid = 'pgrain._hint()'::regprocedure LOOP
+        BEGIN
+            PERFORM pgrain._lock_briefly(ARRAY[left_over]);
+            EXECUTE format('DROP TRIGGER _pgrain_attached ON %s', left_over);
+        EXCEPTION WHEN lock_not_available THEN
+            NULL;       -- another time
+        END;
+        EXIT;           -- locked until this is committed: one at a time
+    END LOOP;
 END $$;

@@ -182,7 +182,9 @@ BEGIN
                      WITH ORDINALITY AS e (s, n)))
             ELSE format(' SET %I = %L', setting.key, setting.value) END;
     END LOOP;
-    clauses := clauses || ' SET standard_conforming_strings = on SET plan_cache_mode = force_generic_plan';
+    -- pg_dump's scripts begin with row_security = off, under which nothing could be noted.
+    clauses := clauses || ' SET standard_conforming_strings = on SET plan_cache_mode = force_generic_plan'
+                          ' SET row_security = on';
     -- Another table of the query may be locked for long, and the statement is not to wait for that.
     EXECUTE format('CREATE OR REPLACE FUNCTION pgrain.%I() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER%s
                     SET lock_timeout = %L AS %L', stem || 'fact', clauses, '100ms', format(
@@ -206,7 +208,7 @@ BEGIN
         format(noting, w.watch, -1, notes_print, w.note_old),
         format(giving_up, w.watch, 'SQLERRM')));
     EXECUTE format('CREATE OR REPLACE FUNCTION pgrain.%I() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER
-                    SET search_path = pg_catalog, pg_temp AS %L', stem || 'other', format(
+                    SET search_path = pg_catalog, pg_temp SET row_security = on AS %L', stem || 'other', format(
         'BEGIN
            %s
            RETURN NULL;
@@ -238,6 +240,7 @@ DECLARE
     stem CONSTANT text := format('_watch_%s_', watch);
     owner name;
     tree oid[];
+    facts boolean[];
     t record;
     event text;
 BEGIN
@@ -247,24 +250,15 @@ BEGIN
     PERFORM pgrain._make_watch_functions($1);
     SELECT * INTO STRICT w FROM pgrain.watch x WHERE x.watch = $1;
     owner := w.owner;
-    WITH RECURSIVE r (oid) AS (
-        SELECT x::oid FROM unnest(w.tables) AS x UNION
-        SELECT i.inhrelid FROM r JOIN pg_inherits i ON i.inhparent = r.oid AND NOT i.inhdetachpending)
-    SELECT array_agg(oid) INTO tree FROM r;
-    -- Tables that have left (partitions detached, another table by the name of the old one).
-    FOR t IN SELECT g.tgname, g.tgrelid::regclass AS relation FROM pg_trigger g
-             WHERE starts_with(g.tgname, '_pgrain' || stem) AND g.tgrelid <> ALL (tree) LOOP
-        EXECUTE format('DROP TRIGGER %I ON %s', t.tgname, t.relation);
-    END LOOP;
-    FOR t IN
-        WITH RECURSIVE r (oid, fact) AS (
-            SELECT x::oid, x = w.fact FROM unnest(w.tables) AS x
-            UNION
-            SELECT i.inhrelid, r.fact FROM r JOIN pg_inherits i ON i.inhparent = r.oid
-                AND NOT i.inhdetachpending)
-        SELECT oid::regclass AS relation, fact, pgrain._unwatchable(oid, tree) AS reason
-        FROM r JOIN pg_class c USING (oid) ORDER BY oid
-    LOOP
+    WITH RECURSIVE r (oid, fact) AS (
+        SELECT x::oid, x = w.fact FROM unnest(w.tables) AS x
+        UNION
+        SELECT i.inhrelid, r.fact FROM r JOIN pg_inherits i ON i.inhparent = r.oid
+            AND NOT i.inhdetachpending)
+    SELECT array_agg(oid ORDER BY oid), array_agg(fact ORDER BY oid) INTO tree, facts
+    FROM r JOIN pg_class c USING (oid);
+    FOR t IN SELECT oid::regclass AS relation, pgrain._unwatchable(oid, tree) AS reason
+             FROM unnest(tree) AS oid LOOP
         IF t.reason IS NOT NULL THEN
             RAISE EXCEPTION 'pgrain: % cannot be watched', t.relation USING ERRCODE = '0A000',
                 DETAIL = t.reason, HINT = CASE WHEN t.reason LIKE 'It is a partition%'
@@ -280,11 +274,24 @@ BEGIN
                 HINT = format('A watch puts triggers on it: GRANT SELECT, TRIGGER ON %s TO %I.',
                               t.relation, owner);
         END IF;
-        FOR event IN SELECT g.tgname FROM pg_trigger g WHERE g.tgrelid = t.relation
-                     AND starts_with(g.tgname, '_pgrain' || stem)
-                     AND (g.tgname LIKE '%change') = t.fact LOOP       -- of what it was before
-            EXECUTE format('DROP TRIGGER %I ON %s', event, t.relation);
-        END LOOP;
+    END LOOP;
+    -- Where a trigger is missing or off, and tables that have left (partitions detached, another
+    -- table by the name of the old one).
+    PERFORM pgrain._lock_briefly(ARRAY(
+        SELECT r.oid FROM unnest(tree, facts) AS r (oid, fact)
+        WHERE CASE WHEN r.fact THEN 4 ELSE 1 END <> (
+            SELECT count(*) FROM pg_trigger g WHERE g.tgrelid = r.oid AND g.tgenabled = 'A'
+                AND starts_with(g.tgname, '_pgrain' || stem))
+        UNION SELECT g.tgrelid FROM pg_trigger g
+        WHERE starts_with(g.tgname, '_pgrain' || stem) AND g.tgrelid <> ALL (tree)
+        ORDER BY 1));
+    FOR t IN SELECT g.tgname, g.tgrelid::regclass AS relation FROM pg_trigger g
+             LEFT JOIN unnest(tree, facts) AS r (oid, fact) ON r.oid = g.tgrelid
+             WHERE starts_with(g.tgname, '_pgrain' || stem)
+                 AND (r.oid IS NULL OR (g.tgname LIKE '%change') = r.fact) LOOP
+        EXECUTE format('DROP TRIGGER %I ON %s', t.tgname, t.relation);
+    END LOOP;
+    FOR t IN SELECT r.oid::regclass AS relation, fact FROM unnest(tree, facts) AS r (oid, fact) LOOP
         FOREACH event IN ARRAY CASE WHEN t.fact THEN '{insert,update,delete,truncate}'::text[]
                                     ELSE '{change}' END LOOP
             -- What is there and on needs no lock.
@@ -324,6 +331,9 @@ LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET lock
 DECLARE
     made record;
 BEGIN
+    PERFORM pgrain._lock_briefly(ARRAY(
+        SELECT DISTINCT t.tgrelid FROM pg_trigger t
+        WHERE starts_with(t.tgname, format('_pgrain_watch_%s_', OLD.watch)) ORDER BY 1));
     FOR made IN SELECT t.tgname, t.tgrelid::regclass AS relation FROM pg_trigger t
                 WHERE starts_with(t.tgname, format('_pgrain_watch_%s_', OLD.watch)) LOOP
         EXECUTE format('DROP TRIGGER %I ON %s', made.tgname, made.relation);

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import os
+import signal
 import time
 
 import psycopg
@@ -219,3 +221,66 @@ def test_nobody_waits_for_another_table_or_fails_by_an_assertion(shop):
     settled(shop, ["joined"])
     assert values(shop, "joined") == values(shop, joined)
     shop.execute("SELECT pgrain.unwatch('checked'); DROP FUNCTION checked")
+
+
+def test_writers_under_row_security_off(shop, as_role):
+    """As the scripts of pg_dump; the watch's creator is nobody whom row security spares."""
+    maker = as_role(shop, "watch_maker", "admin")
+    make(shop, "stock")
+    make(shop, "days", "SELECT generate_series(0, 3) AS hour")
+    shop.execute("GRANT SELECT, TRIGGER ON stock, days TO watch_maker")
+    joined = ("SELECT s.hour, count(*) AS n FROM stock AS s JOIN days AS d ON d.hour = s.hour "
+              "WHERE pgrain.predict('colour', x) = 'red' GROUP BY s.hour")
+    maker.execute("CALL pgrain.watch('w', %s)", [joined])
+    with shop.connect() as writer:
+        writer.execute("SET row_security = off")
+        for change in ("DELETE FROM stock WHERE id % 3 = 0", "DELETE FROM days WHERE hour = 1"):
+            writer.execute(change)
+            assert values(shop, "w") == values(shop, joined), change
+    settled(shop, ["w"])
+    assert values(shop, "w") == values(shop, joined)
+    shop.execute("SELECT pgrain.unwatch('w')")
+
+
+def test_settings_for_applications(shop):
+    """What ALTER DATABASE or ALTER ROLE sets does not keep the worker from its work."""
+    make(shop, "stock")
+    query = QUERY.format("stock")
+    for setting in ("default_transaction_read_only = on", "statement_timeout = '1ms'",
+                    "default_transaction_isolation = serializable", "row_security = off",
+                    "idle_session_timeout = '200ms'", "lock_timeout = '1ms'"):
+        shop.execute(f"ALTER ROLE pgrain_worker IN DATABASE {shop.name} SET {setting}")
+    try:
+        shop.worker.stop()
+        shop.worker.start()
+        shop.execute("CALL pgrain.watch('w', %s)", [query])
+        shop.execute("DELETE FROM stock WHERE id % 3 = 0")
+        time.sleep(1)
+        shop.execute("VACUUM FULL stock")
+        shop.execute("CALL pgrain.attach('colour', 'stock')")
+        settled(shop, ["w"])
+        assert values(shop, "w") == values(shop, query)
+        shop.execute("SELECT pgrain.detach('colour', 'stock')")
+    finally:
+        shop.execute(f"ALTER ROLE pgrain_worker IN DATABASE {shop.name} RESET ALL")
+
+
+def test_an_unlogged_table_after_a_crash(shop):
+    make(shop, "stock")
+    shop.execute("ALTER TABLE stock SET UNLOGGED")
+    query = QUERY.format("stock")
+    shop.execute("CALL pgrain.watch('w', %s)", [query])
+    shop.execute("CHECKPOINT")      # what was committed is on disk
+    assert values(shop, "w")
+    os.kill(shop.value("SELECT pg_backend_pid()"), signal.SIGKILL)
+    deadline = time.monotonic() + 30
+    rows = None
+    while rows != 0:
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
+        with contextlib.suppress(psycopg.OperationalError):
+            shop._connection = None
+            rows = shop.value("SELECT count(*) FROM stock")
+    assert values(shop, "w") == {}
+    settled(shop, ["w"])
+    assert values(shop, "w") == {}

@@ -26,8 +26,19 @@ def connect(dsn: str, what: str | None = None, *,
                                  connect_timeout=10)
     if role is not None and connection.info.user != role:
         connection.execute(psycopg.sql.SQL("SET ROLE {}").format(psycopg.sql.Identifier(role)))
-    connection.execute("SET search_path = pg_catalog, pg_temp")
+    for name, value in _SETTINGS.items():
+        connection.execute(psycopg.sql.SQL("SET {} = {}").format(
+            psycopg.sql.Identifier(name), value))
     return connection
+
+
+# What ALTER DATABASE or ALTER ROLE sets for applications is not meant for the worker, whose
+# statements take as long as they take and write its own tables (autovacuum does the same).
+_SETTINGS = {"search_path": psycopg.sql.SQL("pg_catalog, pg_temp"), "statement_timeout": 0,
+             "lock_timeout": 0, "idle_in_transaction_session_timeout": 0,
+             "idle_session_timeout": 0, "default_transaction_isolation": "read committed",
+             "default_transaction_read_only": "off", "extra_float_digits": 1,
+             "standard_conforming_strings": "on", "row_security": "on"}
 
 
 class Shared:
