@@ -19,6 +19,7 @@ GOOD = [
     ("label = 'O''Brien'", "label", "=", "O'Brien", None),
     ("label = $$x 'y'$$", "label", "=", "x 'y'", None),
     ("label = ''", "label", "=", "", None),
+    ("risky = TRUE WHERE id = 1", "risky", "=", "true", "id = 1"),
     ("flagged too high", "flagged", "too high", None, None),
     ("flagged TOO LOW WHERE a BETWEEN 1 AND 2", "flagged", "too low", None, "a BETWEEN 1 AND 2"),
     ("no <= 3", "no", "<=", 3.0, None),

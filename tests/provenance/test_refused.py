@@ -50,6 +50,7 @@ REFUSED = [
      "percentile_cont"),
     (f"SELECT low(g) FROM t WHERE {P} = 'a'", "0A000", "low"),
     (f"SELECT sum(v ORDER BY id) FROM t WHERE {P} = 'a'", "0A000", "ORDER BY inside"),
+    (f"SELECT min(c)::date FROM t WHERE {P} = 'a'", "0A000", "min cast to date"),
     (f"SELECT sum(s) FROM t WHERE {P} = 'a'", "0A000", "sum of what is no number"),
     ("SELECT id FROM t WHERE id = (SELECT max(k.id) FROM t AS k WHERE pgrain.predict('m', k.x) ="
      " 'a')", "0A000", "compared for equality"),

@@ -57,6 +57,15 @@ RIGHT = [
     "SELECT id, label FROM whole ORDER BY id",
     "SELECT a.id, b.label FROM whole AS a LEFT JOIN whole AS b ON b.label = a.c",
     "SELECT count(*) FROM whole AS a JOIN whole AS b ON a.label = b.label",
+    # columns of views that are named with their schema
+    "SELECT public.vg.g, public.vg.n FROM public.vg ORDER BY public.vg.g",
+    "SELECT public.v1.* FROM public.v1 ORDER BY public.v1.id",
+    "SELECT public.r.c, count(public.v1.lab) FROM public.r LEFT JOIN public.v1 ON "
+    "public.v1.g = public.r.g AND public.v1.lab = 'a' GROUP BY public.r.c HAVING count(*) > 0",
+    "SELECT count(*) FROM public.v1 WHERE public.v1.lab = 'a' AND EXISTS "
+    "(SELECT 1 FROM public.r WHERE public.r.g = public.v1.g)",
+    "SELECT public.r.id, public.r.g IN (SELECT v1.g FROM v1 WHERE lab = 'a') FROM public.r "
+    "WHERE public.r.id > 0 ORDER BY public.r.id",
     "TABLE vg",
     f"WITH k AS (SELECT c, count(*) AS n FROM s WHERE {P} = 'a' GROUP BY c) TABLE k ORDER BY 1",
     "SELECT sum(n) FROM (TABLE vg) AS q WHERE g IN (SELECT r.h FROM (TABLE ONLY nn) AS r (h, k))",
@@ -138,7 +147,10 @@ def test_a_label_out_of_a_subquery_depends_on_the_model(schema: Lab) -> None:
     for query in (f"SELECT id, l FROM (SELECT id, {P} AS l FROM s ORDER BY id LIMIT 2) AS q",
                   f"SELECT q.* FROM (SELECT DISTINCT id, {P} AS l FROM s) AS q",
                   f"SELECT r.id, q.l FROM r LEFT JOIN (SELECT g, {P} AS l FROM s) AS q "
-                  "ON q.g = r.g"):
+                  "ON q.g = r.g",
+                  f"SELECT id, (SELECT {P} FROM r WHERE r.id = s.id ORDER BY g LIMIT 1) FROM s"
+                  .replace("m', x", "m', r.x"),
+                  "SELECT id, EXISTS (SELECT 1 FROM v1 WHERE v1.g = r.g AND lab = 'a') FROM r"):
         circuit, _ = schema.circuit(query)
         assert [column.model_dependent for column in circuit.columns] == [False, True], query
 

@@ -95,6 +95,8 @@ def _target(text: str, sign: str, tokens: list[Token]) -> float | str:
         if value is None:
             raise _unreadable(text, "the text has escapes", "Write it in plain quotes.")
         return value
+    if not sign and len(tokens) == 1 and tokens[0].is_word("true", "false"):
+        return tokens[0].value          # as a boolean column shows it
     if not sign and tokens and tokens[0].kind == "operator" and tokens[0].value in ("-", "+"):
         sign, tokens = tokens[0].value, tokens[1:]
     if len(tokens) == 1 and tokens[0].kind == "number":

@@ -180,7 +180,8 @@ class GroupBuilder(Numbers):
             expression = self.select.items[names.index(tokens[0].value)].expression
         if self.builder.randoms(expression):
             raise self.program.refuse("GROUP BY a number that depends on predictions", expression,
-                                      "Give conditions on the number in WHERE or FILTER.")
+                                      "Give conditions on the number in WHERE or FILTER; a total "
+                                      "is a scalar subquery in the select list.")
         if any(isinstance(p, nodes.AggregateCall) for p in expression.walk()):
             raise self.program.refuse("GROUP BY an aggregate", expression)
         for number, known in enumerate(self.keys):

@@ -211,6 +211,10 @@ class Numbers:
             return ("round", inner, ("const", leaves.index(leaf)))
         if kind in _INTEGER:
             return ("rint" if self.floating(expression, node.args[0]) else "to_int", inner)
+        piece = getattr(node.args[0], "piece", None)
+        if isinstance(piece, nodes.AggregateCall) and piece.function in ("min", "max"):
+            raise self.refuse_at(expression, node, f"{piece.function} cast to {target}",
+                                 f"Cast what it is of: {piece.function}(x::{target}).")
         raise self.refuse_at(expression, node,
                              f"a number that depends on predictions cast to {target}",
                              "Cast it to numeric, double precision or an integer type.")

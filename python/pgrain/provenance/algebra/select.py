@@ -322,11 +322,8 @@ class SelectBuilder(Numbers):
             elif isinstance(piece, nodes.ColumnRef) and self.whole_row(piece):
                 raise self.program.refuse("a whole row of a subquery that depends on a model",
                                           piece, "Name the columns.")
-            elif isinstance(piece, nodes.ColumnRef) and "." in (piece.qualifier or "") \
-                    and piece.name != "*" \
-                    and self.resolve_outer(piece.qualifier.rsplit(".", 1)[-1], piece.name):
-                alias = piece.qualifier.rsplit(".", 1)[-1]     # a schema's table no more
-                replaced[span] = f"{quoted(alias)}.{quoted(piece.name)}"
+            elif self.without_schema(piece) and not self.virtual(piece):
+                replaced[span] = self.without_schema(piece)
             elif isinstance(piece, nodes.Subquery):
                 self.refuse_random(free_columns(self.program, piece.query), piece)
             elif isinstance(piece, nodes.ColumnRef) and self.virtual(piece):
@@ -379,12 +376,24 @@ class SelectBuilder(Numbers):
             found = self.resolve(qualifier, name)
             if found is not None and (found[1].random or found[1].virtual):
                 raise self.program.refuse(f'"{name}", which depends on predictions, inside a '
-                                          "subquery or function", place)
+                                          "subquery or function", place, "Use it outside of it; "
+                                          "for VALUES write a UNION ALL of SELECTs.")
+
+    def without_schema(self, piece: nodes.Piece) -> str | None:
+        """s.t.c as t.c: what stands in FROM under the name may be a table of a schema no more."""
+        if not isinstance(piece, nodes.ColumnRef) or "." not in (piece.qualifier or "") \
+                or piece.name == "*":
+            return None
+        alias = piece.qualifier.rsplit(".", 1)[-1]
+        if self.resolve(alias, piece.name) or self.resolve_outer(alias, piece.name):
+            return f"{quoted(alias)}.{quoted(piece.name)}"
+        return None
 
     def shows_label(self, expression: nodes.Expr) -> bool:
         """Whether what it shows is made of predictions: of calls or of columns that are."""
         for piece in expression.walk():
-            if isinstance(piece, nodes.ModelCall):
+            if isinstance(piece, nodes.ModelCall) or isinstance(piece, nodes.Subquery) \
+                    and self.program.analysis.depends(piece):
                 return True
             found = self.resolve(piece.qualifier, piece.name) \
                 if isinstance(piece, nodes.ColumnRef) else None

@@ -125,6 +125,8 @@ def _operand(builder, operand: nodes.Expr) -> tuple[str, list]:
         elif isinstance(piece, nodes.ColumnRef) and piece.qualifier is None \
                 and piece.name in builder.merged:
             replaced[piece.start, piece.end] = builder.merged[piece.name]
+        elif builder.without_schema(piece):
+            replaced[piece.start, piece.end] = builder.without_schema(piece)
     text = operand.substitute(replaced)
     return text, builder.outer_columns(candidates(tokenize(text)))
 
