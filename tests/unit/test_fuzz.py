@@ -161,6 +161,8 @@ def test_damaged_weights(kind):
         b"\x91\x01", b"\x91\xcf\x00\x00\x01\x00\x00\x00\x00\x00"),
     flax.serialization.msgpack_serialize({"a": np.zeros(1, np.float32)}).replace(
         b"float32", b"object0"),
+    # a list of what makes no array
+    b"\x81\xa1a\x93\x92\x02\x03\xa7float32\xc4\x04\x00\x00\x80\x3f",
 ], ids=lambda data: data[:12].hex())
 def test_files_that_lie_about_their_size(data):
     tracemalloc.start()

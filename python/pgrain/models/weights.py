@@ -72,7 +72,10 @@ def _looks_like_safetensors(data: bytes) -> bool:
 def _named(arrays: Mapping) -> dict[str, np.ndarray]:
     out = {}
     for name, value in arrays.items():
-        value = np.asarray(value)
+        try:
+            value = np.asarray(value)
+        except ValueError as error:     # a list of what does not go together
+            raise InvalidArgument(f'"{name}" of the weights is no array of numbers') from error
         if value.dtype.kind not in "fiu" and value.dtype.name != "bfloat16":
             raise InvalidArgument(f'"{name}" of the weights is {value.dtype}, not numbers')
         out[name.replace("/", ".").removeprefix("params.")] = value.astype(np.float32)
