@@ -23,6 +23,8 @@ INSERT INTO crooked SELECT * FROM pictures UNION ALL SELECT 99, '\\x0102', 'a';
 CREATE TABLE uniform (LIKE pictures);
 INSERT INTO uniform SELECT id, image, 'a' FROM pictures;
 CREATE TABLE vacant (LIKE pictures);
+CREATE TABLE moments AS SELECT id, timestamptz '2020-01-01 00:00+00' AS at, id AS n, label
+    FROM uniform;
 CREATE TABLE gaps AS SELECT i AS id, ARRAY[CASE WHEN i = 33 THEN float8 'NaN' ELSE i END] AS image,
     (ARRAY['a', 'b'])[i % 2 + 1] AS label FROM generate_series(1, 40) AS i;
 """
@@ -76,6 +78,8 @@ CASES = [
     (create(options="""'{"shape": [2, 2, 1], "epoch": 3}'"""), "22023", "epoch", "epochs"),
     (create(options="""'{"shape": [2, 2, 1], "epochs": -3}'"""), "22023", "epochs", "epochs: "),
     (create(model="'colour'"), "42710", "already exists", "drop_model"),
+    ("SELECT pgrain.create_model('m', 'moments', 'id', '{at,n}', 'label', 'logistic_regression')",
+     "22023", 'feature "at" is timestamp with time zone', "extract(epoch"),
     ("CALL pgrain.train('copies')", "23505", 'key column "id"', "Key 7 occurs 2 times"),
     ("CALL pgrain.train('unlabelled')", "23502", 'label column "label"', "key 99"),
     ("CALL pgrain.train('crooked')", "22023", "expected 4 bytes (2 x 2 x 1), not 2", "key 99"),

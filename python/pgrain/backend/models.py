@@ -247,6 +247,8 @@ def check_features(relation: str, features: list[str], columns: dict[str, str], 
         if found != kind:
             raise InvalidArgument(f'column "{features[0]}" of {relation} is '
                                   f"{columns[features[0]]}, but the model reads {kind}")
+    else:
+        _check_texts(features, columns)
 
 
 def grant_to_worker(plpy, relation: str) -> None:
@@ -311,7 +313,19 @@ def _kind(features: list[str], columns: dict[str, str], architecture: str) -> st
             raise InvalidArgument(
                 f'feature "{column}" is {type_name}',
                 detail="Features are one bytea, one float8[], one text, or scalar columns.")
+    _check_texts(features, columns)
     return "columns"
+
+
+def _check_texts(features: list[str], columns: dict[str, str]) -> None:
+    """Refuse types whose values have another text, and so another prediction, in sessions with
+    another TimeZone, IntervalStyle or lc_monetary."""
+    for column in features:
+        if columns[column] in ("timestamp with time zone", "interval", "money"):
+            raise InvalidArgument(
+                f'feature "{column}" is {columns[column]}',
+                detail="Its text depends on settings of the session, and the prediction would.",
+                hint="Use a number: extract(epoch FROM …) in a generated column or a view.")
 
 
 def _check_options(plpy, architecture: str, options: dict) -> None:
