@@ -66,6 +66,11 @@ RIGHT = [
     "(SELECT 1 FROM public.r WHERE public.r.g = public.v1.g)",
     "SELECT public.r.id, public.r.g IN (SELECT v1.g FROM v1 WHERE lab = 'a') FROM public.r "
     "WHERE public.r.id > 0 ORDER BY public.r.id",
+    # a plain subquery's own columns, named like numbers around it
+    f"WITH f AS (SELECT g, sum(v) AS v FROM s WHERE {P} = 'a' GROUP BY g) "
+    "SELECT g, v FROM f WHERE v > (SELECT min(v) FROM r) AND g IN (SELECT g FROM r WHERE v > 0)",
+    f"SELECT q.g, q.v FROM (SELECT g, count(*) AS v FROM s WHERE {P} = 'a' GROUP BY g) AS q "
+    "WHERE EXISTS (SELECT generate_series(1, 2) FROM r WHERE r.g = q.g AND v > 0 ORDER BY v)",
     "TABLE vg",
     f"WITH k AS (SELECT c, count(*) AS n FROM s WHERE {P} = 'a' GROUP BY c) TABLE k ORDER BY 1",
     "SELECT sum(n) FROM (TABLE vg) AS q WHERE g IN (SELECT r.h FROM (TABLE ONLY nn) AS r (h, k))",
@@ -96,6 +101,8 @@ REFUSED = [
     (f"SELECT count(DISTINCT q) FROM (SELECT g FROM s WHERE {P} = 'a' UNION ALL SELECT g FROM r) q",
      "whole row"),
     ("SELECT DISTINCT n FROM vg", "DISTINCT"),
+    (f"SELECT q.g, q.n FROM (SELECT g, count(*) AS n FROM s WHERE {P} = 'a' GROUP BY g) AS q "
+     "WHERE EXISTS (SELECT 1 FROM r WHERE r.g = q.g AND n > 0)", "inside a subquery"),
     (f"SELECT id FROM s ORDER BY {P}, id", "ORDER BY"),
     (f"WITH k AS (SELECT id, {P} AS l FROM s) SELECT id FROM s", "nobody reads"),
     (f"SELECT g, count(*) AS n FROM s WHERE {P} = 'a' GROUP BY g ORDER BY n DESC LIMIT 1",

@@ -259,7 +259,7 @@ def _check(statement: nodes.Statement, analysis, catalog: Catalog, facts: PlanFa
                                "statement.")
     check_names(catalog, statement.functions, analysis.calls)
     for core in analysis.cores:
-        for item in core.select.items:
+        for item in core.select.items if not core.plain else ():
             for name in item.expression.functions if item.expression else ():
                 if name in catalog.sets:
                     raise refuse(f"the set-returning function {name} outside FROM",

@@ -22,7 +22,8 @@ class Core:
     """A SELECT that depends on a model, where it stands.
 
     number: in the order of the text; withs: texts of the WITH clauses that it sees, outermost
-    first; froms: FROM texts of the SELECTs around it.
+    first; froms: FROM texts of the SELECTs around it. plain: it does not depend on a model, but
+    names in it may be its own or those of numbers around it that do.
     """
 
     number: int
@@ -30,6 +31,7 @@ class Core:
     levels: list[tuple[str, str]]     # (WITH text or "", FROM text) of the SELECTs around it
     with_: str
     aliases: list[str]
+    plain: bool = False
 
 
 @dataclass
@@ -267,8 +269,21 @@ def _collect_from(analysis: Analysis, item: nodes.FromItem, levels: list, left: 
 
 def _collect_expression(analysis: Analysis, expression: nodes.Expr, levels: list) -> None:
     for piece in expression.walk():
-        if isinstance(piece, nodes.Subquery) and analysis.depends(piece.query):
+        if not isinstance(piece, nodes.Subquery):
+            continue
+        body = piece.query.body
+        if analysis.depends(piece.query):
             _collect(analysis, piece.query, levels, "")
+        elif isinstance(body, nodes.Select) and not piece.query.ctes \
+                and _names_one_of(piece.query, analysis):
+            aliases = [alias for item in body.from_ for alias in aliases_of(item)]
+            analysis.cores.append(Core(len(analysis.cores), body, levels, "", aliases, True))
+
+
+def _names_one_of(query: nodes.Query, analysis: Analysis) -> bool:
+    """Whether a name in `query` is one that a SELECT met so far gives to an output column."""
+    given = {item.alias for core in analysis.cores for item in core.select.items}
+    return any(token.is_name and token.value in given for token in tokenize(query.text))
 
 
 def _tables(items: Sequence[nodes.FromItem]) -> Iterator[nodes.Relation]:
