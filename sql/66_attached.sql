@@ -130,7 +130,12 @@ DECLARE
     left_over regclass;
 BEGIN
     FOR a IN SELECT x.model, x.relation FROM pgrain.attachment x
-             WHERE NOT EXISTS (SELECT FROM pg_class c WHERE c.oid = x.relation) LOOP
+             WHERE NOT EXISTS (SELECT FROM pg_class c WHERE c.oid = x.relation)
+             UNION      -- what a job has stored after the relation was detached
+             SELECT v.model, p.relation::regclass FROM pgrain.prediction_chunk p
+             JOIN pgrain.model_version v USING (version) WHERE NOT EXISTS (
+                 SELECT FROM pgrain.attachment x
+                 WHERE x.model = v.model AND x.relation = p.relation) LOOP
         PERFORM pgrain._drop_predictions(a.model, a.relation);
         DELETE FROM pgrain.attachment x WHERE x.model = a.model AND x.relation = a.relation;
     END LOOP;

@@ -352,7 +352,7 @@ CREATE TRIGGER disarm AFTER DELETE ON pgrain.watch
 CREATE VIEW pgrain.watches AS
 SELECT w.name, w.query, w.alert, s.alert_holds,
        pg_get_userbyid(pgrain._watch_owner(w.watch)) AS owner, w.model, w.tables,
-       s.watch IS NOT NULL AND s.print = pgrain._watch_print(w.watch)
+       s.watch IS NOT NULL AND coalesce(s.print = pgrain._watch_print(w.watch), false)
            AND s.version = m.active_version AND s.spectrum IS NOT DISTINCT FROM (
                SELECT x.spectrum FROM pgrain.spectrum x WHERE x.spectrum = v.active_spectrum)
            AND NOT EXISTS (SELECT FROM pgrain.watch_note n

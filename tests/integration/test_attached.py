@@ -178,18 +178,25 @@ def test_hints_of_what_is_not_attached_go(small):
     """A detached partition keeps its trigger, a dropped table its hints, until the next sweep."""
     small.execute("CREATE TABLE parted (x float8[], hour int) PARTITION BY LIST (hour);"
                   "CREATE TABLE parted_1 PARTITION OF parted FOR VALUES IN (1);"
-                  "CREATE TABLE passing AS SELECT x FROM items")
-    for table in ("parted", "passing"):
+                  "CREATE TABLE passing AS SELECT x FROM items;"
+                  "CREATE TABLE late AS SELECT ARRAY[i, 77.0]::float8[] AS x "
+                  "FROM generate_series(1, 9) AS i")
+    for table in ("parted", "passing", "late"):
         small.execute(f"CALL pgrain.attach('colour', '{table}')")
     small.execute("ALTER TABLE parted DETACH PARTITION parted_1")
     small.execute("INSERT INTO parted_1 (x, hour) VALUES ('{1,2}', 1)")
     small.execute("BEGIN; INSERT INTO passing VALUES ('{7,7}'); DROP TABLE passing; COMMIT")
+    # as if the worker had stored its values just after it was detached
+    small.execute("DELETE FROM pgrain.attachment WHERE relation = 'late'::regclass")
+    stored = "SELECT count(*) FROM pgrain.prediction_chunk WHERE relation = 'late'::regclass"
+    assert small.value(stored) == 1
     small.execute("SELECT pgrain._tidy()")
+    assert small.value(stored) == 0
     assert small.value("SELECT count(*) FROM pgrain.attachment_hint WHERE relation NOT IN "
                        "(SELECT relation FROM pgrain.attachment)") == 0
     assert small.value("SELECT count(*) FROM pg_trigger WHERE tgname = '_pgrain_attached' "
                        "AND tgrelid = 'parted_1'::regclass") == 0
-    small.execute("SELECT pgrain.detach('colour', 'parted'); DROP TABLE parted, parted_1")
+    small.execute("SELECT pgrain.detach('colour', 'parted'); DROP TABLE parted, parted_1, late")
 
 
 def stored_of(database, relation: str) -> int:
