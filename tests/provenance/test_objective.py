@@ -137,6 +137,15 @@ def test_bad_complaints(schema: Lab, query, complaint, kind, words) -> None:
     assert words in raised.value.message
 
 
+def test_rows_that_are_null_can_be_left_out(schema: Lab) -> None:
+    query = ("SELECT g, sum(v) FILTER (WHERE g > 1) AS v FROM t WHERE "
+             "pgrain.predict('m', x) = 'a' GROUP BY g")
+    with pytest.raises(InvalidArgument) as raised:
+        objective(schema, query, "v too high")
+    assert 'WHERE "v" IS NOT NULL' in raised.value.hint
+    assert objective(schema, query, 'v too high WHERE "v" IS NOT NULL').violated == 1
+
+
 def test_the_hint_tells_of_rows_that_are_possible_but_absent(schema: Lab) -> None:
     query = ("SELECT pgrain.predict('m', x) AS label, count(*) AS n FROM t WHERE id = 3"
              " GROUP BY 1")

@@ -25,6 +25,7 @@ import numpy as np
 
 from pgrain.complaint.grammar import Complaint
 from pgrain.errors import InvalidArgument, UndefinedColumn, nearest
+from pgrain.provenance.annotate import quote
 from pgrain.provenance.circuit import Circuit
 from pgrain.provenance.output import Output
 from pgrain.provenance.presence import ABSENT
@@ -209,7 +210,8 @@ class Objective:
                 detail=f'The complaint is "{complaint.text}"; there is no value to move.'
                        + (" The row is possible, but not in the result." if absent else ""),
                 hint="Choose other rows with WHERE, or complain about a count"
-                     + (", or that there should be \"a row\"." if absent else "."))
+                     + (", or that there should be \"a row\"." if absent else
+                        f"; WHERE {quote(complaint.column)} IS NOT NULL leaves out what is NULL."))
         key = (row, column)
         if self.first is None:
             self.first = key
