@@ -15,8 +15,9 @@ BEGIN RETURN (
                  'without firing its triggers.'
         WHEN EXISTS (SELECT FROM pg_subscription_rel s WHERE s.srrelid = c.oid)
             THEN 'A subscription writes to it, without firing statement triggers.'
-        WHEN EXISTS (SELECT FROM pg_attribute a JOIN pg_collation l ON l.oid = a.attcollation
-                     WHERE a.attrelid = c.oid AND NOT l.collisdeterministic)
+        WHEN EXISTS (SELECT FROM pg_attribute a WHERE a.attrelid = c.oid AND a.attcollation >= 16384
+                     AND (SELECT NOT l.collisdeterministic FROM pg_collation l
+                          WHERE l.oid = a.attcollation))    -- PostgreSQL's own are deterministic
             THEN 'A column has a nondeterministic collation.'
         END
     FROM pg_class c WHERE c.oid = $1);
@@ -29,7 +30,10 @@ END $$;
 -- trigger is missing or may not fire, is still on a table that is none of them (any more), or its
 -- owner may not note anything.
 CREATE FUNCTION pgrain._watch_print(watch bigint) RETURNS text
-LANGUAGE plpgsql STABLE PARALLEL UNSAFE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$   -- plans are kept in plpgsql, not in sql
+LANGUAGE plpgsql STABLE PARALLEL UNSAFE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+-- Plans are kept in plpgsql, not in sql; a few rows of catalogs, all of which are found by index.
+SET plan_cache_mode = force_generic_plan SET enable_seqscan = off SET enable_hashjoin = off
+SET enable_mergejoin = off AS $$
 BEGIN RETURN (
     WITH RECURSIVE w AS MATERIALIZED (SELECT * FROM pgrain.watch x WHERE x.watch = $1),
     tree (oid, triggers) AS (
