@@ -10,7 +10,12 @@ PREDICT = "SELECT id, pgrain.predict('colour', x) FROM items WHERE x IS NOT NULL
 def test_worker_and_sessions_find_their_way_back(small):
     session = small.connect()
     before = session.execute(PREDICT).fetchall()
+    before_that = len(small.worker.log_tail(10**6))
     small.execute("DROP EXTENSION pgrain")
+    time.sleep(5)       # it waits, and does not say so every second
+    said = small.worker.log_tail(10**6)[before_that:]
+    assert said.count("has no extension pgrain") == 1, said
+    assert said.count("jobs wait for the database") <= 1, said
     small.execute("CREATE EXTENSION pgrain")
     deadline = time.monotonic() + 30
     while not small.value("SELECT count(*) FROM pgrain.workers"):

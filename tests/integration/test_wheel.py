@@ -68,7 +68,8 @@ def test_install_says_what_it_writes_and_uninstall_takes_it_away(fresh):
     written = {path.relative_to(share).parts[0] for path in share.rglob("*pgrain*")}
     assert written == {"extension", "pgrain"}
     assert (share / "extension" / "pgrain--0.1.0--0.2.0.sql").exists()
-    assert call(pgrain, "install", "--pg-config", config).stdout == ""   # there already
+    again = call(pgrain, "install", "--pg-config", config)
+    assert f"is already in {share}" in again.stdout and again.returncode == 0
     done = call(pgrain, "uninstall", "--pg-config", config)
     assert done.returncode == 0 and "removed" in done.stdout
     assert list(share.rglob("*pgrain*")) == []
@@ -89,6 +90,9 @@ def test_five_statements_with_a_worker_from_the_wheel(fresh, server, database):
     it.execute("CREATE TABLE mine (id integer PRIMARY KEY, a float8, b float8, verdict text)")
     it.execute("INSERT INTO mine SELECT i, i % 10, i % 7, CASE WHEN i % 10 > 4 THEN 'yes' "
                "ELSE 'no' END FROM generate_series(1, 200) AS i")
+    for arguments, says in [([], "--dsn"), (["--dsn", it.dsn()], "CREATE EXTENSION pgrain")]:
+        doctor = call(pgrain, "doctor", *arguments)
+        assert doctor.returncode and says in doctor.stderr and "Traceback" not in doctor.stderr
     it.execute("SET client_min_messages = warning; CREATE EXTENSION pgrain CASCADE")
     log = share.parent / "worker.log"
     with open(log, "w") as output:

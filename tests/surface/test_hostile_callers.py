@@ -142,8 +142,9 @@ def test_an_admin_trains_on_nothing_that_he_may_not_read(small, as_role):
     admin.execute("""INSERT INTO pgrain.model (model, training_table, key, features, label, kind,
         architecture, options) VALUES ('spy', 'public.train', 'id', '{x}', 'label', 'float8',
         'logistic_regression', '{}')""")
-    with pytest.raises(psycopg.errors.InsufficientPrivilege):
+    with pytest.raises(psycopg.errors.InsufficientPrivilege) as refusal:
         admin.execute("CALL pgrain.train('spy')")
+    assert refusal.value.diag.message_hint == 'GRANT SELECT ON "public"."train" TO "curious".'
     admin.execute("INSERT INTO pgrain.job (kind, model, submitted_by) "
                   "VALUES ('precompute', 'spy', 'postgres')")
     assert small.value("SELECT submitted_by FROM pgrain.jobs WHERE model = 'spy' "

@@ -205,7 +205,8 @@ def _wait(plpy, job: int) -> None:
         if row["state"] == "queued" and not row["alive"] and now - submitted > REPORT_SECONDS:
             raise WorkerUnreachable(
                 "no worker takes the job", detail=f"Job {job} was taken back.", hint=START_HINT)
-        if not row["alive"] and not told:      # it runs, or ran: it is taken up again
+        # One that runs is taken up again; one that nobody has begun is about to be taken back.
+        if row["state"] == "running" and not row["alive"] and not told:
             plpy.notice(f"no worker is alive; job {job} goes on when one is")
         told = not row["alive"]
         if now - reported >= REPORT_SECONDS:

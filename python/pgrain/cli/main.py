@@ -13,13 +13,19 @@ from pgrain.cli.bundle import bundle
 from pgrain.cli.data import data
 from pgrain.cli.install import InstallError, NeedsRoot, find_server, version, with_sudo
 
+ROOT = Path(__file__).resolve().parents[3]
+
+
+def is_installed() -> bool:
+    """Whether this package came from a wheel, and is no part of a checkout."""
+    return not (ROOT / "extension" / "pgrain.control").exists()
+
 
 def checkout() -> Path:
     """The checkout that this package is part of; an error when it came from a wheel."""
-    root = Path(__file__).resolve().parents[3]
-    if not (root / "extension" / "pgrain.control").exists():
+    if is_installed():
         raise click.ClickException("this needs a checkout of pgrain, with its Makefile")
-    return root
+    return ROOT
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -29,7 +35,8 @@ def main() -> None:
 
 
 @main.command()
-@click.option("--pg-config", help="pg_config of the server to install into")
+@click.option("--pg-config", help="pg_config of the server to install into; default: $PG_CONFIG, "
+              "else the one on the PATH, else that of the newest server that has PL/Python")
 def install(pg_config: str | None) -> None:
     """Put the extension into a PostgreSQL installation."""
     from pgrain.cli import install as job
@@ -44,13 +51,13 @@ def install(pg_config: str | None) -> None:
         raise SystemExit(with_sudo(["install", "--pg-config", server.pg_config])) from None
     except InstallError as error:
         raise click.ClickException(str(error)) from error
-    if done:
-        click.echo(f"pgrain: extension {version()} installed into {server.sharedir} "
-                   f"(PostgreSQL {server.major})")
+    if done or is_installed():      # `make` installs before all it does, and is silent about it
+        click.echo(f"pgrain: extension {version()} {'installed into' if done else 'is already in'} "
+                   f"{server.sharedir} (PostgreSQL {server.major})")
 
 
 @main.command()
-@click.option("--pg-config", help="pg_config of the server to clean")
+@click.option("--pg-config", help="pg_config of the server to clean; default: as for install")
 def uninstall(pg_config: str | None) -> None:
     """Take the extension's files out of a PostgreSQL installation."""
     from pgrain.cli import install as job
@@ -273,8 +280,13 @@ def paper(arguments: tuple[str, ...]) -> None:
 def doctor(dsn: str | None) -> None:
     """Run pgrain.doctor() and print it; exit status 1 if a check fails."""
     import psycopg
+    if dsn is None and is_installed():
+        raise click.UsageError("name the database: --dsn 'dbname=...'")
     try:
         with psycopg.connect(dsn or existing_cluster().dsn()) as connection:
+            if not connection.execute("SELECT to_regnamespace('pgrain') IS NOT NULL").fetchone()[0]:
+                raise click.ClickException(f'database "{connection.info.dbname}" has no extension '
+                                           "pgrain: CREATE EXTENSION pgrain CASCADE")
             rows = connection.execute("SELECT * FROM pgrain.doctor()").fetchall()
     except psycopg.Error as error:
         raise click.ClickException(str(error)) from error

@@ -81,7 +81,10 @@ def reading(connection: psycopg.Connection, relation: int, columns: list[str],
                     f'there is no role "{reader}" any more, for which {shown} is read',
                     hint="Attach the relation again, or call train and precompute, as another.")
             if not role["may"]:
-                raise InsufficientPrivilege(f'role "{reader}" may not read {shown}')
+                raise InsufficientPrivilege(
+                    f'role "{reader}" may not read {shown}',
+                    hint=sql.SQL("GRANT SELECT ON {} TO {}.").format(
+                        name, sql.Identifier(reader)).as_string())
         there = connection.execute(_COLUMNS, [relation]).fetchone()["columns"]
         for column in columns:
             if column not in there:

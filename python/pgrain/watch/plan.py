@@ -170,6 +170,8 @@ def check_alert(text: str, shape: dict) -> None:
                               hint="Write <column> > <number>, with any of < <= = >= >.")
     column = next((c for c in shape["columns"] if c["name"] == alert.column), None)
     if column is None:
-        raise UndefinedColumn(f'the query has no output column "{alert.column}"')
+        listed = ", ".join(f'"{c["name"]}"' for c in shape["columns"])
+        raise UndefinedColumn(f'the query has no output column "{alert.column}"',
+                              detail=f"The output columns are: {listed}.")
     if column["role"] != "aggregate":
         raise InvalidArgument(f'column "{alert.column}" is no count, sum or avg')

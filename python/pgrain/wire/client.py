@@ -18,7 +18,8 @@ from pgrain.errors import PgrainError, ProtocolViolation, WorkerUnreachable
 from pgrain.settings import CONNECT_SECONDS, REQUEST_SECONDS, WAIT_SLICE_SECONDS
 from pgrain.wire import address, frames, messages
 
-START_HINT = "Start the worker: pgrain worker --dsn ..., or make up in a checkout."
+START_HINT = ("Start the worker: pgrain worker --dsn 'dbname=... user=pgrain_worker', "
+              "or make up in a checkout.")
 
 
 class ConnectionLost(WorkerUnreachable):

@@ -20,6 +20,7 @@ import structlog
 from pgrain.errors import Cancelled, PgrainError, WorkerUnreachable
 from pgrain.store.database import Shared
 from pgrain.worker import attach_job, metrics, precompute_job, train_job
+from pgrain.worker.polling import there
 
 log = structlog.get_logger()
 LOCK_CLASS = 0x70677261   # "pgra": advisory locks of jobs are (this, job number)
@@ -88,11 +89,14 @@ class Runner(threading.Thread):
             job.connection.cancel_safe(timeout=5)
 
     def run(self) -> None:
-        """Take jobs until told to stop; a lost database is waited for."""
+        """Take jobs until told to stop; a lost database, or an extension that was dropped, is
+        waited for."""
         while not self.stopping.is_set():
             try:
                 # A standby has no jobs of its own; it may be promoted one day.
-                if self._looks.get().execute("SELECT pg_is_in_recovery() AS r").fetchone()["r"]:
+                looks = self._looks.get()
+                if (looks.execute("SELECT pg_is_in_recovery() AS r").fetchone()["r"]
+                        or not there(looks, "pgrain.job")):
                     self.stopping.wait(POLL_SECONDS)
                     continue
                 with self._connect("jobs") as connection:

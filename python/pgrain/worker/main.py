@@ -217,7 +217,7 @@ def heartbeat(looks: Shared, identity: str, address: str, number: str, device: s
 
     The exit status: 1 if the extension has become one of another version."""
     connection = None
-    registered = ready = False
+    registered = ready = gone = False
     extension = None
     while not stopping.is_set():
         try:
@@ -235,6 +235,10 @@ def heartbeat(looks: Shared, identity: str, address: str, number: str, device: s
                     log.info("the extension was made anew")
                     begin()
                 extension = row["extension"]
+            elif not gone:
+                log.warning("worker waits",
+                            problem=f'database "{row["database"]}" has no extension pgrain')
+            gone = row["extension"] is None
             if not row["standby"] and row["version"] is not None:
                 if not registered:
                     # An address has one worker: whoever was registered there has gone.
