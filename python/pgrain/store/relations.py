@@ -68,8 +68,15 @@ def reading(connection: psycopg.Connection, relation: int, columns: list[str],
                     sql.Identifier(schema["nspname"]), sql.Identifier(READER_ROLE)).as_string())
         # As a role that can do nothing but read. (Whoever granted SELECT to the worker's own role,
         # as before 0.2.0, need not do it again.)
-        if connection.execute(_READER_MAY, {"relation": relation}).fetchone()["may"]:
+        rights = connection.execute(_READER_MAY, {"relation": relation}).fetchone()
+        if rights["may"]:
             connection.execute("SET LOCAL ROLE pgrain_reader")
+        elif not rights["worker_may"]:
+            raise InsufficientPrivilege(
+                f"the worker may not read {shown}",
+                detail=f"Its role {READER_ROLE} has no SELECT on it (any more).",
+                hint=sql.SQL("GRANT SELECT ON {} TO {}.").format(
+                    name, sql.Identifier(READER_ROLE)).as_string())
         if kind in ("r", "p", "v"):
             connection.execute(sql.SQL("LOCK TABLE {} IN ACCESS SHARE MODE").format(name))
         if reader is not None:
@@ -115,7 +122,8 @@ FROM pg_attribute WHERE attrelid = %s AND attnum > 0 AND NOT attisdropped
 """
 _READER_MAY = """
 SELECT has_table_privilege('pgrain_reader', c.oid, 'SELECT')
-       AND has_schema_privilege('pgrain_reader', c.relnamespace, 'USAGE') AS may
+       AND has_schema_privilege('pgrain_reader', c.relnamespace, 'USAGE') AS may,
+       has_any_column_privilege(c.oid, 'SELECT') AS worker_may
 FROM pg_class c WHERE c.oid = %(relation)s
 """
 
