@@ -361,8 +361,21 @@ def _cancelled(error) -> bool:
 
 
 def _select(plpy, known: Known, match: dict) -> list[int]:
-    statement = condition(plpy, known.conditions, match["sql"])
-    return [row["output_row"] for row in fetch_all(plpy, statement, [match["output"]])]
+    own = session.STATE.own
+    if not own:
+        statement = condition(plpy, known.conditions, match["sql"])
+        return [row["output_row"] for row in fetch_all(plpy, statement, [match["output"]])]
+    # The query is read as its creator's, a watch's; the complaint as its caller's.
+    creators = {name: query(plpy, "SELECT pg_catalog.current_setting($1) AS s", ["text"],
+                            [name])[0]["s"] for name in own}
+    try:
+        for name, value in own.items():
+            watch.set_config(plpy, name, value)
+        statement = condition(plpy, {}, match["sql"])
+        return [row["output_row"] for row in fetch_all(plpy, statement, [match["output"]])]
+    finally:
+        for name, value in creators.items():
+            watch.set_config(plpy, name, value)
 
 
 def condition(plpy, kept: dict[str, object], sql: str):

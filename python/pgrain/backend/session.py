@@ -142,6 +142,7 @@ class State:
         self.looked_up: OrderedDict[tuple, object] = OrderedDict()   # see complain.Known
         self.watches: dict[str, object] = {}
         self.loaded_watch = None              # by the last call of pgrain._load_watch
+        self.own: dict[str, str] = {}         # settings of the caller: see watch.query_of
         self.extension: int | None = None
         # The transaction in which this session has changed a model: until it has ended, each call
         # asks anew, for a savepoint or the transaction itself may be rolled back.
