@@ -61,6 +61,12 @@ def test_a_standby_answers_as_the_primary(pair, own_worker, queries, until):
     worker = own_worker(standby, "shop", wait=False)
     until(lambda: worker.answers, "the standby's worker listens", 120)
     file = standby.data / "pgrain.toml"
+    file.write_text("[workers")
+    with pytest.raises(psycopg.errors.ObjectNotInPrerequisiteState) as caught:
+        standby.connect("shop").execute(queries["complain"])
+    assert caught.value.diag.message_primary == "pgrain: pgrain.toml cannot be read"
+    assert "Expected ']'" in caught.value.diag.message_detail
+    assert str(standby.data) not in str(caught.value)
     file.write_text(f'[workers]\nshop = "{worker.socket}"\n')
     file.chmod(0o644)
     two = standby.connect("shop")

@@ -73,6 +73,7 @@ def test_install_says_what_it_writes_and_uninstall_takes_it_away(fresh):
     done = call(pgrain, "uninstall", "--pg-config", config)
     assert done.returncode == 0 and "removed" in done.stdout
     assert list(share.rglob("*pgrain*")) == []
+    assert f"nothing of it is in {share}" in call(pgrain, "uninstall", "--pg-config", config).stdout
 
 
 def test_five_statements_with_a_worker_from_the_wheel(fresh, server, database):

@@ -20,6 +20,7 @@ import os
 from pgrain.errors import NotReady
 
 FILE = "pgrain.toml"
+_WHERE = "The file is beside this server's postgresql.conf; see docs/user/security.md."
 
 
 def read(config_file: str | None) -> tuple[dict[str, str], dict[str, str]]:
@@ -35,10 +36,12 @@ def read(config_file: str | None) -> tuple[dict[str, str], dict[str, str]]:
         with open(path, "rb") as handle:
             content = tomllib.load(handle)
     except (OSError, ValueError) as error:
-        raise NotReady(f"{FILE} cannot be read", detail=f"{path}: {error}") from None
+        # Not the path: where the configuration lies is not for every role to know.
+        raise NotReady(f"{FILE} cannot be read", detail=getattr(error, "strerror", None)
+                       or str(error), hint=_WHERE) from None
     for name, table in content.items():
         if name not in ("tls", "workers") or not isinstance(table, dict) or not all(
                 isinstance(value, str) for value in table.values()):
             raise NotReady(f'{FILE} has something wrong at "{name}"',
-                           detail=f"{path}: it has two tables, [tls] and [workers], of texts.")
+                           detail="It has two tables, [tls] and [workers], of texts.", hint=_WHERE)
     return content.get("tls", {}), content.get("workers", {})

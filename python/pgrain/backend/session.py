@@ -23,7 +23,7 @@ from sys import getsizeof
 
 from pgrain.backend import place
 from pgrain.backend.shared_map import fetch
-from pgrain.backend.spi import check_interrupts, query
+from pgrain.backend.spi import check_interrupts, entry_point, query
 from pgrain.errors import NotReady, PgrainError, UndefinedObject, WorkerUnreachable
 from pgrain.settings import REMEMBERED_BYTES
 from pgrain.wire.client import START_HINT, Client
@@ -152,6 +152,7 @@ class State:
 STATE = State()
 
 
+@entry_point
 def load(plpy) -> None:
     """Read secret, versions and the worker's socket. Runs as the extension's owner."""
     row = query(plpy, """

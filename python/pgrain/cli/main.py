@@ -70,6 +70,8 @@ def uninstall(pg_config: str | None) -> None:
         raise click.ClickException(str(error)) from error
     for path in gone:
         click.echo(f"pgrain: removed {path}")
+    if not gone:
+        click.echo(f"pgrain: nothing of it is in {server.sharedir}")
 
 
 @main.command()

@@ -22,7 +22,8 @@ def context(files: Mapping[str, str], *, server: bool) -> ssl.SSLContext:
     if missing:
         raise NotReady(f"TLS needs the file of its {missing[0]}",
                        hint="A remote worker and the server each have a certificate, a key, and "
-                            "the authority (ca) that signed both; see docs/user/security.md.")
+                            "the authority (ca) that signed both: on the server named in "
+                            "pgrain.toml, see docs/user/security.md.")
     result = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER if server else ssl.PROTOCOL_TLS_CLIENT)
     result.minimum_version = ssl.TLSVersion.TLSv1_3
     result.verify_mode = ssl.CERT_REQUIRED
