@@ -113,3 +113,22 @@ def test_a_table_of_values_that_are_not_stored_begins_anew(monkeypatch):
     stored.add(rng.integers(0, 256, (500, 16), dtype=np.uint8), np.zeros(500, np.int64),
                np.zeros((500, 2), np.float32), None, live=False)
     assert stored.live_bytes == 0
+
+
+def test_of_two_tables_each_value_is_read_where_it_is():
+    """What is not stored moves to a table that begins anew; what has been stored since does not."""
+    rng = np.random.default_rng(4)
+    names = rng.integers(0, 256, (30, 16), dtype=np.uint8)
+    predicted, logits = rng.integers(0, 3, 30), rng.normal(size=(30, 3)).astype(np.float32)
+    J = rng.normal(size=(30, 3, 2)).astype(np.float32)
+    old, new = VariableTable(3, 2), VariableTable(3, 2)
+    old.add(names[:20], predicted[:20], logits[:20], J[:20])
+    old.add(names[10:], predicted[10:], logits[10:], J[10:], live=False)
+    assert (len(old), old.live) == (30, 10)
+    new.add_live_of(old)
+    assert (len(new), new.live) == (10, 10) and (new.find(names[10:]) < 0).all()
+    at = new.find(names)
+    found = new.rows(at, old, old.find(names[at < 0]))
+    np.testing.assert_array_equal(found[0], predicted)
+    np.testing.assert_array_equal(found[2], J)
+    np.testing.assert_allclose(found[1].argmax(axis=1), logits.argmax(axis=1))

@@ -37,7 +37,7 @@ def test_what_is_stored_is_bounded_and_seldom_written_again(seed, steps, rows):
         chunks += [Names(next(seqs), 1, stay[at:at + SIZE]) for at in range(0, len(stay), SIZE)]
         stored = [d for chunk in chunks for d in chunk.digests]
         assert found == set(stored) & found and len(stored) == len(set(stored))
-        assert len(stored) <= 2 * len(found) + 2 * SIZE
+        assert len(stored) <= 2 * len(found) + SIZE
         small = [chunk for chunk in chunks if 2 * len(chunk.digests) < SIZE]
         assert len(small) <= SMALL_CHUNKS + 1
     # A small chunk is written again once in 16 times, a large one after half of it has gone.

@@ -366,16 +366,12 @@ def _select(plpy, known: Known, match: dict) -> list[int]:
         statement = condition(plpy, known.conditions, match["sql"])
         return [row["output_row"] for row in fetch_all(plpy, statement, [match["output"]])]
     # The query is read as its creator's, a watch's; the complaint as its caller's.
-    creators = {name: query(plpy, "SELECT pg_catalog.current_setting($1) AS s", ["text"],
-                            [name])[0]["s"] for name in own}
     try:
-        for name, value in own.items():
-            watch.set_config(plpy, name, value)
+        watch.set_config(plpy, {name: callers for name, (callers, _) in own.items()})
         statement = condition(plpy, {}, match["sql"])
         return [row["output_row"] for row in fetch_all(plpy, statement, [match["output"]])]
     finally:
-        for name, value in creators.items():
-            watch.set_config(plpy, name, value)
+        watch.set_config(plpy, {name: creators for name, (_, creators) in own.items()})
 
 
 def condition(plpy, kept: dict[str, object], sql: str):

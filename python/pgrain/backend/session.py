@@ -142,7 +142,9 @@ class State:
         self.looked_up: OrderedDict[tuple, object] = OrderedDict()   # see complain.Known
         self.watches: dict[str, object] = {}
         self.loaded_watch = None              # by the last call of pgrain._load_watch
-        self.own: dict[str, str] = {}         # settings of the caller: see watch.query_of
+        # Settings that the caller of a watch's query and its creator have set differently, (the
+        # caller's, the creator's) by name: see watch.query_of.
+        self.own: dict[str, tuple[str, str]] = {}
         self.extension: int | None = None
         # The transaction in which this session has changed a model: until it has ended, each call
         # asks anew, for a savepoint or the transaction itself may be rolled back.

@@ -392,28 +392,31 @@ def cells(plpy, found: Standing, include_absent: bool) -> list[tuple] | None:
 def query_of(plpy, text: str) -> str:
     """The query of the watch of that name, its names and texts meaning what they meant to its
     creator until this call ends; or `text` itself, which is a query. The settings that a
-    complaint's own texts are read in are `session.STATE.own` then."""
+    complaint's own texts are read in are in `session.STATE.own` then."""
     session.STATE.own = {}
     found = find(plpy, text)
     if found is None:
         return text
     settings = {name: value for name, value in json.loads(found.settings).items()
                 if name in _SETTINGS}
-    own = {name: query(plpy, "SELECT pg_catalog.current_setting($1) AS own", ["text"],
-                       [name])[0]["own"] for name in settings}
     if not found.legible:       # its days are read in its order, and written so that all read them
         settings["DateStyle"] = "ISO, " + found.date_style.rpartition(" ")[2]
         if found.interval_style == "sql_standard":
             settings["IntervalStyle"] = "postgres"
-    for name, value in [("search_path", found.path), *settings.items()]:
-        set_config(plpy, name, value)
-    session.STATE.own = own
+    own = {row["name"]: row["own"] for row in query(plpy, """
+        SELECT name, pg_catalog.current_setting(name) AS own FROM pg_catalog.unnest($1) AS name
+        """, ["text[]"], [list(settings)])}
+    set_config(plpy, {"search_path": found.path, **settings})
+    session.STATE.own = {name: (value, settings[name]) for name, value in own.items()
+                         if value != settings[name]}
     return found.query
 
 
-def set_config(plpy, name: str, value: str) -> None:
-    """A setting, until this call ends."""
-    query(plpy, "SELECT pg_catalog.set_config($1, $2, true)", ["text", "text"], [name, value])
+def set_config(plpy, settings: dict[str, str]) -> None:
+    """Settings, until this call ends."""
+    query(plpy, "SELECT pg_catalog.set_config(name, value, true) "
+                "FROM ROWS FROM (pg_catalog.unnest($1), pg_catalog.unnest($2)) AS s (name, value)",
+          ["text[]", "text[]"], [list(settings), list(settings.values())])
 
 
 @entry_point

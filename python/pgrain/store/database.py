@@ -26,9 +26,9 @@ def connect(dsn: str, what: str | None = None, *,
                                  connect_timeout=10)
     if role is not None and connection.info.user != role:
         connection.execute(psycopg.sql.SQL("SET ROLE {}").format(psycopg.sql.Identifier(role)))
-    for name, value in _SETTINGS.items():
-        connection.execute(psycopg.sql.SQL("SET {} = {}").format(
-            psycopg.sql.Identifier(name), value))
+    connection.execute(psycopg.sql.SQL("; ").join(     # one round trip
+        psycopg.sql.SQL("SET {} = {}").format(psycopg.sql.Identifier(name), value)
+        for name, value in _SETTINGS.items()))
     return connection
 
 

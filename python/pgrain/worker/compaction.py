@@ -6,13 +6,11 @@ most of whose values have gone are written again without them. Nothing depends o
 the time to read: a value that is not stored is computed live.
 
 A value is written again only in a chunk that is small, or half of which has gone. So what is stored
-stays below twice what is there plus `CHUNK_ROWS` values, in at most a `CHUNK_ROWS`/2-th as many
-chunks plus `SMALL_CHUNKS`.
+stays below twice what is there plus `CHUNK_ROWS` values, and few chunks hold less than half of
+`CHUNK_ROWS`.
 """
 
 from __future__ import annotations
-
-from dataclasses import dataclass
 
 import numpy as np
 import psycopg
@@ -21,19 +19,11 @@ import structlog
 from pgrain.settings import CHUNK_ROWS
 from pgrain.store import predictions, spectra
 from pgrain.store.predictions import Names, Predictions
-from pgrain.wire.identity import DIGEST_BYTES
 from pgrain.worker.resident import Resident
 
 log = structlog.get_logger()
 SMALL_CHUNKS = 16
-
-
-@dataclass
-class _Part:
-    """Values that stay, of one chunk; J: their projections under the active spectrum, or None."""
-
-    values: Predictions
-    J: np.ndarray | None
+_FIELDS = ("digests", "predicted", "logits", "probabilities")
 
 
 def compact(connection: psycopg.Connection, resident: Resident, relation: int,
@@ -80,49 +70,29 @@ def _rewrite(connection, resident: Resident, relation: int, seqs: list[int],
                      spectra.chunks(connection, spectrum, "attached", seqs)}
         seqs = [seq for seq in seqs if seq in projected]
     read = [predictions.read(connection, seq, n_classes) for seq in seqs]
-    if (any(values is None for values in read)
+    if (not seqs or any(values is None for values in read)
             or predictions.take(connection, seqs) != set(seqs)):
         return None
     connection.execute(_FORGET, [version, seqs])
-    parts = [_those(values, projected.get(seq), found)
-             for seq, values in zip(seqs, read, strict=True)]
-    before = sum(len(values.digests) for values in read)
-    after = _write(connection, version, relation, spectrum, parts) if parts else 0
-    if after < before:
+    whole = {name: np.concatenate([getattr(values, name) for values in read])
+             for name in _FIELDS}
+    J = None if spectrum is None else np.concatenate([projected[seq] for seq in seqs])
+    left, keep = set(found), []
+    for number, digest in enumerate(predictions.split(whole["digests"].tobytes())):
+        if digest in left:      # once, if two chunks have it
+            left.discard(digest)
+            keep.append(number)
+    size = int(CHUNK_ROWS.default)
+    for at in range(0, len(keep), size):
+        here = keep[at:at + size]
+        seq = predictions.write(connection, version, relation,
+                                Predictions(*(whole[name][here] for name in _FIELDS)))
+        if J is not None:
+            spectra.write(connection, spectrum, "attached", seq, {"J": J[here]})
+    if len(keep) < len(whole["digests"]):
         # Values that other relations have too were stored once: they are looked at again.
         connection.execute(_HINT, [resident.row.model, relation])
-    return before, after
-
-
-def _those(values: Predictions, J: np.ndarray | None, found: set[bytes]) -> _Part:
-    names = predictions.split(values.digests.tobytes())
-    keep = np.fromiter((name in found for name in names), bool, len(names))
-    return _Part(Predictions(values.digests[keep], values.predicted[keep], values.logits[keep],
-                             values.probabilities[keep]), None if J is None else J[keep])
-
-
-def _write(connection, version: int, relation: int, spectrum: int | None,
-           parts: list[_Part]) -> int:
-    """The parts one behind the other, in chunks of the usual size, each value once; how many."""
-    digests = np.concatenate([part.values.digests for part in parts])
-    _, first = np.unique(digests.view(f"V{DIGEST_BYTES}").reshape(-1), return_index=True)
-    first.sort()
-
-    def joined(arrays):
-        return np.concatenate(list(arrays))[first]
-    whole = Predictions(*(joined(getattr(part.values, name) for part in parts)
-                          for name in ("digests", "predicted", "logits", "probabilities")))
-    J = None if spectrum is None else joined(part.J for part in parts)
-    size = int(CHUNK_ROWS.default)
-    for at in range(0, len(first), size):
-        here = slice(at, at + size)
-        seq = predictions.write(connection, version, relation, Predictions(
-            whole.digests[here], whole.predicted[here], whole.logits[here],
-            whole.probabilities[here]))
-        if J is not None:
-            spectra.write(connection, spectrum, "attached", seq,
-                          {"J": np.ascontiguousarray(J[here])})
-    return len(first)
+    return len(whole["digests"]), len(keep)
 
 
 _STATE = """SELECT v.active_spectrum, EXISTS (SELECT FROM pgrain.spectrum s
