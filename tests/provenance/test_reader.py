@@ -355,7 +355,7 @@ def test_tables_and_functions() -> None:
     ("SELECT predict_batch('m', x) FROM t", UnsupportedOperator, "pgrain.predict_batch"),
     ("SELECT pgrain.predict(m, x) FROM t", UnsupportedOperator, "not a literal"),
     ("SELECT pgrain.predict('m') FROM t", UnsupportedOperator, "two arguments"),
-    ("SELECT pgrain.predict('m', x => x) FROM t", UnsupportedOperator, "named arguments"),
+    ("SELECT pgrain.predict('m', model => 'm') FROM t", UnsupportedOperator, "two arguments"),
     (f"SELECT pgrain.predict('m', {P}) FROM t", UnsupportedOperator, "inside a model call"),
     (f"SELECT pgrain.predict('m', (SELECT {P})) FROM t", UnsupportedOperator,
      "inside a model call"),

@@ -51,6 +51,27 @@ RIGHT = [
     "USING (g)",
     f"SELECT g, count(*) FROM r NATURAL LEFT JOIN (SELECT g FROM s WHERE {P} = 'a') q GROUP BY g",
     f"SELECT g, count(*) FROM r FULL JOIN (SELECT g FROM s WHERE {P} = 'a') q USING (g) GROUP BY g",
+    # * over USING and NATURAL: the merged columns first
+    f"SELECT * FROM s JOIN (SELECT id, 5 AS z FROM r) AS k USING (id) WHERE {P} = 'a'",
+    f"SELECT * FROM (SELECT id, 5 AS z FROM r) AS k JOIN s USING (id) WHERE {P} = 'a'",
+    f"SELECT * FROM s LEFT JOIN (SELECT g, id AS i FROM r) AS k USING (g) WHERE {P} = 'a'",
+    "SELECT * FROM v1 NATURAL JOIN nn",
+    "SELECT * FROM vg FULL JOIN (SELECT id AS g, c FROM r) AS k USING (g)",
+    "SELECT * FROM (SELECT id AS g, c FROM r) AS k LEFT JOIN vg USING (g)",
+    "SELECT * FROM (SELECT g, c FROM r) AS k NATURAL RIGHT JOIN v1",
+    "SELECT * FROM (SELECT id, c FROM r) AS k JOIN v1 USING (id) JOIN (SELECT id, g AS h FROM s)"
+    " AS l USING (id)",
+    "SELECT k.*, v1.*, * FROM (SELECT id, c FROM r) AS k JOIN v1 USING (id), nn",
+    "SELECT count(*) FROM (SELECT * FROM (SELECT id, c FROM r) AS k JOIN v1 USING (id)) AS q "
+    "WHERE q.lab = q.c",
+    "SELECT * FROM (SELECT 'a' AS lab, 1 AS z) AS k JOIN v1 USING (lab)",
+    "SELECT * FROM v1 LEFT JOIN (SELECT 'a' AS lab, 1 AS z) AS k USING (lab)",
+    "SELECT j.lab FROM (v1 JOIN (SELECT 'a' AS lab, 1 AS z) AS k USING (lab)) AS j",
+    # arguments by name
+    "SELECT count(*) FROM s WHERE pgrain.predict(model => 'm', x => x) = 'a'",
+    "SELECT g, count(*) FROM s WHERE pgrain.predict(x => (s.x || ''), model := 'm'::text) = c "
+    "GROUP BY g HAVING count(*) > 0",
+    "SELECT id, pgrain.predict('m', x => s.x) FROM s WHERE pgrain.predict('m', x := x) <> 'a'",
     "SELECT g, count(*) FROM whole WHERE label = 'a' GROUP BY g",
     f"SELECT count(*) FROM (SELECT id, {P} AS l FROM s) q WHERE l = 'a' "
     "AND id IN (SELECT g FROM r)",

@@ -153,24 +153,32 @@ def _read_call(query, tokens, first, opening, close) -> Call:
         raise refuse(f"{OWN_SCHEMA}.{function}", query, start, end,
                      "Compare classes with pgrain.predict."
                      if function == "predict_proba" else None)
-    arguments = split(tokens[opening + 1:close])
-    if any(t.value in ("=>", ":=") and t.kind == "punctuation" and t.depth == tokens[first].depth
-           + 1 for t in tokens[opening + 1:close]):
-        raise refuse("a model call with named arguments", query, start, end,
-                     "Write predict('model', value).")
-    if len(arguments) != 2 or not arguments[0] or not arguments[1]:
-        raise refuse("a model call without exactly two arguments", query, start, end,
-                     "Write predict('model', value).")
-    model = string_value(arguments[0][0])
-    rest = [t.value for t in arguments[0][1:]]
-    if model is None or rest not in ([], ["::", "text"]):
-        raise refuse("a model name that is not a literal", query, start, end,
-                     "Write the model's name as a string.")
+    model, value = model_arguments(tokens[opening:close + 1], query, start, end)
     if any(_call_at(tokens, i) for i in range(opening + 1, close)):
         raise refuse("a model call inside a model call", query, start, end)
-    argument = query[arguments[1][0].start:arguments[1][-1].end]
+    argument = query[value[0].start:value[-1].end]
     return Call(function, model, argument, _columns(parse_expression(argument)), start, end,
                 first == opening - 1)
+
+
+def model_arguments(tokens: list[Token], query: str, start: int,
+                    end: int) -> tuple[str, list[Token]]:
+    """(the model's name, the value's tokens) of a model call, whose brackets are the first and last
+    of `tokens`: by place, or by name (``x => …, model => 'm'``). start, end: the call's place."""
+    given = {}
+    for name, argument in zip(("model", "x", ""), split(tokens[1:-1]), strict=False):
+        if len(argument) > 1 and argument[1].kind == "punctuation" \
+                and argument[1].value in ("=>", ":="):
+            name, argument = argument[0].value, argument[2:]
+        given[name] = argument
+    if set(given) != {"model", "x"} or not all(given.values()):
+        raise refuse("a model call without exactly two arguments", query, start, end,
+                     "Write predict('model', value).")
+    model = string_value(given["model"][0])
+    if model is None or [t.value for t in given["model"][1:]] not in ([], ["::", "text"]):
+        raise refuse("a model name that is not a literal", query, start, end,
+                     "Write the model's name as a string.")
+    return model, given["x"]
 
 
 def _columns(tree: exp.Expression) -> tuple:

@@ -5,9 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from pgrain.plan.cursor import Cursor
-from pgrain.plan.expression import MODEL_FUNCTIONS, OWN_SCHEMA, mentions_model, refuse
+from pgrain.plan.expression import (
+    MODEL_FUNCTIONS,
+    OWN_SCHEMA,
+    mentions_model,
+    model_arguments,
+    refuse,
+)
 from pgrain.plan.keywords import AGGREGATES
-from pgrain.plan.lexer import Token, split, string_value
+from pgrain.plan.lexer import Token
 from pgrain.plan.nodes import AggregateCall, Expr, ModelCall, OrderItem, Piece, WindowCall
 from pgrain.plan.spine import Node
 
@@ -200,23 +206,14 @@ class CallReader(Cursor):
             raise refuse(f"{OWN_SCHEMA}.{function}", self.text, start, end)
         if self._in_model:
             raise refuse("a model call inside a model call", self.text, start, end)
-        inside = self.tokens[opening + 1:close]
-        arguments = split(inside)
-        if any(t.kind == "punctuation" and t.value in ("=>", ":=") and t.depth == inside[0].depth
-               for t in inside):
-            raise refuse("a model call with named arguments", self.text, start, end,
-                         f"Write {function}('model', value).")
-        if len(arguments) != 2 or not arguments[0] or not arguments[1]:
-            raise refuse("a model call without exactly two arguments", self.text, start, end,
-                         f"Write {function}('model', value).")
-        model = string_value(arguments[0][0])
-        if model is None or [t.value for t in arguments[0][1:]] not in ([], ["::", "text"]):
-            raise refuse("a model name that is not a literal", self.text, start, end,
-                         "Write the model's name as a string.")
-        self.index = opening + 2 + len(arguments[0])
+        model, value = model_arguments(self.tokens[opening:close + 1], self.text, start, end)
+        self.index = next(i for i in range(opening, close) if self.tokens[i] is value[0])
         self._in_model = True
         argument = self.expression()
         self._in_model = False
+        if self.last_end != value[-1].end:
+            raise refuse("a model call without exactly two arguments", self.text, start, end)
+        self.index = close
         self.expect_mark(")")
         self._absorb([argument], pieces=False)
         found = ModelCall(start, end, function, model, argument, len(names) == 1)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pgrain.errors import UnsupportedOperator
 from pgrain.plan import nodes
 from pgrain.plan.lexer import string_value, tokenize, unbracketed
+from pgrain.plan.reader import read_statement
 from pgrain.provenance.algebra.blocks import (
     Atom,
     Bound,
@@ -20,6 +21,7 @@ from pgrain.provenance.algebra.blocks import (
 )
 from pgrain.provenance.algebra.inline import may_inline
 from pgrain.provenance.algebra.program import Program
+from pgrain.provenance.algebra.scope import aliases_of
 from pgrain.provenance.algebra.select import Prepared, SelectBuilder
 
 
@@ -104,15 +106,16 @@ def select_outputs(builder: SelectBuilder) -> list[tuple[Column, object]]:
         if item.star:
             outputs += _star(builder, item)
             continue
-        expression = item.expression
-        name = item.alias or output_name(expression)
-        if builder.randoms(expression):
-            outputs.append(_random_output(builder, expression, name))
-            continue
-        column = Column(name, _type(builder, expression),
-                        labelled=builder.shows_label(expression))
-        outputs.append((column, builder.prepare(expression)))
+        outputs.append(_output(builder, item.expression, item.alias))
     return outputs
+
+
+def _output(builder: SelectBuilder, expression: nodes.Expr, alias: str | None) -> tuple:
+    name = alias or output_name(expression)
+    if builder.randoms(expression):
+        return _random_output(builder, expression, name)
+    column = Column(name, _type(builder, expression), labelled=builder.shows_label(expression))
+    return column, builder.prepare(expression)
 
 
 def _random_output(builder, expression, name) -> tuple[Column, object]:
@@ -135,28 +138,52 @@ def _random_output(builder, expression, name) -> tuple[Column, object]:
 
 
 def _star(builder: SelectBuilder, item: nodes.Item) -> list:
-    if builder.opaque_star:
-        raise builder.program.refuse("a * over NATURAL or USING", item, "Name the columns.")
-    aliases = [item.qualifier.rsplit(".", 1)[-1]] if item.qualifier else \
-        [alias for alias in builder.aliases if not alias.startswith("_pgrain_")]
-    if builder.merged and not item.qualifier:
-        raise builder.program.refuse("a * over NATURAL or USING", item, "Name the columns.")
-    outputs = []
-    for alias in aliases:
+    if item.qualifier:
+        alias = item.qualifier.rsplit(".", 1)[-1]
         if alias not in builder.aliases:
             raise builder.program.refuse(f'"{item.qualifier}.*"', item, "Name the columns.")
-        for column in builder.aliases[alias]:
-            if column.name.startswith("_pgrain_"):
-                continue
-            if column.virtual is not None:
-                text = f"({column.virtual}\n)"
-                builder.keep_text(text)
-                outputs.append((Column(column.name, column.oid, labelled=True),
-                                Prepared(text, True)))
-                continue
+        spelled = [(alias, column) for column in builder.aliases[alias]]
+    else:
+        spelled = [pair for of in builder.select.from_ for pair in _spelled(builder, of)]
+    outputs = []
+    for alias, column in spelled:
+        if alias is None:
+            outputs.append(_output(builder, column, None))
+        elif column.name.startswith("_pgrain_"):
+            continue
+        elif column.virtual is not None:
+            text = f"({column.virtual}\n)"
+            builder.keep_text(text)
+            outputs.append((Column(column.name, column.oid, labelled=True), Prepared(text, True)))
+        else:
             made = column_of(builder, alias, column)
             outputs.append((Column(column.name, column.oid, labelled=column.labelled), made))
     return outputs
+
+
+def _spelled(builder: SelectBuilder, item: nodes.FromItem) -> list[tuple]:
+    """What an unqualified * names, in PostgreSQL's order: (alias, Column), or (None, expression)
+    of a column that USING or NATURAL merges; these come first."""
+    if not isinstance(item, nodes.Join):
+        return [(alias, column) for alias in aliases_of(item)
+                for column in builder.aliases.get(alias, [])]
+    left, right = _spelled(builder, item.left), _spelled(builder, item.right)
+    names = item.using or []
+    if item.natural:
+        theirs = {_spelled_name(pair) for pair in right}
+        names = [name for name in map(_spelled_name, left) if name in theirs]
+    shared = []
+    for name in names:
+        if sum(_spelled_name(pair) == name for pair in left + right) != 2:
+            raise builder.program.refuse("a * over NATURAL or USING", item, "Name the columns.")
+        text = read_statement(f"SELECT {quoted(name)}")
+        shared.append((None, text.query.body.items[0].expression))
+    return shared + [pair for pair in left + right if _spelled_name(pair) not in names]
+
+
+def _spelled_name(pair: tuple) -> str:
+    alias, column = pair
+    return column.name if alias is not None else column.pieces[0].name
 
 
 def column_of(builder: SelectBuilder, alias: str, column: Column):
