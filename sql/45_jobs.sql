@@ -5,7 +5,7 @@ RETURNS boolean LANGUAGE plpython3u VOLATILE STRICT PARALLEL UNSAFE AS $python$
 @BACKEND@
 return backend.cancel(plpy, job)
 $python$;
-COMMENT ON FUNCTION pgrain.cancel IS 'stop a job: a queued one at once, a running one at its next step; false if it had ended';
+COMMENT ON FUNCTION pgrain.cancel IS 'stop a job: a queued one at once, a running one at its next step; false if it had ended (a failed one is dismissed)';
 
 -- A worker beside a standby cannot write that it is there: it says so itself, over the socket.
 CREATE FUNCTION pgrain._worker_here()

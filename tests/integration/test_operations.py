@@ -96,3 +96,82 @@ def test_the_systemd_unit_is_a_valid_one(tmp_path):
     done = subprocess.run([program, "verify", "--man=no", file], capture_output=True, text=True)
     said = [line for line in done.stderr.splitlines() if "pgrain-shop" in line]
     assert done.returncode == 0 and said == [], done.stderr
+
+
+def test_doctor_counts_failures_that_can_still_be_mended(watched):
+    """Not those that are old, dismissed, or of what is gone; it says how to dismiss one."""
+    def jobs():
+        return watched.rows("SELECT ok, detail, hint FROM pgrain.doctor() WHERE what = 'jobs'")[0]
+
+    def failed(kind, arguments="{}", age="1 hour"):
+        return watched.value("INSERT INTO pgrain.job (kind, model, arguments, state, submitted_at, "
+                             "finished_at) VALUES (%s, 'm', %s, 'failed', now() - %s::interval, "
+                             "now() - %s::interval) RETURNING job", [kind, arguments, age, age])
+
+    assert jobs()[0]
+    old = failed("train", age="8 days")
+    assert jobs()[0], "an old failure"
+    moot = failed("precompute", age="2 days")
+    assert jobs()[0], "of a version that is active no more"
+    gone = failed("attach", json.dumps({"relation": 1}))
+    assert jobs()[0], "of a relation that is not attached"
+    number = failed("train")
+    ok, detail, hint = jobs()
+    assert not ok and "1 failed" in detail and f"SELECT pgrain.cancel({number})" in hint
+    assert watched.value("SELECT pgrain.cancel(%s)", [number]) is False
+    assert watched.value("SELECT state FROM pgrain.jobs WHERE job = %s", [number]) == "failed"
+    assert jobs()[0], "dismissed"
+    # An attach that worked does not answer for one of another relation.
+    watched.execute("CREATE TABLE one AS SELECT * FROM t; CREATE TABLE two AS SELECT * FROM t")
+    watched.execute("CALL pgrain.attach('m', 'one')")
+    again = failed("attach", json.dumps({"relation": watched.value("SELECT 'one'::regclass::oid")}))
+    assert not jobs()[0]
+    watched.execute("CALL pgrain.attach('m', 'two')")
+    assert not jobs()[0]
+    watched.execute("CALL pgrain.attach('m', 'one')")
+    assert jobs()[0], "repeated with success"
+    watched.execute("DELETE FROM pgrain.job WHERE job = ANY (%s)", [[old, moot, gone, number,
+                                                                     again]])
+
+
+def test_a_worker_with_too_many_rights_says_so(watched, server):
+    """In its log, and in doctor; with what to do."""
+    one = WorkerProcess(server, watched.name, name=f"{watched.name}-super", arguments=(
+        "--dsn", server.dsn(watched.name, "postgres")))
+    assert not watched.rows("SELECT FROM pgrain.doctor() WHERE what = $$worker's role$$")
+    assert "more rights" not in watched.worker.log_tail(10_000)
+    watched.worker.stop()
+    try:
+        one.start()
+        with watched.connect() as session:
+            ok, detail, hint = session.execute(
+                "SELECT ok, detail, hint FROM pgrain.doctor() WHERE what = $$worker's role$$"
+            ).fetchone()
+        assert not ok and '"postgres", a superuser' in detail and "user=pgrain_worker" in hint
+        warned = [line for line in one.log.read_text().splitlines() if "more rights" in line]
+        assert len(warned) == 1 and "level='warning'" in warned[0] and "postgres" in warned[0]
+    finally:
+        one.stop()
+        watched.worker.start()
+
+
+def test_changes_that_pile_up_are_in_doctor(watched):
+    """Without a worker nobody folds them: how many, their size, and both ways out."""
+    watched.execute("CREATE TABLE changing AS SELECT * FROM t")
+    watched.execute("CALL pgrain.watch('piled', $$ SELECT count(*) AS n FROM changing AS c WHERE "
+                    "pgrain.predict('m', c) = 'a' $$)")
+    watched.worker.stop()
+    try:
+        number = watched.value("SELECT watch FROM pgrain.watch WHERE name = 'piled'")
+        watched.execute("INSERT INTO pgrain.watch_note (watch, sign, print, snapshot, xid) "
+                        "SELECT %s, 1, '', pg_current_snapshot(), pg_current_xact_id() "
+                        "FROM generate_series(1, 5001)", [number])
+        ok, detail, hint = watched.rows("SELECT ok, detail, hint FROM pgrain.doctor() "
+                                        "WHERE what = 'watch piled'")[0]
+        assert not ok and "5001 changes" in detail and "kB" in detail
+        assert "pgrain worker" in hint and "SELECT pgrain.unwatch('piled')" in hint
+        watched.execute("SELECT pgrain.unwatch('piled')")
+        assert watched.value("SELECT count(*) FROM pgrain.watch_note") == 0
+        assert not watched.rows("SELECT FROM pgrain.doctor() WHERE what = 'watch piled'")
+    finally:
+        watched.worker.start()

@@ -244,3 +244,40 @@ def test_the_worker_reads_as_a_role_that_can_do_nothing_else(small):
                           "'SELECT, INSERT, UPDATE, DELETE')")
     assert not small.value("SELECT rolcanlogin OR rolsuper FROM pg_roles "
                            "WHERE rolname = 'pgrain_reader'")
+
+
+def test_who_lacks_a_right_of_pgrain_s_is_told_how_to_get_it(small, as_role):
+    """Of what our own code finds out; what PostgreSQL refuses to call says so without us."""
+    session = as_role(small, "halfway", "user")
+    small.execute("GRANT EXECUTE ON FUNCTION pgrain.drop_model(text) TO halfway")
+    fresh = small.connect("halfway")
+    try:
+        # It is a user, but not an admin.
+        with pytest.raises(psycopg.errors.InsufficientPrivilege) as caught:
+            session.execute("SELECT pgrain.drop_model('colour')")
+        assert caught.value.diag.message_primary == "pgrain: permission denied for table model"
+        assert ("SELECT pgrain.grant_usage('halfway', admin => true)"
+                in caught.value.diag.message_hint)
+        # What an upgrade brought was not granted yet.
+        for name in ("_load_session()", "complain(text, text, integer, text, jsonb)",
+                     "complain(text, text[], integer, text, jsonb)"):
+            small.execute(f"REVOKE EXECUTE ON FUNCTION pgrain.{name} FROM halfway")
+        with pytest.raises(psycopg.errors.InsufficientPrivilege) as caught:
+            fresh.execute("SELECT pgrain.predict('colour', ARRAY[1, 2]::float8[])")
+        assert "function _load_session" in caught.value.diag.message_primary
+        assert "SELECT pgrain.grant_usage('halfway')" in caught.value.diag.message_hint
+        # What is the caller's own business has no such hint.
+        small.execute("SELECT pgrain.grant_usage('halfway')")
+        with pytest.raises(psycopg.errors.InsufficientPrivilege) as caught:
+            small.connect("halfway").execute(COMPLAIN)
+        assert "grant_usage" not in (caught.value.diag.message_hint or "")
+    finally:
+        fresh.close()
+
+
+def test_reading_a_training_table_without_select_says_whose_grant_is_wanted(small, as_role):
+    session = as_role(small, "without", "admin")
+    with pytest.raises(psycopg.errors.InsufficientPrivilege) as caught:
+        session.execute("SELECT pgrain.create_model('mine', 'train', 'id', '{x}', 'label', "
+                        "'logistic_regression')")
+    assert "GRANT SELECT ON train TO without" in caught.value.diag.message_hint

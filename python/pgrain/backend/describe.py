@@ -37,7 +37,8 @@ def describe(plpy, name: str, keys: list[str], options: str) -> list[tuple]:
     table, key, label = _training_table(plpy, name)
     columns = _columns(plpy, facts, table, key)
     if not columns:
-        raise InsufficientPrivilege(f"there is no column of {table} that you may read")
+        raise InsufficientPrivilege(f"there is no column of {table} that you may read",
+                                    hint=f"Its owner can GRANT SELECT ON {table} to you.")
     key_text = f"t.{plpy.quote_ident(key)}::text"
     counts = fetch_all(plpy, plpy.prepare(
         f"SELECT count(*) AS rows, count(*) FILTER (WHERE {key_text} = ANY ($1)) AS found "
@@ -204,7 +205,9 @@ def _landmark(plpy, name: str, key: str) -> tuple[int, str | None] | None:
     if not rows:
         raise UndefinedObject(f'model "{name}" does not exist', hint="See pgrain.models.")
     if not rows[0]["may"]:
-        raise InsufficientPrivilege(f'permission denied for the training table of model "{name}"')
+        raise InsufficientPrivilege(f'permission denied for the training table of model "{name}"',
+                                    hint="Its owner can GRANT SELECT on it to you; "
+                                         "pgrain.models names it.")
     if rows[0]["at"] is None:
         return None
     session.ensure_loaded(plpy)

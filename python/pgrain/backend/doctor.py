@@ -8,11 +8,14 @@ from pgrain.backend.spi import entry_point, query
 from pgrain.errors import PgrainError, WorkerUnreachable
 from pgrain.settings import ALL
 
+FAILED_DAYS = 7
+MANY_NOTES = 5000       # a worker that runs has a watch computed anew before that
+
 
 @entry_point
 def doctor(plpy) -> list[tuple]:
     """Rows (what, ok, detail, hint)."""
-    return [_extension(plpy), _worker(plpy), *_models(plpy), _jobs(plpy)]
+    return [_extension(plpy), *_worker(plpy), *_models(plpy), _jobs(plpy), *_notes(plpy)]
 
 
 def _extension(plpy) -> tuple:
@@ -23,13 +26,16 @@ def _extension(plpy) -> tuple:
     return ("extension", True, f"version {state.version}, in database {state.database}", None)
 
 
-def _worker(plpy) -> tuple:
+def _worker(plpy) -> list[tuple]:
     try:
         answer, _ = session.call(plpy, "ping", {})
     except PgrainError as error:
-        return ("worker", False, error.message, error.hint)
-    return ("worker", True, f"process {answer['pid']}, version {answer['version']}, "
-                            f"on {answer['device']}", None)
+        return [("worker", False, error.message, error.hint)]
+    checks = [("worker", True, f"process {answer['pid']}, version {answer['version']}, "
+                               f"on {answer['device']}", None)]
+    if (power := answer.get("power")) is not None:
+        checks.append(("worker's role", False, power["problem"], power["hint"]))
+    return checks
 
 
 @entry_point
@@ -82,12 +88,46 @@ def _models(plpy) -> list[tuple]:
 
 
 def _jobs(plpy) -> tuple:
+    """Red for failures that somebody may still want to look at: of the last days, not repeated
+    since, not dismissed, and of what is still there."""
     row = query(plpy, """
         SELECT pg_catalog.count(*) FILTER (WHERE state IN ('queued', 'running')) AS open,
-               pg_catalog.count(*) FILTER (WHERE state = 'failed' AND NOT EXISTS (
-                   SELECT FROM pgrain.jobs l WHERE l.model = j.model AND l.kind = j.kind
-                   AND l.job > j.job AND l.state = 'succeeded')) AS failed
-        FROM pgrain.jobs j JOIN pgrain.models USING (model)""")[0]
-    hint = "SELECT * FROM pgrain.jobs WHERE state = 'failed'" if row["failed"] else None
+               pg_catalog.count(*) FILTER (WHERE failed) AS failed,
+               pg_catalog.min(job) FILTER (WHERE failed) AS job
+        FROM (SELECT j.job, j.state, j.state = 'failed' AND NOT j.cancel_requested
+                  AND j.finished_at > pg_catalog.now() - pg_catalog.make_interval(days => $1)
+                  AND NOT EXISTS (
+                      SELECT FROM pgrain.jobs l WHERE l.model = j.model AND l.kind = j.kind
+                      AND l.arguments ->> 'relation' IS NOT DISTINCT FROM
+                          j.arguments ->> 'relation'
+                      AND l.job > j.job AND l.state = 'succeeded')
+                  AND CASE j.kind
+                      WHEN 'attach' THEN EXISTS (
+                          SELECT FROM pgrain.attached a WHERE a.model = j.model
+                          AND a.relation::oid::text = j.arguments ->> 'relation')
+                      WHEN 'precompute' THEN NOT EXISTS (  -- of a version that is active no more
+                          SELECT FROM pgrain.versions v WHERE v.model = j.model AND v.active
+                          AND v.created_at > j.finished_at)
+                      ELSE true END AS failed
+              FROM pgrain.jobs j JOIN pgrain.models USING (model)) AS j
+        """, ["integer"], [FAILED_DAYS])[0]
+    hint = None
+    if row["failed"]:
+        hint = (f"SELECT model, kind, error FROM pgrain.jobs WHERE job = {row['job']}; then run it "
+                f"again, or dismiss it: SELECT pgrain.cancel({row['job']})")
     return ("jobs", not row["failed"],
-            f"{row['open']} unfinished, {row['failed']} failed and not repeated", hint)
+            f"{row['open']} unfinished, {row['failed']} failed in the last {FAILED_DAYS} days and "
+            "not repeated", hint)
+
+
+def _notes(plpy) -> list[tuple]:
+    """Where changes of watched tables pile up: nobody folds them while no worker runs."""
+    rows = query(plpy, """
+        SELECT name, pending_notes,
+               pg_catalog.pg_size_pretty(pg_catalog.pg_total_relation_size('pgrain.watch_note'))
+                   AS size
+        FROM pgrain.watches WHERE pending_notes > $1 ORDER BY name""", ["bigint"], [MANY_NOTES])
+    return [(f"watch {row['name']}", False,
+             f"{row['pending_notes']} changes wait to be folded; all that wait take {row['size']}",
+             "Start a worker: pgrain worker --dsn ...; or end the watch, which takes them away: "
+             f"SELECT pgrain.unwatch({quoted(row['name'])})") for row in rows]

@@ -90,19 +90,21 @@ def attach(plpy, name: str, relation: str, features: list[str] | None, wait: boo
 
 @entry_point
 def cancel(plpy, job: int) -> bool:
-    """Ask a job to stop: a queued one is cancelled at once, a running one at its next step.
+    """Ask a job to stop: a queued one is cancelled at once, a running one at its next step. One
+    that has failed is dismissed: `doctor` counts it no more.
 
     Whether the job was still under way. Raises 42704 if there is no such job.
     """
     rows = query(plpy, "SELECT state FROM pgrain.jobs WHERE job = $1", ["bigint"], [job])
     if not rows:
         raise UndefinedObject(f"job {job} does not exist", hint="See pgrain.jobs.")
-    return bool(query(plpy, """
+    rows = query(plpy, """
         UPDATE pgrain.job SET cancel_requested = true,
                message = CASE state WHEN 'queued' THEN 'cancelled' ELSE message END,
                state = CASE state WHEN 'queued' THEN 'cancelled' ELSE state END
-        WHERE job = $1 AND state IN ('queued', 'running') RETURNING job
-        """, ["bigint"], [job]))
+        WHERE job = $1 AND state IN ('queued', 'running', 'failed') RETURNING state
+        """, ["bigint"], [job])
+    return bool(rows) and rows[0]["state"] != "failed"
 
 
 def _require(*arguments) -> None:

@@ -118,11 +118,12 @@ def check_key(plpy, name: str, relation: str, key: str) -> None:
 
 @entry_point
 def drop_model(plpy, name: str) -> None:
-    """All versions, projections, predictions and edits go; unfinished jobs are cancelled."""
+    """All versions, projections, predictions and edits go; unfinished jobs are cancelled, failed
+    ones dismissed."""
     require_model(plpy, name)
     query(plpy, "UPDATE pgrain.job SET cancel_requested = true, state = CASE state "
                 "WHEN 'queued' THEN 'cancelled' ELSE state END "
-                "WHERE model = $1 AND state IN ('queued', 'running')", ["text"], [name])
+                "WHERE model = $1 AND state IN ('queued', 'running', 'failed')", ["text"], [name])
     query(plpy, "DELETE FROM pgrain.model WHERE model = $1", ["text"], [name])
     session.forget_models(plpy)
 
@@ -257,12 +258,15 @@ def grant_to_worker(plpy, relation: str) -> None:
         SELECT c.oid::regclass::text AS relation, n.nspname::text AS schema,
                pg_catalog.has_table_privilege(current_user, c.oid, 'SELECT') AS mine,
                pg_catalog.has_table_privilege($2, c.oid, 'SELECT') AS reads,
-               pg_catalog.has_schema_privilege($2, n.oid, 'USAGE') AS enters
+               pg_catalog.has_schema_privilege($2, n.oid, 'USAGE') AS enters,
+               pg_catalog.quote_ident(current_user) AS caller
         FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
         WHERE c.oid = $1::regclass
         """, ["text", "text"], [relation, WORKER_ROLE])[0]
     if not row["mine"]:
-        raise InsufficientPrivilege(f"permission denied for relation {row['relation']}")
+        raise InsufficientPrivilege(
+            f"permission denied for relation {row['relation']}",
+            hint=f"Its owner can run GRANT SELECT ON {row['relation']} TO {row['caller']}.")
     if not row["enters"]:
         plpy.execute(f"GRANT USAGE ON SCHEMA {plpy.quote_ident(row['schema'])} TO {READER_ROLE}")
     if not row["reads"]:

@@ -239,7 +239,7 @@ def _load_predictions(plpy, model: Model) -> None:
 def ensure_loaded(plpy) -> State:
     """The session's state, loaded if this is its first call."""
     if STATE.version is None or STATE.secret is None:
-        plpy.execute("SELECT pgrain._load_session()")
+        query(plpy, "SELECT pgrain._load_session()")
         _check_version()
     return STATE
 
@@ -310,7 +310,7 @@ def client(plpy) -> Client:
     """The session's connection to the worker (opened by its first call)."""
     state = ensure_loaded(plpy)
     if not state.sockets:
-        plpy.execute("SELECT pgrain._load_session()")
+        query(plpy, "SELECT pgrain._load_session()")
     if not state.sockets:
         raise (WorkerUnreachable("this standby knows no worker of its own", hint=STANDBY_HINT)
                if state.standby else
@@ -337,7 +337,7 @@ def call(plpy, method: str, params: dict, blobs=()):
     except WorkerUnreachable as failure:
         if failure.timed_out:
             raise   # it has the request and is at it, or hangs: a second one would do as it did
-        plpy.execute("SELECT pgrain._load_session()")
+        query(plpy, "SELECT pgrain._load_session()")
         for address in STATE.sockets:
             if address != connection.path:
                 try:

@@ -3,10 +3,24 @@
 from __future__ import annotations
 
 import functools
+import re
 
-from pgrain.errors import PgrainError, ReadOnly
+from pgrain.errors import InsufficientPrivilege, PgrainError, ReadOnly
 
 _plans: dict[tuple, object] = {}
+_DENIED = (r"permission denied for (?:schema|table|view|sequence|function|procedure) "
+           r'"?(.+?)"?$')
+_IN_PGRAIN = """
+SELECT $1 OPERATOR(pg_catalog.=) 'pgrain' OR EXISTS (
+    SELECT FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+    WHERE n.nspname = 'pgrain' AND c.relname::text = $1) OR EXISTS (
+    SELECT FROM pg_catalog.pg_proc p JOIN pg_catalog.pg_namespace n ON n.oid = p.pronamespace
+    WHERE n.nspname = 'pgrain' AND p.proname::text = $1) AS found"""
+_CALLER = """
+SELECT pg_catalog.quote_literal(current_user) AS role, coalesce(pg_catalog.bool_or(
+    pg_catalog.has_function_privilege(p.oid, 'EXECUTE')), false) AS admin
+FROM pg_catalog.pg_proc p JOIN pg_catalog.pg_namespace n ON n.oid = p.pronamespace
+WHERE n.nspname = 'pgrain' AND p.proname IN ('complain', 'create_model')"""
 # Who writes is given a transaction id, and one for each subtransaction that writes; each is locked.
 _WRITERS = """
 SELECT CASE WHEN pg_catalog.pg_current_xact_id_if_assigned() IS NOT NULL THEN (
@@ -26,8 +40,30 @@ def prepared(plpy, sql: str, *types: str):
 
 
 def query(plpy, sql: str, types=(), arguments=()):
-    """Rows (dicts) of one of our own statements."""
-    return plpy.execute(prepared(plpy, sql, *types), list(arguments))
+    """Rows (dicts) of one of our own statements. Where the caller lacks a right to what is
+    pgrain's, 42501 with who is to be granted what."""
+    try:
+        return plpy.execute(prepared(plpy, sql, *types), list(arguments))
+    except plpy.SPIError as error:
+        if getattr(error, "sqlstate", None) == "42501" and _of_pgrain(plpy, str(error)):
+            raise _not_granted(plpy, error) from None
+        raise
+
+
+def _of_pgrain(plpy, message: str) -> bool:
+    """Whether it is about something in schema pgrain. (PostgreSQL names no schema there.)"""
+    found = re.match(_DENIED, message)
+    return found is not None and plpy.execute(
+        prepared(plpy, _IN_PGRAIN, "text"), [found[1]])[0]["found"]
+
+
+def _not_granted(plpy, error) -> InsufficientPrivilege:
+    """`grant_usage` as whoever lacks what it gives: an admin's rights, where there are a user's."""
+    row = plpy.execute(prepared(plpy, _CALLER))[0]
+    admin = ", admin => true" if row["admin"] else ""
+    return InsufficientPrivilege(
+        str(error), hint=f"A superuser can run SELECT pgrain.grant_usage({row['role']}{admin}), "
+                         "again after an upgrade.")
 
 
 def fetch_all(plpy, source, arguments=None, size: int = 20_000):

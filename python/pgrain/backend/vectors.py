@@ -41,7 +41,9 @@ def rank(plpy, name: str, vector: bytes, top_k: int, intervention: str,
     if not query(plpy, "SELECT pg_catalog.has_table_privilege($1::regclass, 'SELECT') AS mine",
                  ["text"], [model["training_table"]])[0]["mine"]:
         raise InsufficientPrivilege(f"permission denied for relation {model['training_table']}",
-                                    detail="Ranking by a vector shows what can be read from it.")
+                                    detail="Ranking by a vector shows what can be read from it.",
+                                    hint=f"Its owner can GRANT SELECT ON {model['training_table']} "
+                                         "to you.")
     facts = session.model_facts(plpy, name)
     answer, _ = session.call(plpy, "rank_vector", {
         "model": {"name": name, "version": facts.version, "spectrum": facts.spectrum},

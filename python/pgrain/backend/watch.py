@@ -201,7 +201,8 @@ def unwatch(plpy, name: str) -> None:
     if not found:
         raise _no_watch(name)
     if not found[0]["mine"]:
-        raise InsufficientPrivilege(f'watch "{name}" belongs to role "{found[0]["owner"]}"')
+        raise InsufficientPrivilege(f'watch "{name}" belongs to role "{found[0]["owner"]}"',
+                                    hint="Only its members and superusers may end it.")
     query(plpy, "DELETE FROM pgrain.watch WHERE name = $1", ["text"], [name])
     session.STATE.watches.pop(name, None)
 

@@ -41,6 +41,30 @@ _SETTINGS = {"search_path": psycopg.sql.SQL("pg_catalog, pg_temp"), "statement_t
              "standard_conforming_strings": "on", "row_security": "on"}
 
 
+def power(connection: psycopg.Connection) -> dict | None:
+    """What is wrong with the role that this connection has logged in as, or works as: {"problem",
+    "hint"} where one of them may do everything or row security does not hold for it, else None.
+
+    Nothing that the worker does needs that. It takes `WORKER_ROLE` on anyway, but whoever logs in
+    may take off what they have put on.
+    """
+    row = connection.execute(_POWER).fetchone()
+    if row is None:
+        return None
+    what = "a superuser" if row["rolsuper"] else "a role for which row security does not hold"
+    if row["rolname"] == WORKER_ROLE:
+        return {"problem": f"its role {WORKER_ROLE} is {what}",
+                "hint": f"ALTER ROLE {WORKER_ROLE} NOSUPERUSER NOBYPASSRLS, then restart it."}
+    return {"problem": f'it has logged in as "{row["rolname"]}", {what}',
+            "hint": f"Start it with user={WORKER_ROLE} in --dsn."}
+
+
+_POWER = """
+SELECT rolname, rolsuper FROM pg_roles WHERE rolname IN (session_user, current_user)
+AND (rolsuper OR rolbypassrls) ORDER BY rolname = session_user DESC LIMIT 1
+"""
+
+
 class Shared:
     """One connection for the short looks of several threads: single statements that wait for
     nobody, never a transaction. Made when first asked for, and again after it was lost."""

@@ -23,12 +23,14 @@ from pgrain.worker.watches import Watches
 
 
 class Handlers:
-    """Dispatches a request to its method. `connect`: see `Residents`."""
+    """Dispatches a request to its method. `connect`: see `Residents`; power: what is wrong with the
+    role that the worker logs in as (`database.power`), for `doctor`."""
 
-    def __init__(self, connect: Callable[[], psycopg.Connection], *, version: str, device: str):
+    def __init__(self, connect: Callable[[], psycopg.Connection], *, version: str, device: str,
+                 power: dict | None = None):
         self._connect = connect
         self._about = {"version": version, "device": device, "pid": os.getpid(),
-                       "host": socket.gethostname()}
+                       "host": socket.gethostname(), "power": power}
         self.begin()
 
     def begin(self) -> None:

@@ -22,7 +22,7 @@ import structlog
 
 from pgrain.cli.install import version
 from pgrain.errors import PgrainError, WorkerUnreachable
-from pgrain.store.database import Shared, connect
+from pgrain.store.database import Shared, connect, power
 from pgrain.worker import metrics, place
 from pgrain.worker.memory import Memory
 
@@ -85,7 +85,9 @@ def run(options: Options) -> int:
     found = wait_for_extension(dsn, number, stopping)
     if found is None:
         return 0
-    database, server_uid = found
+    database, server_uid, too_much = found
+    if too_much is not None:
+        log.warning("worker has more rights than it needs", **too_much)
 
     identity = str(uuid.uuid4())
     endpoint, looks = None, Shared(lambda: connect(dsn, "looks"))
@@ -94,7 +96,8 @@ def run(options: Options) -> int:
         if address is None:
             address, mode = place.default_socket(database, server_uid)
         allowed = options.allow_users or (() if server_uid is None else (server_uid,))
-        handlers = Handlers(lambda: connect(dsn, "requests"), version=number, device=device)
+        handlers = Handlers(lambda: connect(dsn, "requests"), version=number, device=device,
+                            power=too_much)
         server = Server(address, handlers.handle, version=number, database=database,
                         device=device, allow_users=allowed, tls=options.tls,
                         tls_peers=options.tls_peers, mode=mode, whose=lambda: served(looks))
@@ -158,16 +161,16 @@ def describe_device() -> str:
 
 
 def wait_for_extension(dsn: str, number: str,
-                       stopping: threading.Event) -> tuple[str, int | None] | None:
-    """(the database's name, the OS user of its server), once the database and the extension of
-    this worker's version in it are there."""
+                       stopping: threading.Event) -> tuple[str, int | None, dict | None] | None:
+    """(the database's name, the OS user of its server, `database.power`), once the database and the
+    extension of this worker's version in it are there."""
     told = None
     while not stopping.is_set():
         try:
             with connect(dsn) as connection:
                 row = connection.execute(_ABOUT).fetchone()
                 if row["version"] == number:
-                    return row["database"], place.server_user(connection)
+                    return row["database"], place.server_user(connection), power(connection)
             if row["version"] is None:
                 problem = f'database "{row["database"]}" has no extension pgrain'
             else:
