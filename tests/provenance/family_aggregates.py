@@ -390,6 +390,21 @@ def _(p: Parts) -> Query:
                  f" {p.on_m('l')} ORDER BY {first}, {second}{p.maybe(' DESC')}", exact)
 
 
+@family("set operations: DISTINCT ON a label")
+def _(p: Parts) -> Query:
+    relation, label = p.pick("solo", "solo", "t", "u"), p.m("l")
+    exact = {ROW: ""} if relation == "solo" else {}
+    inner = f"SELECT {label} AS label, l.id, l.g, l.c FROM {relation} AS l WHERE {p.plain('l')}"
+    key, order = p.pick(("label", "label"), ("label, g", "g, label"), ("2", "2"),
+                        ("label, q.g", "label DESC, g NULLS FIRST"))
+    text = f"SELECT DISTINCT ON ({key}) id, label, c FROM ({inner}) AS q ORDER BY {order}, id"
+    text += p.maybe(" DESC")
+    if p.chance(0.3):
+        return Query(f"SELECT label, count(*) AS n, sum(id) AS s FROM ({text}) AS o GROUP BY label",
+                     {})
+    return Query(text, exact)
+
+
 @family("set operations: DISTINCT ON groups")
 def _(p: Parts) -> Query:
     key, order = p.pick(("l.g", "l.g, l.c"), ("1", "1, l.c DESC"), ("c", "(2), 1"),

@@ -39,9 +39,9 @@ REFUSED = [
      "no plain number"),
     (f"SELECT DISTINCT ON (c) id FROM t WHERE {P} = 'a'", "0A000",
      "DISTINCT ON without ORDER BY"),
-    (f"SELECT DISTINCT ON ({P}) id FROM t ORDER BY {P}, id", "0A000", "depends on predictions"),
-    (f"SELECT DISTINCT ON (c, {P}) id FROM t ORDER BY c", "0A000",
-     "DISTINCT ON what depends on predictions"),
+    (f"SELECT DISTINCT ON (c) id FROM t ORDER BY c, {P}, id", "0A000", "depends on predictions"),
+    (f"SELECT DISTINCT ON (n) c, count(*) AS n FROM t WHERE {P} = 'a' GROUP BY c ORDER BY n, c",
+     "0A000", "DISTINCT ON what depends on predictions"),
     # Aggregates.
     (f"SELECT string_agg(c, ',') FROM t WHERE {P} = 'a'", "0A000", "string_agg"),
     (f"SELECT array_agg({P}) FROM t", "0A000", "array_agg"),

@@ -67,6 +67,15 @@ RIGHT = [
     "SELECT * FROM (SELECT 'a' AS lab, 1 AS z) AS k JOIN v1 USING (lab)",
     "SELECT * FROM v1 LEFT JOIN (SELECT 'a' AS lab, 1 AS z) AS k USING (lab)",
     "SELECT j.lab FROM (v1 JOIN (SELECT 'a' AS lab, 1 AS z) AS k USING (lab)) AS j",
+    # DISTINCT ON a label: the first row of each class
+    f"SELECT DISTINCT ON ({P}) id, c FROM s ORDER BY {P}, id",
+    f"SELECT DISTINCT ON ({P}) {P} AS l, id FROM s WHERE id > 0 ORDER BY l DESC, id DESC",
+    "SELECT DISTINCT ON (lab, g) lab, g, id FROM v1 ORDER BY g, lab, id",
+    "SELECT DISTINCT ON (1) lab, id FROM v1 ORDER BY 1, id DESC",
+    "SELECT count(*), sum(id) FROM (SELECT DISTINCT ON (lab) lab, id FROM v1 ORDER BY lab, id) q",
+    "SELECT lab, count(*) FROM (SELECT DISTINCT ON (c, v1.lab) v1.lab, r.c FROM v1 JOIN r USING (g)"
+    " ORDER BY v1.lab, c, r.id) q GROUP BY lab",
+    f"SELECT DISTINCT ON (upper({P})) id FROM s ORDER BY upper({P}), g DESC, id LIMIT 1 OFFSET 5",
     # arguments by name
     "SELECT count(*) FROM s WHERE pgrain.predict(model => 'm', x => x) = 'a'",
     "SELECT g, count(*) FROM s WHERE pgrain.predict(x => (s.x || ''), model := 'm'::text) = c "

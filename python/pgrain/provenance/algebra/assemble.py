@@ -507,13 +507,15 @@ class Assembly:
         """(n,) literals: the row is there and among the first, of rows in order.
 
         Rows of one base row under different labels exclude each other: together they are one
-        term, and each has its share of what is kept.
+        term, and each has its share of what is kept; those that DISTINCT ON tells apart by the
+        label are a term in each part.
         """
         if base is None:
             out = self.wiring.singles(len(events))
             self.wiring.add(First(out, part, events, block.offset, block.limit))
             return out + np.arange(len(events))
-        _, first, which = np.unique(base, return_index=True, return_inverse=True)
+        term = base.astype(np.int64) * (int(part.max(initial=0)) + 1) + part
+        _, first, which = np.unique(term, return_index=True, return_inverse=True)
         order = np.argsort(first)
         place = np.empty(len(order), np.int64)
         place[order] = np.arange(len(order))

@@ -82,8 +82,8 @@ def lower_select(program: Program, select: nodes.Select, query: nodes.Query,
     else:
         outputs = select_outputs(builder)
         visible = len(outputs)
-        order = [_order(builder, item, outputs, visible) for item in wanted]
         partition = [_part(builder, e, outputs, visible) for e in on or []]
+        order = [_order(builder, item, outputs, visible, partition) for item in wanted]
         relation = finish_rows(builder, outputs)
     if on:
         block = LimitBlock(program.number(), relation, ", ".join(terms(order)), 1, 0,
@@ -383,16 +383,18 @@ def order_refusal(program, item) -> UnsupportedOperator:
                           "Order by columns, or leave LIMIT out; a complaint names its rows.")
 
 
-def _order(builder: SelectBuilder, item: nodes.OrderItem, outputs: list,
-           visible: int) -> str | UnsupportedOperator:
-    text, dependent = _sorted_by(builder, item.expression, outputs, visible, "ORDER BY")
-    return order_refusal(builder.program, item) if dependent else text + item.suffix
+def _order(builder: SelectBuilder, item: nodes.OrderItem, outputs: list, visible: int,
+           partition: list[str]) -> str | UnsupportedOperator:
+    """What rows are sorted by; a label only where DISTINCT ON tells rows apart by it already."""
+    text, hangs = _sorted_by(builder, item.expression, outputs, visible, "ORDER BY")
+    return order_refusal(builder.program, item) if hangs and text not in partition \
+        else text + item.suffix
 
 
 def _part(builder: SelectBuilder, expression: nodes.Expr, outputs: list, visible: int) -> str:
-    """What DISTINCT ON tells rows apart by."""
-    text, dependent = _sorted_by(builder, expression, outputs, visible, "DISTINCT ON")
-    if dependent:
+    """What DISTINCT ON tells rows apart by: columns and labels, a possible row for each class."""
+    text, hangs = _sorted_by(builder, expression, outputs, visible, "DISTINCT ON")
+    if hangs == "number":
         raise part_refusal(builder.program, expression)
     return text
 
@@ -404,24 +406,33 @@ def part_refusal(program, expression: nodes.Expr):
 
 
 def _sorted_by(builder: SelectBuilder, expression: nodes.Expr, outputs: list, visible: int,
-               clause: str) -> tuple[str, bool]:
-    """(column, whether it hangs on predictions) of an item of ORDER BY or DISTINCT ON."""
+               clause: str) -> tuple[str, str]:
+    """(column of an item of ORDER BY or DISTINCT ON, what it hangs on: "", "label", "number")."""
     at = position(expression, [column.name for column, _ in outputs[:visible]])
     if at is None:
-        return _hidden(builder, expression, outputs, visible)
+        return _hidden(builder, expression, outputs)
     if not 0 <= at < visible:
         raise builder.program.refuse(f"this position in {clause}", expression)
-    made = outputs[at][1]
-    return f"_pgrain_o{at}", not isinstance(made, str) and getattr(made, "labelled", True)
+    return f"_pgrain_o{at}", _hangs(outputs[at][1])
 
 
-def _hidden(builder: SelectBuilder, expression, outputs: list, visible: int) -> tuple[str, bool]:
-    """A column that is not selected but sorted or told apart by; whether it hangs on labels."""
+def _hangs(made) -> str:
+    """What an output hangs on: SQL on nothing, SQL that shows a label on that, else a number."""
+    if isinstance(made, str):
+        return ""
+    return {True: "label", False: "", None: "number"}[getattr(made, "labelled", None)]
+
+
+def _hidden(builder: SelectBuilder, expression, outputs: list) -> tuple[str, str]:
+    """A column that is not selected but sorted or told apart by; what it hangs on."""
     if builder.randoms(expression):
-        return "", True
+        return "", "number"
     made = builder.prepare(expression)
+    for number, (_, known) in enumerate(outputs):
+        if getattr(known, "text", None) == made.text:
+            return f"_pgrain_o{number}", _hangs(made)
     outputs.append((Column(f"_pgrain_{len(outputs)}", 0), made))
-    return f"_pgrain_o{len(outputs) - 1}", made.labelled
+    return f"_pgrain_o{len(outputs) - 1}", _hangs(made)
 
 
 def _limited(program, query: nodes.Query, relation: Relation, order: list,
