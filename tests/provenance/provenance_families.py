@@ -10,12 +10,14 @@ import random
 import re
 
 import family_aggregates
+import family_over_groups
 import family_relations
 import family_subqueries
 from provenance_family_parts import FAMILIES, Parts, Query
 
 __all__ = ["FAMILIES", "make_query"]
-assert family_relations and family_aggregates and family_subqueries   # they fill FAMILIES
+# They fill FAMILIES.
+assert family_relations and family_aggregates and family_over_groups and family_subqueries
 
 
 _CALLS = re.compile(r"predict|\b(vm|vmm|vmw|vg|vu|ve|vom)\b")   # the views that call a model

@@ -68,6 +68,7 @@ class Output:
     hard: bool
     relative: float = RELATIVE      # how far a cell may be from PostgreSQL's
     possible: np.ndarray | None = None      # (G,) bool, rows that some classes have; None: all
+    limited: bool = False           # rows are kept by their order, which may hold some equal
 
     def text(self, row: int, column: int) -> str | None:
         """The cell as text, None for NULL."""
@@ -132,7 +133,7 @@ class Output:
             if len(mine[key]) != len(theirs[key]):
                 names = [self.columns[c].name for c in keyed]
                 raise _differs(f"{len(mine[key])} rows {_describe(names, key)} by the circuit, "
-                               f"{len(theirs[key])} by PostgreSQL")
+                               f"{len(theirs[key])} by PostgreSQL", self.limited)
             cells = sorted(mine[key], key=lambda pair: _order(pair[0]))
             for (numbers, scales), expected in zip(cells, sorted(theirs[key], key=_order),
                                                    strict=True):
@@ -291,8 +292,10 @@ def _show(number: float) -> str:
     return "NULL" if math.isnan(number) else f"{number:.12g}"
 
 
-def _differs(detail: str) -> PgrainError:
+def _differs(detail: str, limited: bool = False) -> PgrainError:
+    ties = ("Of rows that ORDER BY holds equal, LIMIT and DISTINCT ON keep which PostgreSQL likes: "
+            "add columns to ORDER BY until it tells all rows apart. ") if limited else ""
     return PgrainError("the circuit differs from the query's own result",
                        detail=detail[0].upper() + detail[1:] + ".",
-                       hint="If the data changed between the two, try again; "
+                       hint=f"{ties}If the data changed between the two, try again; "
                             "else please report the query.")

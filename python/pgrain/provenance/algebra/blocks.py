@@ -58,7 +58,8 @@ class Relation:
     """Possible rows: the CTE ``cte`` has ID, KEY if `keyed`, and columns
     ``_pgrain_o0``, ``_pgrain_o1``, …
 
-    single: exactly one row for each key (an aggregate without GROUP BY).
+    single: exactly one row for each key (an aggregate without GROUP BY). settled: every possible
+    row is there, whatever the predictions are.
     """
 
     block: int
@@ -67,6 +68,7 @@ class Relation:
     keyed: bool
     single: bool = False
     degrees: dict[int, str] = field(default_factory=dict)      # cell -> see linear.py
+    settled: bool = False
 
 
 @dataclass
@@ -272,6 +274,13 @@ class SelectBlock:
         return [slot for slot in self.slots if slot.mode == "label"]
 
     @property
+    def settled(self) -> bool:
+        """Whether which base rows there are does not hang on predictions."""
+        return not self.mixed and not self.atoms and all(
+            slot.mode != "expanded" for slot in self.slots) and all(
+            unit.relation.settled and unit.by is None for unit in self.units)
+
+    @property
     def simple(self) -> bool:
         """Whether a row's pattern says no more than which of its labels are NULL (a bit each)."""
         # Groups by labels under keys are made of assignments, which must know the key, too.
@@ -283,7 +292,8 @@ class SelectBlock:
 class OutputSpec:
     """One output column of a SELECT without grouping, or of its grouping.
 
-    where: "base", "entry" (depends on labels), "constant", "key" (a grouping key), "cell", "flag".
+    where: "base", "entry" (depends on labels), "constant", "key" (a grouping key), "fixed" (over
+    aggregates that no prediction moves), "cell", "flag".
     """
 
     column: Column
@@ -296,7 +306,8 @@ class Grouping:
     """GROUP BY and aggregates over a SelectBlock's rows.
 
     keys: (where, SQL) with where "base" or "entry"; by: the GROUP BY clause over ``g{i}``, "" for
-    one group; atoms and having: HAVING with its atoms as ``_pgrain_h{i}.v``.
+    one group; atoms and having: HAVING with its atoms as ``_pgrain_h{i}.v``. fixed: SQL over base
+    rows, ``_pgrain_z{i}`` there, of which PostgreSQL computes aggregates itself.
     """
 
     keys: list[tuple[str, str]] = field(default_factory=list)
@@ -312,6 +323,7 @@ class Grouping:
     # Texts: number of an aggregate (min of a date), or -1 - number of a case (SQL, its atoms).
     shown: list[int] = field(default_factory=list)
     cases: list[tuple[str, list[int]]] = field(default_factory=list)
+    fixed: list[str] = field(default_factory=list)
 
     @property
     def by_entry(self) -> bool:

@@ -261,4 +261,5 @@ class NetworkCircuit:
         weight = state.P[self.present]
         return Output(self.columns, self.key_columns, self.texts, weight > 0.5, weight, numbers,
                       labels, np.nan_to_num(np.abs(numbers)), hard, self.relative,
-                      self.present != NEVER)
+                      self.present != NEVER,
+                      any(block.kind == "limit" for block in self.program.blocks))

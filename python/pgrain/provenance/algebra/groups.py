@@ -35,7 +35,23 @@ from pgrain.provenance.annotate import present
 
 DATE_OIDS = {1082: "pg_catalog.date", 1114: "pg_catalog.timestamp", 1184: "pg_catalog.timestamptz"}
 NUMBER_OIDS = (20, 21, 23, 700, 701, 1700)
+# Sums of these are the same in whatever order their rows come.
+_EXACT_OIDS = (20, 21, 23, 1186, 1700)
+_SPREADS = ("stddev", "stddev_pop", "stddev_samp", "variance", "var_pop", "var_samp")
 FUNCTIONS = ("count", "sum", "avg", "min", "max", "bool_and", "bool_or", "every")
+
+
+def aggregates(expression: nodes.Expr) -> list[nodes.AggregateCall]:
+    """The aggregates of an expression."""
+    return [piece for piece in expression.walk() if isinstance(piece, nodes.AggregateCall)]
+
+
+def _into(expression: nodes.Expr, node) -> tuple:
+    """(expression, node), down to the aggregates of what is deterministic as a whole."""
+    part = cut(expression, node.start, node.end)
+    if isinstance(node, SpineLeaf) and aggregates(part):
+        return part, read_tree(part, lambda piece: isinstance(piece, nodes.AggregateCall))
+    return expression, node
 
 
 def is_grouped(builder) -> bool:
@@ -62,6 +78,7 @@ class GroupBuilder(Numbers):
         self.block, self.grouping = builder.block, Grouping()
         self.answers = builder.answers
         self.keys: list[nodes.Expr] = []
+        self.known_calls: dict[tuple, str | None] = {}
 
     def resolve(self, qualifier, name):
         return self.builder.resolve(qualifier, name)
@@ -82,6 +99,8 @@ class GroupBuilder(Numbers):
         if select.group is not None:
             self.read_group()
         self.place_keys()
+        self.touch(expressions + [item.expression for item in wanted] + on
+                   + ([select.having] if select.having is not None else []))
         outputs: list[OutputSpec] = []
         for item in select.items:
             outputs.append(self.output(item.expression, item.alias or
@@ -108,9 +127,12 @@ class GroupBuilder(Numbers):
         """(place of the column, whether it hangs on predictions) of an item of ORDER BY or
         DISTINCT ON; a column of its own if it is not selected."""
         at = position(expression, names)
+        if at is not None and 0 <= at < len(names) and outputs[at].column.random:
+            expression, at = self.select.items[at].expression, None
         if at is None:
+            self.sorting = True
             outputs.append(self.output(expression, f"_pgrain_{len(outputs)}"))
-            at = len(outputs) - 1
+            self.sorting, at = False, len(outputs) - 1
         if not 0 <= at < len(outputs):
             raise self.program.refuse("this position in ORDER BY", expression)
         return at, outputs[at].column.random or \
@@ -121,6 +143,7 @@ class GroupBuilder(Numbers):
         if self.select.group is not None:
             self.read_group()
         self.place_keys()
+        self.touch(expressions)
         outputs = [self.output(key, f"_pgrain_{n}") for n, key in enumerate(self.keys)]
         outputs += [self.output(e, f"_pgrain_{len(outputs)}") for e in expressions]
         return self.finish(outputs, True)
@@ -136,7 +159,8 @@ class GroupBuilder(Numbers):
         degrees = {n: degree(number, self.leaf_degree) for n, number in enumerate(grouping.cells)}
         relation = Relation(self.block.number, f"_pgrain_g{self.block.number}",
                             [spec.column for spec in outputs], self.block.key is not None,
-                            select.group is None and all_, degrees)
+                            select.group is None and all_, degrees,
+                            all_ and self.settled and not self.grouping.by_entry)
         return relation
 
     def name(self, expression: nodes.Expr) -> str:
@@ -224,6 +248,7 @@ class GroupBuilder(Numbers):
         if not self.numbers_in(expression):
             where, text = self.of_group(expression)
             column = Column(name, self.type_of(expression), literal=untyped(text))
+            column.extreme = any(call.function in ("min", "max") for call in aggregates(expression))
             column.labelled = self.builder.shows_label(expression)
             return OutputSpec(column, where, text)
         tree = read_tree(expression, self.is_random)
@@ -272,7 +297,7 @@ class GroupBuilder(Numbers):
 
     def is_random(self, piece: nodes.Piece) -> bool:
         if isinstance(piece, nodes.AggregateCall):
-            return True
+            return self.fixed_call(piece) is None
         if isinstance(piece, nodes.ColumnRef):
             found = self.builder.resolve(piece.qualifier, piece.name)
             return found is not None and found[1].random and not self._in_aggregate(piece)
@@ -286,9 +311,11 @@ class GroupBuilder(Numbers):
 
     def of_group(self, expression: nodes.Expr) -> tuple[str, str]:
         """(where, SQL) of a deterministic expression over groups."""
-        for number, key in enumerate(self.keys):
-            if self.same(key, expression):
-                return "key", f"_pgrain_g{number}"
+        name = self.key_name(expression)
+        if name is not None:
+            return "key", name
+        if aggregates(expression):
+            return "fixed", self.over_keys(expression)
         columns = [p for p in expression.walk()
                    if isinstance(p, (nodes.ColumnRef, nodes.ModelCall, nodes.Subquery))]
         if not columns and not self.grouping.sets:
@@ -301,21 +328,27 @@ class GroupBuilder(Numbers):
         return ("entry" if made.labelled else "base"), made.text
 
     def over_keys(self, expression: nodes.Expr) -> str:
-        """The expression with its grouping keys by our names (GROUPING SETS make them NULL)."""
+        """The expression over a group's rows: its grouping keys by our names (GROUPING SETS make
+        them NULL), its aggregates by those of what they are of."""
         replaced = {}
         for piece in expression.walk():
             if any(start <= piece.start and piece.end <= end for start, end in replaced):
                 continue
-            for number, key in enumerate(self.keys):
-                if self.same(key, cut(expression, piece.start, piece.end)):
-                    replaced[piece.start, piece.end] = f"_pgrain_g{number}"
-                    break
-            else:
-                if isinstance(piece, (nodes.ColumnRef, nodes.ModelCall)) or \
-                        self.program.analysis.depends(piece):
-                    raise self.program.refuse("this expression over GROUPING SETS", expression,
-                                              "Select the grouping expressions themselves.")
+            made = self.fixed_call(piece) if isinstance(piece, nodes.AggregateCall) else \
+                self.key_name(cut(expression, piece.start, piece.end))
+            if made is not None:
+                replaced[piece.start, piece.end] = made
+            elif isinstance(piece, (nodes.ColumnRef, nodes.ModelCall)) or \
+                    self.program.analysis.depends(piece):
+                place = "GROUPING SETS" if self.grouping.sets else "aggregates"
+                raise self.program.refuse(f"this expression over {place}", expression,
+                                          "Select the grouping expressions themselves.")
         return expression.substitute(replaced)
+
+    def key_name(self, expression: nodes.Expr) -> str | None:
+        """Our name of a grouping key that the expression is."""
+        return next((f"_pgrain_g{number}" for number, key in enumerate(self.keys)
+                     if self.same(key, expression)), None)
 
     def type_of(self, expression: nodes.Expr) -> int:
         piece = expression.pieces[0] if len(expression.pieces) == 1 else None
@@ -324,6 +357,58 @@ class GroupBuilder(Numbers):
             if found is not None and piece.end - piece.start == len(expression.text):
                 return found[1].oid
         return 0
+
+    # --- aggregates that no prediction moves -----------------------------------------------
+
+    settled = False         # no prediction decides which rows a group has
+    sorting = False         # an item of ORDER BY or DISTINCT ON is read
+
+    def touch(self, expressions: list[nodes.Expr]) -> None:
+        """Read what stands inside the aggregates, which may join more to the base rows; then it is
+        known whether predictions decide about these."""
+        for call in (call for expression in expressions for call in aggregates(expression)):
+            for part in [*call.arguments, *([call.filter] if call.filter is not None else [])]:
+                if self.builder.randoms(part) and part is not call.filter:
+                    self.builder.number(part, read_tree(part, self.builder.is_random))
+                else:
+                    self.builder.prepare(part)
+        # One group for each key is made of a row without values, too, which must not count.
+        self.settled = self.block.settled and not self.grouping.by_entry and not (
+            self.grouping.by is None and self.block.key is not None)
+
+    def fixed_call(self, call: nodes.AggregateCall) -> str | None:
+        """SQL of an aggregate over a group's rows, if no prediction moves it.
+
+        Sums of floating-point numbers hang on the order of the rows in their last digits: they may
+        sort groups, but what is shown or compared of them is not PostgreSQL's.
+        """
+        if not self.settled:
+            return None
+        known = id(call), self.sorting
+        if known not in self.known_calls:
+            self.known_calls[known] = self.read_fixed(call)
+        return self.known_calls[known]
+
+    def read_fixed(self, call: nodes.AggregateCall) -> str | None:
+        if call.order or call.function not in (*FUNCTIONS, *_SPREADS) or len(call.arguments) > 1:
+            return None
+        parts = []
+        for part in [*call.arguments, *([call.filter] if call.filter is not None else [])]:
+            if self.builder.randoms(part) or self.program.analysis.depends(part):
+                return None
+            made = self.builder.prepare(part)
+            if made.labelled:
+                return None
+            if made.text not in self.grouping.fixed:
+                self.grouping.fixed.append(made.text)
+            parts.append(f"_pgrain_z{self.grouping.fixed.index(made.text)}")
+        if call.function in ("sum", "avg", *_SPREADS) and not self.sorting:
+            oid = self.program.type_of(self.select, call.arguments[0].text)
+            if oid and oid not in _EXACT_OIDS:
+                return None
+        argument = ("DISTINCT " if call.distinct else "") + parts[0] if call.arguments else "*"
+        filter_ = f" FILTER (WHERE {parts[-1]})" if call.filter is not None else ""
+        return f"pg_catalog.{call.function}({argument}){filter_}"
 
     # --- numbers over groups ---------------------------------------------------------------
 
@@ -379,7 +464,8 @@ class GroupBuilder(Numbers):
             where, text = self.of_group(part)
             if untyped(text) is not None:
                 text = f"{untyped(text)}::{DATE_OIDS[oid]}"
-            elif self.program.type_of(self.select, part.text) not in (0, oid):
+            elif not aggregates(part) and self.program.type_of(self.select, part.text) not in (
+                    0, oid):
                 raise self.program.refuse("a comparison of dates of two types", part,
                                           f"Cast one of them to {DATE_OIDS[oid]}.")
             aggregate = self.aggregate(one.piece, seconds=True)
@@ -410,6 +496,12 @@ class GroupBuilder(Numbers):
 
     def atom_column(self, atom: Atom) -> str:
         return f"_pgrain_h{self.condition(atom)}._pgrain_v"
+
+    def integer(self, expression, node) -> bool:
+        return super().integer(*_into(expression, node))
+
+    def floating(self, expression, node) -> bool:
+        return super().floating(*_into(expression, node))
 
     def integer_piece(self, piece: nodes.Piece) -> bool:
         if isinstance(piece, nodes.AggregateCall):
@@ -508,7 +600,7 @@ class GroupBuilder(Numbers):
     def _having(self, expression, node, replaced) -> None:
         part = cut(expression, node.start, node.end)
         if not self.numbers_in(part):
-            if isinstance(node, SpineLeaf):
+            if isinstance(node, SpineLeaf) and not aggregates(part):
                 return                      # a constant
             leaf = self.of_group(part)
             if leaf not in self.grouping.having_leaves:

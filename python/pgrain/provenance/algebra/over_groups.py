@@ -11,7 +11,7 @@ from pgrain.plan import nodes
 from pgrain.plan.lexer import tokenize
 from pgrain.plan.spine import PieceLeaf
 from pgrain.provenance.algebra.blocks import Atom, Column, Number, quoted
-from pgrain.provenance.algebra.groups import GroupBuilder
+from pgrain.provenance.algebra.groups import GroupBuilder, aggregates
 from pgrain.provenance.algebra.numbers import INTEGER_OIDS
 from pgrain.provenance.algebra.program import cut
 from pgrain.provenance.algebra.scope import aggregates_outside
@@ -80,6 +80,9 @@ class OverGroups(SelectBuilder):
         self.unit = self._unit(self.alias, relation, None)
         columns = relation.columns[len(self.keys):]
         self.columns = {call.text: column for call, column in zip(calls, columns, strict=True)}
+        self.aliases[self.alias] = [
+            Column(f"_pgrain_o{n}", column.oid) for n, column in enumerate(relation.columns)
+            if not column.random]
         self._expose(groups, relation)
         if builder.select.having is not None:
             self.conditions.append(builder.select.having)
@@ -104,12 +107,21 @@ class OverGroups(SelectBuilder):
     # --- aggregates are columns here -------------------------------------------------------
 
     def is_random(self, piece: nodes.Piece) -> bool:
-        return isinstance(piece, nodes.AggregateCall) or super().is_random(piece)
+        if isinstance(piece, nodes.AggregateCall):
+            return self.column(piece).random
+        return super().is_random(piece)
 
     def randoms(self, expression: nodes.Expr) -> list[nodes.Piece]:
         super().randoms(expression)
-        return [piece for piece in _outside(expression) if self.is_random(piece)] + \
-            [piece for piece in expression.pieces if isinstance(piece, nodes.AggregateCall)]
+        return [piece for piece in [*_outside(expression), *aggregates(expression)]
+                if self.is_random(piece)]
+
+    def stands_for(self, piece: nodes.Piece) -> str | None:
+        if isinstance(piece, nodes.AggregateCall):
+            at = next(n for n, column in enumerate(self.columns.values())
+                      if column is self.column(piece))
+            return f"{self.alias}._pgrain_o{len(self.keys) + at}"
+        return super().stands_for(piece)
 
     def column(self, piece: nodes.AggregateCall) -> Column:
         """The column of an aggregate."""
@@ -141,7 +153,7 @@ class OverGroups(SelectBuilder):
         for number, key in enumerate(self.keys):
             if [token.value for token in tokenize(key.text)] == words:
                 return Prepared(f"{self.alias}._pgrain_o{number}", False)
-        for piece in expression.walk():
+        for piece in _outside(expression):
             if isinstance(piece, nodes.ColumnRef) and not self.randoms(expression) \
                     and self.resolve(piece.qualifier, piece.name) is None \
                     and self.resolve_outer(piece.qualifier, piece.name) is None:

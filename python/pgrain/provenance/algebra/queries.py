@@ -242,7 +242,8 @@ def finish_rows(builder: SelectBuilder, outputs: list) -> Relation:
     for slot in block.slots:
         slot.block = block.number
     program.blocks.append(block)
-    return Relation(block.number, block.row, columns, block.key is not None, degrees=degrees)
+    return Relation(block.number, block.row, columns, block.key is not None, degrees=degrees,
+                    settled=block.settled and not block.enumerated)
 
 
 def untyped(text: str) -> str | None:
@@ -260,7 +261,7 @@ def _plain(program: Program, query: nodes.Query, key: Key | None, n_columns: int
     columns = [Column(f"_pgrain_o{n}", 0) for n in range(n_columns)]
     block.outputs = [OutputSpec(column, "base", f"_pgrain_p.{column.name}") for column in columns]
     program.blocks.append(block)
-    return Relation(block.number, block.row, columns, key is not None)
+    return Relation(block.number, block.row, columns, key is not None, settled=True)
 
 
 # --- set operations ------------------------------------------------------------------------
@@ -333,7 +334,8 @@ def merged(program: Program, operator: str, all_: bool, sides: list[Relation],
             made.flag = n
         columns.append(made)
     program.blocks.append(MergeBlock(number, operator, all_, sides, keyed, columns))
-    return Relation(number, f"_pgrain_m{number}", columns, keyed, degrees=degrees)
+    settled = operator == "union" and all(side.settled for side in sides)
+    return Relation(number, f"_pgrain_m{number}", columns, keyed, degrees=degrees, settled=settled)
 
 
 # --- ORDER BY and LIMIT --------------------------------------------------------------------
@@ -446,6 +448,8 @@ def _limited(program, query: nodes.Query, relation: Relation, order: list,
             and not ordered:
         program.bounds.append(Bound(relation.block, limit, refusal))
         return relation
+    if refusal is not None and relation.single and not ordered and not offset and limit != 0:
+        return relation
     if refusal is not None:
         raise refusal
     block = LimitBlock(program.number(), relation, ", ".join(order), limit, offset or 0)
@@ -473,4 +477,4 @@ def _cut(relation: Relation, visible: int) -> Relation:
     if len(relation.columns) == visible:
         return relation
     return Relation(relation.block, relation.cte, relation.columns[:visible], relation.keyed,
-                    relation.single, relation.degrees)
+                    relation.single, relation.degrees, relation.settled)

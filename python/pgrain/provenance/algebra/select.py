@@ -310,7 +310,9 @@ class SelectBuilder(Numbers):
             if inside(piece):
                 continue
             span = (piece.start, piece.end)
-            if isinstance(piece, nodes.Subquery) and self.program.analysis.depends(piece):
+            if self.stands_for(piece) is not None:
+                replaced[span] = self.stands_for(piece)
+            elif isinstance(piece, nodes.Subquery) and self.program.analysis.depends(piece):
                 replaced[span] = self.answer(piece)
             elif isinstance(piece, nodes.ModelCall):
                 slot = self.slot(piece)
@@ -335,6 +337,9 @@ class SelectBuilder(Numbers):
         if labelled:
             self.keep(expression, replaced)
         return Prepared(text, labelled)
+
+    def stands_for(self, piece: nodes.Piece) -> str | None:
+        """A column that a piece is here (over_groups.py)."""
 
     def _number_casts(self, expression: nodes.Expr) -> dict[tuple[int, int], str]:
         """Labels cast to numbers: the classes that are none are NULL, and PostgreSQL need not

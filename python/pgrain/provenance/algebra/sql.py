@@ -269,6 +269,8 @@ class Capture:
             return columns
         columns += [f"({sql}\n) AS _pgrain_g{i}" for i, (at, sql) in enumerate(grouping.keys)
                     if at == where]
+        if where == "base":
+            columns += [f"({sql}\n) AS _pgrain_z{i}" for i, sql in enumerate(grouping.fixed)]
         columns += [f"({sql}\n) AS _pgrain_l{i}" for i, (at, sql) in enumerate(grouping.leaves)
                     if at == where]
         columns += [f"({sql}\n) AS _pgrain_w{i}"

@@ -53,14 +53,14 @@ def group_directly(capture: Capture, block: SelectBlock, columns: list[str]) -> 
 
 
 def of_group(block: SelectBlock) -> list[str]:
-    """Columns of a group that its keys decide."""
+    """Columns of a group that its keys decide, and aggregates that no prediction moves."""
     grouping = block.grouping
     made = [f"({spec.sql}\n) AS _pgrain_o{c}" for c, spec in enumerate(block.outputs)
-            if spec.where in ("constant", "key")]
+            if spec.where in ("constant", "key", "fixed")]
     made += [f"({sql}\n) AS _pgrain_l{i}" for i, (at, sql) in enumerate(grouping.leaves)
-             if at in ("constant", "key")]
+             if at in ("constant", "key", "fixed")]
     return made + [f"({sql}\n) AS _pgrain_w{i}" for i, (at, sql)
-                   in enumerate(grouping.having_leaves) if at in ("constant", "key")]
+                   in enumerate(grouping.having_leaves) if at in ("constant", "key", "fixed")]
 
 
 def group(capture: Capture, block: SelectBlock) -> None:
