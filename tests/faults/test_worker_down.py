@@ -6,6 +6,7 @@ import os
 import signal
 import threading
 import time
+from pathlib import Path
 
 import psycopg
 import pytest
@@ -148,3 +149,57 @@ def test_who_waits_for_a_job_hears_that_no_worker_is_alive(small):
     waiting.join(60)
     assert ended == ["57014"]
     small.execute("SELECT pgrain.drop_model('slow')")
+
+
+LONG = """SELECT count(*) FROM pgrain.complain($$
+    SELECT count(*) AS n FROM (
+        SELECT id % 2000 AS g FROM many WHERE pgrain.predict('colour', x) = 'red' GROUP BY 1
+        HAVING sum(amount) > 600 AND avg(amount) < 600 AND sum(amount * hour) > 3000) AS t $$,
+    'n too high')"""
+
+
+def worked(pid: int) -> float:
+    """Processor seconds of a process so far."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
+    return sum(map(int, fields[11:13])) / os.sysconf("SC_CLK_TCK")
+
+
+@pytest.mark.parametrize("how", ["cancel", "kill"])
+def test_an_evaluation_ends_with_who_asked_for_it(small, how):
+    """Cancelled, or its backend killed: the worker stops in the middle, says so, and is free."""
+    small.execute("""CREATE TABLE IF NOT EXISTS many AS SELECT i AS id, i % 7 AS hour,
+        ARRAY[(i * 37 % 1000) / 100.0, (i * 91 % 977) / 100.0]::float8[] AS x,
+        (i * 7919 % 10007) / 10.0 AS amount FROM generate_series(1, 40000) AS i""")
+    small.execute("CALL pgrain.attach('colour', 'many')")
+    with small.connect() as session:
+        pid = session.info.backend_pid
+        failed = []
+
+        def ask():
+            try:
+                session.execute(LONG)
+            except psycopg.Error as error:
+                failed.append(error)
+        thread = threading.Thread(target=ask)
+        thread.start()
+        # The session has done its part and waits; the worker computes.
+        until, waits = time.monotonic() + 120, False
+        while thread.is_alive() and not waits and time.monotonic() < until:
+            before = worked(pid), worked(small.worker.pid)
+            time.sleep(0.7)
+            waits = (worked(pid) - before[0] < 0.05
+                     and worked(small.worker.pid) - before[1] > 0.2)
+        assert waits and not failed, "it is too quick to be interrupted"
+        if how == "cancel":
+            small.execute("SELECT pg_cancel_backend(%s)", [pid])
+        else:
+            small.execute("SELECT pg_terminate_backend(%s)", [pid])
+        thread.join(30)
+    assert len(failed) == 1
+    until = time.monotonic() + 30
+    while not (said := [line for line in small.worker.log.read_text().splitlines()
+                        if "request stopped" in line and f"{pid}." in line]):
+        assert time.monotonic() < until, "the worker goes on for nobody"
+        time.sleep(0.05)
+    assert len(said) == 1 and "level='info'" in said[0] and "method='evaluate'" in said[0]
+    assert small.rows(COMPLAIN)

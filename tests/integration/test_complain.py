@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import psycopg
 import pytest
@@ -135,6 +137,40 @@ def test_rain_on_all_rows_agrees_with_all_eigenpairs(small):
     scores = {row[2]: row[5] for row in full}
     assert [scores[row[2]] for row in rain] == pytest.approx([row[5] for row in rain],
                                                              rel=2e-3, abs=1e-6)
+
+
+@pytest.mark.parametrize("how", [
+    ("delete", "{}"), ("relabel", "{}"), ("any", "{}"), ("relabel", '{"plausible": true}'),
+    ("delete", '{"normalize": "relatif"}'), ("delete", '{"method": "rain"}'),
+    ("delete", '{"method": "gradient_dot"}')])
+def test_the_unit_of_a_sum_does_not_matter(small, how):
+    """Slopes beyond what float32 holds, and below: the same ranking, effects in that unit, scores
+    in some other one (the weight of a violation depends on its size)."""
+    def ranking(unit):
+        return complain(small, f"SELECT sum({unit}::float8) AS s FROM items "
+                               "WHERE pgrain.predict('colour', x) = 'red'", "s too high",
+                        top_k=40, intervention=how[0], options=how[1])
+
+    plain = ranking("1")
+    assert len(plain) == 40 and all(math.isfinite(value) for row in plain for value in row[5:])
+    for unit in ("1e-60", "1e60", "1e150"):
+        rows = ranking(unit)
+        assert [row[2:5] for row in rows] == [row[2:5] for row in plain], unit
+        size = max(abs(row[6]) for row in plain)
+        assert [row[6] / float(unit) for row in rows] == pytest.approx(
+            [row[6] for row in plain], rel=1e-3, abs=1e-6 * size)
+        assert [row[5] / rows[0][5] for row in rows] == pytest.approx(
+            [row[5] / plain[0][5] for row in plain], rel=1e-3, abs=1e-6)
+    assert "RuntimeWarning" not in small.worker.log.read_text()
+
+
+def test_assess_finds_the_same_in_any_unit(small):
+    found = [dict(small.rows(f"""SELECT check_name, value FROM pgrain.assess($$
+        SELECT sum({unit}::float8) AS s FROM items WHERE pgrain.predict('colour', x) = 'red' $$,
+        's too high')""")) for unit in ("1", "1e150")]
+    for check in ("gradient in the subspace", "adversarial predictions", "agreement across k",
+                  "agreement with gradient_dot"):
+        assert found[1][check] == pytest.approx(found[0][check], rel=1e-4), check
 
 
 def test_gradient_dot_is_another_ranking_of_the_same_rows(small):

@@ -10,9 +10,10 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).parents[2] / "python" / "pgrain"
-BASE = {"errors", "settings"}
+BASE = {"errors", "settings", "interrupts"}
 ALLOWED = {
-    "errors": set(), "settings": {"errors"}, "wire": BASE, "backend": BASE | {"wire"},
+    "errors": set(), "settings": {"errors"}, "interrupts": set(),
+    "wire": BASE, "backend": BASE | {"wire"},
     "plan": BASE | {"wire"}, "provenance": BASE | {"wire", "plan"},
     "complaint": BASE | {"wire", "plan", "provenance"},
     "models": BASE, "influence": BASE | {"models"},

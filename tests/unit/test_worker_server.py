@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from pgrain.errors import Busy, UndefinedObject
+from pgrain import interrupts
+from pgrain.errors import Busy, Cancelled, UndefinedObject
 from pgrain.wire.client import Client
 from pgrain.worker.server import Gate, Server
 
@@ -101,3 +102,81 @@ def test_who_finds_the_queue_full_is_told_53400(serve):
         thread.join(10)
     assert answers == [{"a": 1}] * 2
     assert Client(worker.path, "1", "db").call("x", {"a": 3})[0] == {"a": 3}
+
+
+class Interrupted:
+    """`Client(on_wait=...)` of a session that is cancelled while it waits."""
+
+    def __init__(self):
+        self.now = threading.Event()
+
+    def __call__(self):
+        if self.now.is_set():
+            raise Cancelled("cancelled")
+
+
+def interrupted_calls(worker, n: int):
+    """n sessions that wait for the method `long`; they are cancelled by `.now.set()`."""
+    cancel, threads = Interrupted(), []
+
+    def call():
+        with pytest.raises(Cancelled):
+            Client(worker.path, "1", "db", on_wait=cancel).call("long", {})
+    for _ in range(n):
+        threads.append(threading.Thread(target=call))
+        threads[-1].start()
+    return cancel, threads
+
+
+def test_what_nobody_waits_for_ends_and_leaves_its_place(serve):
+    """Long requests of sessions that are cancelled, and those that queue behind them, make room;
+    who still waits is answered. An answer is never sent to whoever has left."""
+    ended, began = [], threading.Semaphore(0)
+
+    def handler(state, method, params, blobs):
+        if method == "short":
+            return params, []
+        began.release()
+        until = time.monotonic() + 60
+        try:
+            while time.monotonic() < until:
+                interrupts.check()
+        except interrupts.Abandoned:
+            ended.append(time.monotonic())
+            raise
+        return {"too": "late"}, []
+    worker = serve(handler)
+    worker._gate = Gate(2, 8)
+    cancel, threads = interrupted_calls(worker, 5)       # two compute, three wait for their turn
+    for _ in range(2):
+        assert began.acquire(timeout=10)
+    while worker._gate._present < 5:
+        time.sleep(0.005)
+    answers = []
+    patient = threading.Thread(target=lambda: answers.append(
+        Client(worker.path, "1", "db").call("short", {"a": 1})[0]))
+    patient.start()
+    time.sleep(0.1)
+    assert not answers, "both places are taken"
+    cancel.now.set()
+    for thread in [*threads, patient]:
+        thread.join(10)
+    assert answers == [{"a": 1}]
+    until = time.monotonic() + 10
+    while worker._gate._present and time.monotonic() < until:
+        time.sleep(0.01)
+    assert worker._gate._present == 0 and len(ended) == 2
+    assert not began.acquire(blocking=False), "a request began that nobody waited for"
+
+
+def test_only_requests_are_interrupted():
+    """In any other thread, and after a request has ended, `check` is nothing."""
+    interrupts.check()
+    with pytest.raises(interrupts.Abandoned), interrupts.Wanted(lambda: True):
+        while True:
+            interrupts.check()
+    interrupts.check()
+    with interrupts.Wanted(lambda: False):
+        for _ in range(3):
+            time.sleep(interrupts.LOOK_SECONDS)
+            interrupts.check()

@@ -18,6 +18,7 @@ from scipy.stats import binomtest
 from sklearn.tree import DecisionTreeClassifier
 
 from pgrain.describe.columns import Feature
+from pgrain.interrupts import check
 
 DEPTHS = (1, 2, 3, 4)
 GROWN, MOST_CONDITIONS = 5, 5
@@ -97,6 +98,7 @@ def _candidates(X, suspect, weight, fit, features) -> list[Rule]:
     balance = np.where(suspect, weight[~suspect].sum() / max(weight[suspect].sum(), 1e-9), 1.0)
     for depth in DEPTHS:
         for each in (weight, weight * balance, weight * np.sqrt(balance)):
+            check()
             tree = DecisionTreeClassifier(max_depth=depth, min_samples_leaf=least, random_state=0,
                                           criterion="entropy")
             tree.fit(X[fit], suspect[fit], sample_weight=each[fit])
@@ -135,6 +137,7 @@ def _grown(rule: Rule, pool, X, suspect, weight, fit) -> Rule:
     """The rule with those conditions of `pool` that are worth more than their cost, the best
     first; one bound a side."""
     while len(rule.conditions) < MOST_CONDITIONS:
+        check()
         taken = {condition[:2] for condition in rule.conditions}
         tries = [Rule(sorted([*rule.conditions, c]), rule.mask & ((X[:, c[0]] > c[2]) == c[1]))
                  for c in pool if c[:2] not in taken]

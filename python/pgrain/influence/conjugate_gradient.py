@@ -14,6 +14,9 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from pgrain.influence.scores import bounded
+from pgrain.interrupts import check
+
 
 @dataclass(frozen=True)
 class Solution:
@@ -32,7 +35,7 @@ def conjugate_gradient(matvec: Callable[[np.ndarray], np.ndarray], b: np.ndarray
 
     matvec: v (d,) -> H v; b: (d,); n_iter: products at most; tol: ||H w - b|| / ||b|| to reach.
     """
-    b = np.asarray(b, np.float64)
+    b, exponent = bounded(b)        # squares of it are formed, and products in float32
     w, r = np.zeros_like(b), b.copy()
     p, rr = r.copy(), float(r @ r)
     norm = float(np.sqrt(rr))
@@ -41,6 +44,7 @@ def conjugate_gradient(matvec: Callable[[np.ndarray], np.ndarray], b: np.ndarray
     if norm == 0:
         return Solution(w, "converged", {"iterations": 0, "residual": 0.0})
     for done in range(1, n_iter + 1):
+        check()
         hp = np.asarray(matvec(p), np.float64) + damping * p
         curvature = float(p @ hp)
         if curvature <= 0:
@@ -57,4 +61,5 @@ def conjugate_gradient(matvec: Callable[[np.ndarray], np.ndarray], b: np.ndarray
             status = "converged"
             break
         p = r + rr / before * p
-    return Solution(w, status, {"iterations": done, "residual": float(np.sqrt(rr)) / norm})
+    return Solution(np.ldexp(w, exponent), status, {
+        "iterations": done, "residual": float(np.sqrt(rr)) / norm})

@@ -30,6 +30,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.linalg import cho_factor, cho_solve
 
+from pgrain import interrupts
 from pgrain.models.softmax import softmax
 
 _BLOCK = 4096                  # rows at a time: J of a block stays in the cache
@@ -180,6 +181,7 @@ class GroupStep:
     def _blocks(self):
         """(J, logits, targets, weights or None for ones) of some rows at a time."""
         for at in range(0, self.n, _BLOCK):
+            interrupts.check()
             part = slice(at, at + _BLOCK)
             yield self.J[part], self.logits[part], self.targets[part], self.weights[part]
         if self.added is not None and len(self.added.labels):

@@ -21,13 +21,26 @@ import numpy as np
 
 from pgrain.influence.top_k import top_k
 
-__all__ = ["deletion_changes", "relabel_changes", "relatif", "replacement_changes",
+__all__ = ["bounded", "deletion_changes", "relabel_changes", "relatif", "replacement_changes",
            "self_influence", "top_k", "weighted"]
+
+
+def bounded(c: np.ndarray, w: np.ndarray | float = 1.0) -> tuple[np.ndarray, int]:
+    """c as (c / 2^e, e), so that neither it nor w c exceeds 1: the slopes of a complaint about
+    sums of huge or tiny numbers are beyond what float32 holds. Everything here is linear in c, so
+    ``np.ldexp`` of a change by e is the change, and exactly the one without this where that is
+    within float32's range. c: (k,); w: (k,) or a number.
+    """
+    c = np.asarray(c, np.float64)
+    e = int(np.frexp(np.abs(c).max(initial=0.0))[1])
+    c = np.ldexp(c, -e)
+    more = int(np.frexp(np.abs(w * c).max(initial=0.0))[1])
+    return np.ldexp(c, -more), e + more
 
 
 def weighted(w: np.ndarray, c: np.ndarray) -> np.ndarray:
     """W c: (k,) float32. In float64, then the stored arrays' type, so that nothing large is
-    converted. w, c: (k,)."""
+    converted. w, c: (k,), see `bounded` for large ones."""
     return (np.asarray(w, np.float64) * np.asarray(c, np.float64)).astype(np.float32)
 
 

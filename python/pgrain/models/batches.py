@@ -6,6 +6,8 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from pgrain.interrupts import check
+
 SIZES = (1, 16, 128, 512, 1024, 2048, 4096, 8192, 16384)
 MEMORY_BYTES = 512 << 20      # target for the intermediates of one batch
 
@@ -21,9 +23,11 @@ def fitting(row_floats: int, copies: float = 1, memory: int = MEMORY_BYTES) -> i
 
 
 def padded(n: int, largest: int) -> Iterator[tuple[slice, int]]:
-    """Slices that cover n rows, each with the size of SIZES it should be padded to."""
+    """Slices that cover n rows, each with the size of SIZES it should be padded to. Before each
+    one a request that nobody waits for ends (`interrupts`)."""
     start = 0
     while start < n:
+        check()
         stop = min(start + largest, n)
         yield slice(start, stop), next((s for s in SIZES if s >= stop - start), largest)
         start = stop

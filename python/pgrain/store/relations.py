@@ -19,6 +19,7 @@ from pgrain.errors import (
     UndefinedColumn,
     UndefinedObject,
 )
+from pgrain.interrupts import check
 from pgrain.wire.identity import digest, hasher, parse_columns
 
 Progress = Callable[[int, int, str], None]
@@ -200,6 +201,7 @@ def read(connection: psycopg.Connection, relation: int, kind: str, features: lis
         with cursor.copy(statement) as copy:
             copy.set_types(types)
             for key_text, label_text, value in copy.rows():
+                check()
                 yield Row(key_text, label_text,
                           plain_columns(value) if kind == "columns" else value,
                           digest(keyed, value, kind, names),

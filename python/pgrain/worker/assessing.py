@@ -30,7 +30,7 @@ import numpy as np
 from pgrain.complaint.objective import Objective
 from pgrain.influence.filters import filter_weights
 from pgrain.influence.group_step import moved_probabilities
-from pgrain.influence.scores import deletion_changes, top_k
+from pgrain.influence.scores import bounded, deletion_changes, top_k
 from pgrain.provenance.presence import ABSENT
 from pgrain.worker.planning import Planner
 from pgrain.worker.ranking import Suspects, Variables
@@ -166,8 +166,9 @@ class Assessment:
         if self.variables.values is None:
             return Finding("gradient in the subspace", None, DOUBTFUL,
                            "The feature values were not at hand.")
-        full = float((self.variables.gradient(self.slopes) ** 2).sum())
-        value = float((self.c ** 2).sum()) / full if full > 0 else 0.0
+        full, e = bounded(self.variables.gradient(self.slopes))
+        held, full = float((np.ldexp(self.c, -e) ** 2).sum()), float((full ** 2).sum())
+        value = held / full if full > 0 else 0.0
         d = len(self.variables.resident.theta)
         verdict = bounds(value, 2 * len(self.c) / d if d > 4 * len(self.c) else 0.02, 0.2)
         return Finding("gradient in the subspace", min(value, 1.0), verdict, {
@@ -305,7 +306,7 @@ class Assessment:
 
         across = (same(-self._changes(max(self.k // 2, 1))) + same(-self._changes(m))) / 2
         verdict = DOUBTFUL if across < 0.4 else USEFUL
-        dot = same(-deletion_changes(self.training.A, np.ones(m), self.c))
+        dot = same(-deletion_changes(self.training.A, np.ones(m), bounded(self.c)[0]))
         loss = same(-self.training.residual[np.arange(len(self.order)), self.training.labels])
         return [
             Finding("agreement across k", across, verdict,
@@ -322,7 +323,8 @@ class Assessment:
     # --- inside -------------------------------------------------------------------------------
 
     def _changes(self, k: int) -> np.ndarray:
-        return deletion_changes(self.training.A[:, :k], self.w[:k], self.c[:k])
+        c, _ = bounded(self.c[:k], self.w[:k])      # only their order is looked at
+        return deletion_changes(self.training.A[:, :k], self.w[:k], c)
 
     def _left_out(self, rows: np.ndarray) -> np.ndarray:
         """Probabilities (n, R) of training rows `rows` under the model without them."""

@@ -17,6 +17,7 @@ import numpy as np
 from pgrain.complaint.grammar import Complaint, parse
 from pgrain.complaint.objective import Objective, all_rows, complained_column
 from pgrain.errors import InvalidArgument, NotReady, PgrainError
+from pgrain.interrupts import check
 from pgrain.plan.class_names import misspelt
 from pgrain.provenance.circuit import Circuit, Output
 from pgrain.provenance.compile import Capture, ModelFacts, compile
@@ -401,8 +402,12 @@ class Complaints:
         # The values came through the caller's expressions, which may give one thing to the capture
         # and another to the fetch: a value counts for the digest that it has, and no other.
         kind, features = resident.row.kind, resident.features
-        given = {name: value for name, value in given.items()
-                 if digest(self._keyed(), unpack_value(value, kind), kind, features) == name}
+        keyed, true = self._keyed(), {}
+        for name, value in given.items():
+            check()
+            if digest(keyed, unpack_value(value, kind), kind, features) == name:
+                true[name] = value
+        given = true
         if not given:
             return
         digests = np.frombuffer(b"".join(given), np.uint8).reshape(-1, DIGEST_BYTES)

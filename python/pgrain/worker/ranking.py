@@ -19,8 +19,9 @@ from pgrain.influence.gradient import logit_cotangent, objective_gradient
 from pgrain.influence.hvp import CURVATURES, hessian_operator
 from pgrain.influence.projections import objective_projection
 from pgrain.influence.sample import sample_rows
-from pgrain.influence.scores import relatif, self_influence
+from pgrain.influence.scores import bounded, relatif, self_influence
 from pgrain.influence.top_k import least_k
+from pgrain.interrupts import check
 from pgrain.intervention.edits import ANY, DELETE, RELABEL, label_of
 from pgrain.wire.identity import unpack_value
 from pgrain.wire.ranked import pack
@@ -76,12 +77,14 @@ class Variables:
         _, p, J = self._snapshot()
         used = np.flatnonzero(dq_dp.any(axis=1))
         cotangent, result = logit_cotangent(p[self.rows[used]], dq_dp[used]), np.zeros(len(dq_dp))
+        direction, exponent = bounded(direction)
         small = direction.astype(np.float32)
         for at in range(0, len(used), 4096):
+            check()
             part = slice(at, at + 4096)
             slopes = J[self.rows[used[part]]][:, :, :len(small)] @ small
             result[used[part]] = (cotangent[part] * slopes).sum(axis=1)
-        return result
+        return np.ldexp(result, exponent)
 
     def projection(self, dq_dp: np.ndarray) -> np.ndarray:
         """c = V^T grad q, (m,) float64; only variables that q depends on are touched."""
@@ -89,6 +92,7 @@ class Variables:
         used = np.flatnonzero(dq_dp.any(axis=1))
         c = np.zeros(J.shape[2])
         for start in range(0, len(used), 512):      # so that a copy of J's rows stays in the cache
+            check()
             part = used[start:start + 512]
             rows = self.rows[part]
             c += objective_projection(p[rows], J[rows], dq_dp[part])
@@ -220,14 +224,14 @@ class Ranker:
         """The `n` best rows by stored projections. q, cell: (m,) V^T grad of the objective and of
         the first complained cell, m the stored pairs, of which the first k are used."""
         k, w = weights(spectrum, options)
-        c, cell = q[:k], cell[:k]
+        (c, of_q), (cell, of_cell) = bounded(q[:k], w), bounded(cell[:k], w)
         among = _among(options, intervention)
         repairs = self._repairs(resident, spectrum, intervention, among, notices)
         candidates = Candidates.of(intervention, resident.row.classes, repairs, among,
                                    _plausible(options, intervention))
         changes = candidates.least(spectrum.training, w, c)
         if _choice(options, "method", METHODS) == "self_influence":
-            changes = -self_influence(spectrum.training.A[:, :k], w)
+            changes, of_q = -self_influence(spectrum.training.A[:, :k], w), 0
         if _choice(options, "normalize", NORMALIZE) == "relatif":
             changes = relatif(changes, spectrum.training.A[:, :k], w)
         best = least_k(changes, n)
@@ -249,7 +253,9 @@ class Ranker:
         else:
             effects = candidates.columns(spectrum.training, best, w, cell, expected=False)
             effects = effects[np.arange(len(best)), 0 if chosen is None else chosen]
-        return Suspects(best, spectrum.training.rows[best], named, -least, effects,
+        scores, effects = (np.ldexp(np.asarray(found, np.float64), e)
+                           for found, e in ((-least, of_q), (effects, of_cell)))
+        return Suspects(best, spectrum.training.rows[best], named, scores, effects,
                         {repair.name: repair for repair in candidates.repairs})
 
     def _repairs(self, resident: Resident, spectrum: Spectrum, intervention: str,

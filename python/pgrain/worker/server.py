@@ -27,6 +27,7 @@ from pgrain.errors import (
     UndefinedObject,
     WorkerUnreachable,
 )
+from pgrain.interrupts import Abandoned, Wanted, check
 from pgrain.settings import CONCURRENT_REQUESTS, QUEUED_REQUESTS
 from pgrain.wire import address, frames, messages
 from pgrain.worker import metrics
@@ -34,6 +35,7 @@ from pgrain.worker import metrics
 log = structlog.get_logger()
 SLOW_SECONDS = 1.0
 HANDSHAKE_SECONDS = 10
+QUEUE_SECONDS = 0.25    # between two looks whether who waits in the queue is still there
 
 
 class ConnectionClosed(Exception):
@@ -41,7 +43,8 @@ class ConnectionClosed(Exception):
 
 
 class Gate:
-    """At most `running` requests compute at a time and `waiting` wait; more are told 53400."""
+    """At most `running` requests compute at a time and `waiting` wait; more are told 53400. What
+    nobody waits for any more (`interrupts`) leaves the queue."""
 
     def __init__(self, running: int, waiting: int):
         self._slots = threading.Semaphore(running)
@@ -54,7 +57,18 @@ class Gate:
                 raise Busy("the worker is busy", detail=f"{self._most} requests wait already.",
                            hint="Try again in a moment.")
             self._present += 1
-        self._slots.acquire()
+        try:
+            while not self._slots.acquire(timeout=QUEUE_SECONDS):
+                check()
+            try:
+                check()
+            except Abandoned:
+                self._slots.release()
+                raise
+        except Abandoned:
+            with self._lock:
+                self._present -= 1
+            raise
         return self
 
     def __exit__(self, *_):
@@ -210,17 +224,17 @@ class Server:
         # Of this thread, which answers one connection, until its next request.
         structlog.contextvars.bind_contextvars(request=f"{peer}.{number}")
         try:
-            with self._gate:
-                if _gone(connection):
-                    raise ConnectionClosed   # cancelled while it waited for its turn
+            with Wanted(lambda: _gone(connection)), self._gate:
                 result, blobs, *descriptors = self.handler(state, method, params, frame.blobs)
             frame_out = frames.encode(messages.RESULT, messages.result(number, result), blobs)
         except PgrainError as error:
             sqlstate = error.sqlstate
             _send(connection, messages.ERROR, messages.error(number, error))
-        except ConnectionClosed:
+        except Abandoned:       # cancelled, or its session has gone: nobody reads an answer
             sqlstate = "57014"
-            raise
+            log.info("request stopped: its session waits no more", method=method,
+                     seconds=round(time.monotonic() - started, 4))
+            raise ConnectionClosed from None
         except Exception as error:
             sqlstate = "XX000"
             log.error("request failed", method=method, traceback=traceback.format_exc())

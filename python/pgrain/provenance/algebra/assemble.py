@@ -9,6 +9,7 @@ import numpy as np
 
 from pgrain import settings
 from pgrain.errors import UnsupportedOperator
+from pgrain.interrupts import check
 from pgrain.provenance.algebra import comparisons
 from pgrain.provenance.algebra.blocks import (
     PAIRS_A_FACTOR_PAIR,
@@ -273,6 +274,7 @@ class Assembly:
         self.rows: dict[int, Rows] = {}
         self.bases: dict[int, Base] = {}
         for block in program.blocks:
+            check()
             self.rows[block.number] = getattr(self, f"_{block.kind}")(block)
         for bound in program.bounds:
             base = self.bases.get(bound.block)

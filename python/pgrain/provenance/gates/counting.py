@@ -15,6 +15,8 @@ from math import isqrt
 
 import numpy as np
 
+from pgrain.interrupts import check
+
 _FLOATS = 1 << 21         # of a chunk's alpha
 _NOTHING = 1e-250         # a start below is none: all later terms are beyond the limit
 
@@ -42,6 +44,7 @@ class Counting:
         """(J,) c, and each chunk's start (None: nothing to do)."""
         c, carry, saved = np.zeros(len(p)), np.zeros(self.states), []
         for chunk in self.chunks:
+            check()
             if carry.sum() < _NOTHING and not self.start[chunk].any():
                 saved.append(None)
                 continue
@@ -54,6 +57,7 @@ class Counting:
         """(J,) derivative of sum(d * c) with respect to p."""
         result, carry = np.zeros(len(p)), np.zeros(self.states)
         for chunk, before in zip(reversed(self.chunks), reversed(saved), strict=True):
+            check()
             if before is None:
                 carry = np.zeros(self.states)
                 continue

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from pgrain.interrupts import check
 from pgrain.provenance.gates.kernels import heads
 
 _WIDE = 96                # from here one np.convolve a pair is faster than a step a bin
@@ -152,12 +153,14 @@ class _Level:
     def forward(self, parts):
         results = [np.zeros(shape) for shape in self.shapes]
         for step in self.steps:
+            check()
             step.forward(parts, results)
         return results
 
     def backward(self, parts, d):
         results = [np.zeros_like(part) for part in parts]
         for step in self.steps:
+            check()
             step.backward(parts, d, results)
         return results
 

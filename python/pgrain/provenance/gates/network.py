@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from pgrain.interrupts import check
 from pgrain.provenance.gates.blocks import Owners
 
 
@@ -113,6 +114,7 @@ class Network:
         self.owners = Owners(self.owner, self._complete(complete))
         self.owners.given = 1 + self.given
         for layer in self.layers:
+            check()
             layer.prepare(self.owners)
 
     def _complete(self, complete):
@@ -139,6 +141,7 @@ class Network:
         P[1:1 + self.given] = given
         state = State(P, np.zeros(self.n_x), np.zeros(self.n_x), hard, self.owner)
         for layer in self.layers:
+            check()
             layer.forward(state)
         return state
 
@@ -151,6 +154,7 @@ class Network:
         grad = Gradient(_dense(dP, self.n_p), _dense(dX, self.n_x), _dense(dK, self.n_x),
                         silent or {})
         for layer in reversed(self.layers):
+            check()
             layer.backward(state, grad)
         return grad.P[1:1 + self.given]
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from pgrain.interrupts import check
 from pgrain.provenance.gates.blocks import Blocks, Owners, as_rows
 from pgrain.provenance.gates.halves import Halves, split
 from pgrain.provenance.gates.kernels import heads, ranges
@@ -104,6 +105,7 @@ class Threshold(Layer):
             none = self.blocks.none(state.P, self.blocks.by_block(q))
             saved = []
             for part in self.parts:
+                check()
                 of_part, not_part, kept = part.forward(q, none)
                 true[part.groups], false[part.groups] = of_part, not_part
                 saved.append(kept)
@@ -120,6 +122,7 @@ class Threshold(Layer):
             return
         d_q = np.zeros(self.blocks.n_events)
         for part, kept in zip(self.parts, state.saved[self], strict=True):
+            check()
             part.backward(kept, d[part.groups, 1], d[part.groups, 0], d_q)
         self.blocks.backward(state.P, d_q, grad.P)
 
