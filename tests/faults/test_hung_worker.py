@@ -155,13 +155,14 @@ def test_a_client_that_leaves_while_the_worker_hangs(hung, until):
 def test_arbitrary_requests(shop):
     """Any method with any parameters gets an answer or an error, and the worker lives on."""
     rng = random.Random(int(os.environ.get("PGRAIN_TEST_SEED", "8")))
-    methods = ["ping", "predict", "plan", "evaluate", "learn", "verify", "match", "rank", "cells",
-               "render", "vector", "rank_vector", "describe", "landmarks", "watch_plan",
+    methods = ["ping", "predict", "plan", "evaluate", "learn", "supply", "verify", "match", "rank",
+               "cells", "render", "vector", "rank_vector", "describe", "landmarks", "watch_plan",
                "watch_build", "watch_read", "check_repair", "repair_values", "plan_repair",
                "holds", "assess", "forget", "", "_ping", "__class__", "x" * 1000]
     names = ["version", "kind", "query", "explain", "probes", "models", "plan", "rows", "stamps",
              "evaluation", "complaint", "complaints", "options", "top_k", "intervention", "keys",
-             "model", "path", "role", "columns", "step", "watch", "matches", "spectrum", "by"]
+             "model", "path", "role", "columns", "step", "watch", "matches", "spectrum", "by",
+             "values"]
 
     def anything(depth: int = 0):
         if depth < 3 and rng.random() < 0.4:

@@ -187,3 +187,13 @@ def test_composite_types_can_be_read_in_another_way(small):
     for old, new in (("a", "t"), ("b", "a"), ("t", "b")):
         small.execute(f"ALTER TYPE pair RENAME ATTRIBUTE {old} TO {new}")
     assert small.value(ask, [text]) == small.value(text) < 20
+
+
+def test_values_of_new_tuples_are_read_by_their_places(moving):
+    """Some new values, one of them twice, and more of them than are read by place."""
+    from pgrain.backend import complain
+    for rows in (3, complain._FEW_TUPLES + 1):
+        moving.execute("INSERT INTO moving SELECT 5000 + n, ARRAY[n / 7.0, %s - n / 2], 'red' "
+                       "FROM generate_series(0, %s) AS n", [rows, rows])
+        check(moving)
+        check(moving)

@@ -39,7 +39,6 @@ def test_a_key_for_all_that_a_circuit_is_made_of():
         (request(models={"m": {"version": 2, "spectrum": 2}}), [b"abcd", b"ef"]),
         (request(models={"m": {"version": 1, "spectrum": None}}), [b"abcd", b"ef"])]
     assert len({key, *(kept.key(*other) for other in others)}) == len(others) + 1
-    assert kept.key(request(values={"m": 1}), [b"abcd", b"ef"]) is None
     assert kept.key(request(), [bytes(circuits.KEPT_BYTES + 1)]) is None
 
 

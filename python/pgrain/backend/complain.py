@@ -26,6 +26,7 @@ from pgrain.wire.identity import pack_value
 from pgrain.wire.ranked import pack_rows
 
 _KNOWN_PLANS = 64
+_FEW_TUPLES = 1000
 _KNOWN_MATCHES = 32    # of a plan: complaints whose WHERE is evaluated beforehand
 UNKNOWN_PLAN = "PG001"   # the worker has restarted or forgotten this plan
 NEEDS_ROWS = "PG002"     # a complaint about rows needs a plan that knows their presence
@@ -319,15 +320,15 @@ def _ask(plpy, known: Known, captured: tuple, complaints: list[str], options: di
                                      "last_seq": model.last_seq}
                               for name, model in models.items()}}
         answer, wanted = session.call(plpy, "evaluate", params, blobs)
+        new = []
         if "unknown" in answer:
-            _learn(plpy, plan, stamps, wanted)
-            answer, wanted = session.call(plpy, "evaluate", params, blobs)
+            new = [_tuples(packed) for packed in wanted]
+            answer, wanted = _learn(plpy, plan, stamps, new)
         if "unknown" not in answer:
             break   # else: tuples that are not the table's own, such as a new child's
     if "missing" in answer:
-        counts, values = _fetch(plpy, plan, models, answer["missing"], wanted)
-        answer, wanted = session.call(plpy, "evaluate", {**params, "values": counts},
-                                      [*blobs, *values])
+        counts, values = _fetch(plpy, plan, models, answer["missing"], wanted, new)
+        answer, wanted = session.call(plpy, "supply", {"values": counts}, values)
         if "missing" in answer:
             hint = None
             if any(models[name].kind == "float8" for name in answer["missing"]):
@@ -411,26 +412,35 @@ def _stamp_keys(plpy, plan: dict) -> list[str]:
     return keys
 
 
-def _learn(plpy, plan: dict, keys: list[str], unknown: list) -> None:
-    """Look up the tuples behind stamps that the worker has not seen, and tell it their digests."""
+def _tuples(packed) -> list[str]:
+    """Where the tuples of some stamps are, as PostgreSQL's tid reads it."""
+    return [f"({block},{offset})" for block, offset in
+            (struct.unpack_from("!IH", packed, at) for at in range(0, len(packed), 16))]
+
+
+def _learn(plpy, plan: dict, keys: list[str], new: list[list[str]]) -> tuple[dict, list]:
+    """Look up the tuples behind stamps that the worker has not seen, tell it their digests; what
+    it answers to the request now."""
     learned = []
-    for stamp, packed in zip(plan["stamps"], unknown, strict=True):
-        tuples = [f"({block},{offset})" for block, offset in
-                  (struct.unpack_from("!IH", packed, at) for at in range(0, len(packed), 16))]
+    for stamp, tuples in zip(plan["stamps"], new, strict=True):
         rows = query(plpy, stamp["table"].join(stamp["learn"]), ["bytea", "tid[]"],
                      [session.STATE.secret, tuples])
         learned.append(rows[0]["learned"] or b"")
-    session.call(plpy, "learn", {"keys": keys}, learned)
+    return session.call(plpy, "learn", {"keys": keys}, learned)
 
 
-def _fetch(plpy, plan: dict, models: dict, missing: list[str], wanted: list):
-    """The feature values behind digests that the worker has not stored."""
+def _fetch(plpy, plan: dict, models: dict, missing: list[str], wanted: list,
+           new: list[list[str]]):
+    """The feature values behind digests that the worker has not stored. new: tuples of each stamp
+    that it had not seen a moment ago; the values are theirs, as a rule."""
     lengths, blobs = {}, []
     for name, packed in zip(missing, wanted, strict=True):
         data = bytes(packed)
         digests = [data[at:at + 16] for at in range(0, len(data), 16)]
-        rows = fetch_all(plpy, _statement(plpy, plan, f"fetch {name}", "bytea", "bytea[]"),
-                         [session.STATE.secret, digests])
+        rows = _of_tuples(plpy, plan, name, set(digests), new)
+        if rows is None:
+            rows = fetch_all(plpy, _statement(plpy, plan, f"fetch {name}", "bytea", "bytea[]"),
+                             [session.STATE.secret, digests])
         lengths[name] = len(rows)
         for row in rows:
             if models[name].kind == "float8" and None in row["value"]:
@@ -438,6 +448,21 @@ def _fetch(plpy, plan: dict, models: dict, missing: list[str], wanted: list):
             blobs.append(row["digest"])
             blobs.append(pack_value(row["value"], models[name].kind))
     return lengths, blobs
+
+
+def _of_tuples(plpy, plan: dict, name: str, digests: set[bytes], new: list[list[str]]):
+    """(digest, value) of some digests among a few tuples, which spares the digests of all others;
+    None where it is not all of them."""
+    if not 0 < sum(map(len, new)) <= _FEW_TUPLES:
+        return None
+    found = {}
+    for stamp, tuples in zip(plan["stamps"], new, strict=True):
+        if stamp["model"] == name:
+            for row in query(plpy, stamp["table"].join(stamp["values"]), ["bytea", "tid[]"],
+                             [session.STATE.secret, tuples]):
+                if row["digest"] in digests:
+                    found[row["digest"]] = row
+    return list(found.values()) if len(found) == len(digests) else None
 
 
 def _verify(plpy, evaluation: dict) -> None:

@@ -38,7 +38,6 @@ from pgrain.provenance.probes import (
 from pgrain.provenance.render import render
 from pgrain.provenance.stamps import (
     Stamped,
-    learn_sql,
     plain_table,
     stamp_sql,
     stamped_slots,
@@ -122,11 +121,9 @@ class Capture:
         """The tag of the capture's row that brings a slot's digests or stamps."""
         return f"digest:{stamp.slot}"
 
-    def learn_sql(self, stamp: Stamped) -> tuple[str, str]:
-        """SQL for stamps beside digests of the tuples in ``$2``, around the table's name; ``$1``
-        is the secret."""
-        facts = self.models[self.annotated.slots[stamp.slot].model]
-        return learn_sql(stamp, facts.kind, facts.features)
+    def stamp_model(self, stamp: Stamped) -> ModelFacts:
+        """The model that reads the value of a slot."""
+        return self.models[self.annotated.slots[stamp.slot].model]
 
     def read(self, rows) -> Lineage:
         """The lineage that `rows` of `sql` carry; 54000 over a limit."""

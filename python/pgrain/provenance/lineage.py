@@ -69,6 +69,44 @@ def _int32(data) -> np.ndarray:
     return _array(data, ">i4").astype(np.int64)
 
 
+@dataclass(frozen=True)
+class Numbered:
+    """In place of a capture's digests: which of some digests each row has.
+
+    distinct: (D, 16) uint8, ascending, perhaps more than are used; numbers: (N,) among them; there:
+    (N,) bool, which rows have one at all, None: all.
+    """
+
+    distinct: np.ndarray
+    numbers: np.ndarray
+    there: np.ndarray | None = None
+
+    def used(self) -> tuple[np.ndarray, np.ndarray]:
+        """As `number_digests` of the digests of those rows that have one."""
+        numbers = self.numbers if self.there is None else self.numbers[self.there]
+        seen = np.zeros(len(self.distinct), bool)
+        seen[numbers] = True
+        if seen.all():
+            return self.distinct, numbers.astype(np.int64)
+        return self.distinct[seen], (np.cumsum(seen) - 1).take(numbers)
+
+    def digests(self) -> np.ndarray:
+        """(N, 16) uint8, zeros for a row that has none."""
+        if not len(self.distinct):
+            return np.zeros((len(self.numbers), DIGEST_BYTES), np.uint8)
+        digests = self.distinct.take(self.numbers, axis=0)
+        if self.there is not None:
+            digests[~self.there] = 0
+        return digests
+
+
+def digest_rows(data) -> np.ndarray:
+    """(N, 16) uint8 of a capture's digests, bytes or `Numbered`."""
+    if isinstance(data, Numbered):
+        return data.digests()
+    return _array(data, np.uint8).reshape(-1, DIGEST_BYTES)
+
+
 def number_digests(digests: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """(distinct digests (V, 16), the number of each row's digest) of (N, 16) bytes.
 
@@ -103,16 +141,23 @@ def read_lineage(annotated: Annotated, n_classes: int, rows) -> Lineage:
             table[tag] = (meta, a, b, c)
     slots = annotated.slots
     try:
-        parts = [_array(table[f"digest:{s.index}"][1], np.uint8).reshape(-1, DIGEST_BYTES)
-                 for s in slots]
-        digests, numbers = number_digests(np.concatenate(parts))
-        of_slot = np.split(numbers, np.cumsum([len(p) for p in parts])[:-1])
+        digests, of_slot = _numbered([table[f"digest:{s.index}"][1] for s in slots])
         read = _read_rows if annotated.by_row else _read_groups
         lineage = read(annotated, n_classes, table, digests, of_slot)
     except (KeyError, ValueError, IndexError) as error:
         raise PgrainError("the capture came back in an unknown layout", detail=str(error)) from None
     settings.OUTPUT_ROWS.limit(len(lineage.texts), hint=_HINTS["output_rows"])
     return lineage
+
+
+def _numbered(parts: list) -> tuple[np.ndarray, list[np.ndarray]]:
+    """(distinct digests (V, 16), the number of each row's digest, for each part)."""
+    if len(parts) == 1 and isinstance(parts[0], Numbered):
+        digests, numbers = parts[0].used()
+        return digests, [numbers]
+    parts = [digest_rows(part) for part in parts]
+    digests, numbers = number_digests(np.concatenate(parts))
+    return digests, np.split(numbers, np.cumsum([len(part) for part in parts])[:-1])
 
 
 def _read_groups(annotated, n_classes, table, digests, of_slot) -> Lineage:

@@ -33,7 +33,7 @@ import numpy as np
 from pgrain.plan.lexer import tokenize
 from pgrain.provenance.annotate import Annotated, quote
 from pgrain.provenance.capture_sql import literal
-from pgrain.wire.identity import DIGEST_BYTES, digest_sql
+from pgrain.wire.identity import DIGEST_BYTES, digest_sql, value_sql
 
 STAMP_BYTES = 10     # of a stamp in the capture: ctid and xmin
 
@@ -101,6 +101,14 @@ def learn_sql(stamped: Stamped, kind: str, features: list[str]) -> tuple[str, st
     return (f"SELECT pg_catalog.string_agg({_stamp('_pgrain_t')} OPERATOR(pg_catalog.||) {digest}, "
             "''::pg_catalog.bytea) AS learned FROM ONLY ",
             " AS _pgrain_t WHERE _pgrain_t.ctid OPERATOR(pg_catalog.=) ANY ($2)")
+
+
+def values_sql(stamped: Stamped, kind: str, features: list[str]) -> tuple[str, str]:
+    """SQL for (digest, value) of the tuples ``$2``, around the table's name like `learn_sql`."""
+    column = f"_pgrain_t.{quote(stamped.column)}"
+    return (f"SELECT {digest_sql(column, kind, features)} AS digest, {value_sql(column, kind)} AS "
+            "value FROM ONLY ", " AS _pgrain_t WHERE _pgrain_t.ctid OPERATOR(pg_catalog.=) ANY "
+            f"($2) AND {column} IS NOT NULL")
 
 
 def _stamp(alias: str) -> str:

@@ -127,9 +127,8 @@ class Circuits:
 
     def key(self, params: dict, blobs: list) -> bytes | None:
         """A name for the request's capture and models; None where the circuit is not to be kept:
-        features that came along are not, and a large capture pays for its own."""
-        size = sum(len(blob) for blob in blobs)
-        if params.get("values") is not None or size > KEPT_BYTES:
+        a large capture pays for its own."""
+        if sum(len(blob) for blob in blobs) > KEPT_BYTES:
             return None
         name = hashlib.sha256(json.dumps(
             [params["plan"], params["rows"], params["stamps"], [len(blob) for blob in blobs],

@@ -10,7 +10,7 @@ import hashlib
 import json
 import threading
 from collections import OrderedDict
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -21,8 +21,16 @@ from pgrain.interrupts import check
 from pgrain.plan.class_names import misspelt
 from pgrain.provenance.circuit import Circuit, Output
 from pgrain.provenance.compile import Capture, ModelFacts, compile
+from pgrain.provenance.lineage import Lineage
 from pgrain.provenance.probes import ProbeResult, Probes
-from pgrain.provenance.stamps import STAMP_BYTES, of_table, widen
+from pgrain.provenance.stamps import (
+    STAMP_BYTES,
+    Stamped,
+    learn_sql,
+    of_table,
+    values_sql,
+    widen,
+)
 from pgrain.store.versions import read_secret
 from pgrain.wire.identity import DIGEST_BYTES, digest, hasher, unpack_value
 from pgrain.worker import vectors
@@ -37,7 +45,8 @@ from pgrain.worker.ranking import (
     check_options,
 )
 from pgrain.worker.resident import Resident, Residents
-from pgrain.worker.variables import StampTable
+from pgrain.worker.stamp_table import StampTable
+from pgrain.worker.variables import VariableTable
 
 PLANS = 256
 EVALUATIONS = 4
@@ -109,6 +118,19 @@ class Evaluation:
                          {name: v.p for name, v in self.variables.items()})
 
 
+@dataclass
+class Asked:
+    """A request to evaluate, and how far it has got: it waits in the connection's state for what
+    was lacking. values: see `_values`; tables: in which values were missing, by model."""
+
+    params: dict
+    blobs: list
+    key: bytes | None = None
+    lineage: Lineage | None = None
+    tables: dict[str, VariableTable] = field(default_factory=dict)
+    values: dict[str, dict] | None = None
+
+
 class Complaints:
     """The methods; one instance serves all connections."""
 
@@ -148,19 +170,24 @@ class Complaints:
                 "fetch": {name: made.fetch_sql(name) for name in models},
                 "nested_loops": made.nested_loops, "stamped": made.stamped_sql,
                 "fingerprint": made.fingerprint_sql,
-                "stamps": [{"relation": stamp.relation, "column": stamp.column,
-                            "learn": made.learn_sql(stamp)} for stamp in made.stamps]}, []
+                "stamps": [_stamp_statements(made, stamp) for stamp in made.stamps]}, []
 
     def evaluate(self, state: dict, params: dict, blobs: list) -> tuple:
         """Read the capture, find the variables, evaluate the circuit on classes and probabilities;
         rank, if nothing else must be asked of PostgreSQL before.
 
         Answers {"unknown"} where tuples, {"missing"} where feature values must come along; then
-        the session asks again. Else {"evaluation", "verify", "match": for each complaint that has a
-        WHERE, how to find its rows}. With `rank` (of `rank`'s params) it answers as `rank` does
-        instead, if there is nothing to verify, and no WHERE, or `matches` are of these very rows:
-        a list for each complaint, the name of a `Match` and the rows that it gave.
+        the session goes on with `learn` or `supply`. Else {"evaluation", "verify", "match": for
+        each complaint that has a WHERE, how to find its rows}. With `rank` (of `rank`'s params) it
+        answers as `rank` does instead, if there is nothing to verify, and no WHERE, or `matches`
+        are of these very rows: a list for each complaint, the name of a `Match` and the rows that
+        it gave.
         """
+        state.pop("asked", None)        # by someone who did not go on
+        return self._answer(state, Asked(params, blobs))
+
+    def _answer(self, state: dict, asked: Asked) -> tuple:
+        params = asked.params
         plan = self.known_plan(params["plan"])
         complaints = [parse(text) for text in params["complaints"]]
         if not plan.capture.knows_rows and any(c.column is None for c in complaints):
@@ -170,8 +197,9 @@ class Complaints:
         if verify not in ("new", "always", "never"):
             raise InvalidArgument(f'no such value of option "verify": "{verify}"',
                                   hint="Values are new, always and never.")
-        found, wanted = self._evaluated(state, plan, params, blobs)
+        found, wanted = self._evaluated(plan, asked)
         if isinstance(found, dict):
+            state["asked"] = asked
             return found, wanted
         for complaint in complaints:
             complained_column(complaint, found.circuit)    # before anything more is verified
@@ -193,9 +221,9 @@ class Complaints:
                           for m, c in zip(match, complaints, strict=True)],
                 "verify": verify}, []
 
-    def _evaluated(self, state: dict, plan: Plan, params: dict, blobs: list) -> tuple:
+    def _evaluated(self, plan: Plan, asked: Asked) -> tuple:
         """(the circuit of a request, None), or what is missing for it (answer, blobs)."""
-        options = params["options"]
+        params, blobs, options = asked.params, asked.blobs, asked.params["options"]
         every = options.get("method", "rain++") != "rain++"   # these need the values themselves
         values_up_to = options.get("values_up_to", -1)        # so does a plan, of so many
         if params["ranked"]:
@@ -203,27 +231,28 @@ class Complaints:
                 if facts["spectrum"] is None:
                     raise not_precomputed(name)
         # A kept circuit has no values.
-        key = None if every or values_up_to >= 0 else self._circuits.key(params, blobs)
+        key = None
+        if not every and values_up_to < 0 and asked.values is None:
+            key = asked.key = asked.key or self._circuits.key(params, blobs)
         known = key and self._circuits.get(key, self._residents.version)
         if known:
             return known, None
-        rows = _rows(params["rows"], blobs)
-        if params["stamps"]:
-            rows, unknown = self._translate(plan.capture, rows, params["stamps"])
-            if any(unknown):
-                return {"unknown": True}, unknown
-        lineage = plan.capture.read(rows)
-        values = _values(params.get("values"), blobs[_count(params["rows"]):])
+        if asked.lineage is None:
+            rows = _rows(params["rows"], blobs)
+            if params["stamps"]:
+                rows, unknown = self._translate(plan.capture, rows, params["stamps"])
+                if any(unknown):
+                    return {"unknown": True}, unknown
+            asked.lineage = plan.capture.read(rows)
         residents, found, missing = {}, {}, {}
-        # Those in which values were missing a moment ago: another one may lack others.
-        asked = state.pop("asked", {}) if values is not None else {}
-        for name, digests in lineage.digests.items():
+        for name, digests in asked.lineage.digests.items():
             facts = params["models"][name]
             resident = residents[name] = self._residents.version(facts["version"])
-            table = asked.get((resident.row.version, facts["spectrum"]))
+            # Those in which values were missing a moment ago: another one may lack others.
+            table = asked.tables.get(name)
             if table is None:
                 table = self._residents.table(resident, facts["spectrum"], facts["last_seq"])
-            given = values.get(name) if values is not None else None
+            given = asked.values.get(name) if asked.values is not None else None
             if given is not None:
                 self._add_live(resident, table, facts["spectrum"], given)
             rows = table.find(digests)
@@ -234,10 +263,9 @@ class Complaints:
                 missing[name] = digests[absent].tobytes()
             found[name] = Variables(resident, facts["spectrum"], table, rows, digests, given)
         if missing:
-            state["asked"] = {(v.resident.row.version, v.spectrum): v.table
-                              for v in found.values()}
+            asked.tables = {name: v.table for name, v in found.items()}
             return {"missing": list(missing)}, list(missing.values())
-        circuit = plan.capture.circuit(lineage)
+        circuit = plan.capture.circuit(asked.lineage)
         P = {name: v.p for name, v in found.items()}
         made = Evaluated(circuit, found,
                          circuit.value({name: v.predicted for name, v in found.items()}, P),
@@ -256,12 +284,20 @@ class Complaints:
         return plan
 
     def learn(self, state: dict, params: dict, blobs: list) -> tuple:
-        """Remember tuple stamps beside their digests: 32 bytes a tuple, one blob a key."""
+        """Remember tuple stamps beside their digests, 32 bytes a tuple, one blob a key, and go on
+        with the request that did not know them."""
         for key, blob in zip(params["keys"], blobs, strict=True):
             pairs = np.frombuffer(blob, np.uint8).reshape(-1, 2 * DIGEST_BYTES)
             pairs = pairs[of_table(pairs, key)]
             self._stamp_table(key).learn(pairs[:, :DIGEST_BYTES], pairs[:, DIGEST_BYTES:])
-        return {}, []
+        return self._answer(state, _taken(state))
+
+    def supply(self, state: dict, params: dict, blobs: list) -> tuple:
+        """Go on with the request that lacked feature values: digest and value alternating, as many
+        of each model as `values` says."""
+        asked = _taken(state)
+        asked.values = _values(params["values"], blobs)
+        return self._answer(state, asked)
 
     def _stamp_table(self, key: str) -> StampTable:
         with self._lock:
@@ -279,15 +315,9 @@ class Complaints:
             if tag in tables and a is not None:
                 number = tables[tag]
                 stamps = np.frombuffer(a, np.uint8).reshape(-1, STAMP_BYTES)
-                there = stamps.any(axis=1)      # else the value is NULL
-                names = widen(stamps if there.all() else stamps[there], keys[number])
-                found, missing = self._stamp_table(keys[number]).translate(names)
-                unknown[number] += names[missing].tobytes()
-                digests = found
-                if len(found) < len(there):
-                    digests = np.zeros((len(there), DIGEST_BYTES), np.uint8)
-                    digests[there] = found
-                a = np.ascontiguousarray(digests).data
+                a, missing = self._stamp_table(keys[number]).translate(stamps)
+                if missing.any():
+                    unknown[number] += widen(stamps[missing], keys[number]).tobytes()
             result.append((tag, meta, a, *rest))
         return result, unknown
 
@@ -456,8 +486,21 @@ def evaluation_of(state: dict, params: dict) -> Evaluation:
     return evaluation
 
 
-def _count(head: list) -> int:
-    return sum(sum(present) for _, _, present in head)
+def _stamp_statements(capture: Capture, stamp: Stamped) -> dict:
+    """What a session needs to tell what is behind the stamps of one slot."""
+    model = capture.stamp_model(stamp)
+    return {"relation": stamp.relation, "column": stamp.column, "model": model.name,
+            "learn": learn_sql(stamp, model.kind, model.features),
+            "values": values_sql(stamp, model.kind, model.features)}
+
+
+def _taken(state: dict) -> Asked:
+    """The request that waits; PG001 where there is none, so that it is made anew: what it had
+    brought went with a connection that has broken since."""
+    asked = state.pop("asked", None)
+    if asked is None:
+        raise PgrainError("the worker has not been asked before", sqlstate=UNKNOWN_PLAN)
+    return asked
 
 
 def _rows(head: list, blobs: list) -> list[tuple]:
@@ -467,10 +510,8 @@ def _rows(head: list, blobs: list) -> list[tuple]:
             for tag, meta, present in head]
 
 
-def _values(counts: dict | None, blobs: list) -> dict[str, dict[bytes, memoryview]] | None:
+def _values(counts: dict, blobs: list) -> dict[str, dict[bytes, memoryview]]:
     """Fetched feature values: model -> digest -> packed value."""
-    if counts is None:
-        return None
     rest = iter(blobs)
     return {name: {bytes(next(rest)): next(rest) for _ in range(count)}
             for name, count in counts.items()}

@@ -59,13 +59,13 @@ class Variables:
     @property
     def predicted(self) -> np.ndarray:
         """(V,) classes."""
-        return self._snapshot()[0][self.rows]
+        return self._snapshot()[0].take(self.rows)
 
     @property
     def p(self) -> np.ndarray:
         """(V, R) float64 probabilities."""
         if self._p is None:
-            self._p = self._snapshot()[1][self.rows]
+            self._p = self._snapshot()[1].take(self.rows, axis=0)
             self._p.flags.writeable = False     # circuits are shared
         return self._p
 
@@ -89,13 +89,14 @@ class Variables:
     def projection(self, dq_dp: np.ndarray) -> np.ndarray:
         """c = V^T grad q, (m,) float64; only variables that q depends on are touched."""
         _, p, J = self._snapshot()
-        used = np.flatnonzero(dq_dp.any(axis=1))
+        # Several times quicker than `any` of short rows; of absolute values nothing cancels.
+        used = np.flatnonzero(np.abs(dq_dp) @ np.ones(dq_dp.shape[1]))
         c = np.zeros(J.shape[2])
         for start in range(0, len(used), 512):      # so that a copy of J's rows stays in the cache
             check()
             part = used[start:start + 512]
             rows = self.rows[part]
-            c += objective_projection(p[rows], J[rows], dq_dp[part])
+            c += objective_projection(p.take(rows, axis=0), J.take(rows, axis=0), dq_dp[part])
         return c
 
     def logits_and_projections(self) -> tuple[np.ndarray, np.ndarray]:

@@ -12,7 +12,6 @@ import threading
 import numpy as np
 
 from pgrain.models.softmax import softmax
-from pgrain.settings import STAMPS
 from pgrain.wire.identity import DIGEST_BYTES
 
 
@@ -184,36 +183,6 @@ class VariableTable:
             rows[at >= 0], rows[at < 0] = here[at[at >= 0]], there[behind]
             found.append(rows)
         return tuple(found)
-
-
-class StampTable:
-    """Tuple stamps -> digests of one column's file (see provenance/stamps.py)."""
-
-    def __init__(self):
-        self.lock = threading.Lock()
-        self._index = Index()
-        self._stamps = np.zeros((0, DIGEST_BYTES), np.uint8)
-        self._digests = np.zeros((0, DIGEST_BYTES), np.uint8)
-
-    def learn(self, stamps: np.ndarray, digests: np.ndarray) -> None:
-        """Add pairs, both (n, 16) uint8. Of a table that has grown over the limit (stamps of dead
-        tuples stay) only what is new is kept."""
-        with self.lock:
-            new = self._index.missing(stamps)
-            if len(self._stamps) + new.sum() > STAMPS.default:
-                self._stamps, self._digests = self._stamps[:0], self._digests[:0]
-            self._stamps = np.concatenate([self._stamps, stamps[new]])
-            self._digests = np.concatenate([self._digests, digests[new]])
-            self._index.build(self._stamps)
-
-    def translate(self, stamps: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """(digests (n, 16), unknown (n,) bool) of stamps (n, 16)."""
-        with self.lock:
-            rows = self._index.find(stamps)
-            unknown = rows < 0
-            if not len(self._digests):
-                return stamps, unknown
-            return self._digests[rows], unknown
 
 
 def _halves(names: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

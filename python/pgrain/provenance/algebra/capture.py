@@ -31,7 +31,7 @@ from pgrain.provenance.probes import (
     hidden_notes,
 )
 from pgrain.provenance.semijoin import reduce
-from pgrain.provenance.stamps import Stamped, learn_sql
+from pgrain.provenance.stamps import Stamped
 from pgrain.wire.identity import digest_sql, value_sql
 
 
@@ -74,10 +74,9 @@ class NetworkCapture:
         """The tag of the capture's rows that bring a slot's digests or stamps."""
         return f"{self.program.slots[stamp.slot].block}.x{stamp.slot}"
 
-    def learn_sql(self, stamp: Stamped) -> tuple[str, str]:
-        """SQL for stamps beside digests of the tuples in ``$2``, around the table's name."""
-        facts = self.models[self.program.slots[stamp.slot].model]
-        return learn_sql(stamp, facts.kind, facts.features)
+    def stamp_model(self, stamp: Stamped):
+        """The model that reads the value of a slot."""
+        return self.models[self.program.slots[stamp.slot].model]
 
     def read(self, rows):
         """The assembled network of the capture's rows; 54000 over a limit."""

@@ -7,8 +7,7 @@ import json
 import numpy as np
 
 from pgrain.errors import PgrainError, UnsupportedOperator
-from pgrain.provenance.lineage import read_floats
-from pgrain.wire.identity import DIGEST_BYTES
+from pgrain.provenance.lineage import digest_rows, read_floats
 
 
 class Packed:
@@ -54,7 +53,7 @@ class Packed:
 
         Zeros stand for NULL: no digest is all zeros, but by a chance of 2^-128.
         """
-        digests = self._array(self._get(tag)[1], np.uint8).reshape(-1, DIGEST_BYTES)
+        digests = digest_rows(self._get(tag)[1])
         null = ~digests.any(axis=1)
         return (digests[~null] if null.any() else digests), null
 
