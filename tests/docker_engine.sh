@@ -5,7 +5,8 @@
 # An engine of its own keeps everything below PGRAIN_DOCKER (default /var/tmp/pgrain-docker) and is
 # stopped at the end; images stay there for the next time. Where no registry has the base image,
 # debootstrap makes one of Debian's packages; where pip's index cannot be reached from inside a build,
-# the wheels that this machine's pip finds are handed in (docker/wheels/).
+# the wheels that this machine's pip finds are handed in (docker/wheels/). With PGRAIN_GPU=1 the image
+# for NVIDIA's cards is built and tried too: 3 GB of wheels, some 20 GB of room.
 set -euo pipefail
 tree=$(cd "$(dirname "$0")/.." && pwd)
 place=${PGRAIN_DOCKER:-/var/tmp/pgrain-docker}
@@ -70,12 +71,13 @@ fi
 # Wheels for the Python of the base image, through this machine's pip: the libraries, and what builds the
 # package itself (the images build it from this tree). Fetched again when pyproject.toml has changed.
 wheels=$tree/docker/wheels
-wanted="$release $(uname -m) $(sha256sum <"$tree/pyproject.toml")"
+wanted="$release $(uname -m) ${PGRAIN_GPU:+gpu }$(sha256sum <"$tree/pyproject.toml")"
 if [[ $(cat "$wheels/fetched" 2>/dev/null) != "$wanted" ]]; then
     case $release in bookworm) version=3.11 ;; *) version=3.13 ;; esac
     say "fetching wheels for Python $version into docker/wheels"
     rm -f "$wheels"/*.whl
     (cd "$tree" && "$python" docker/requirements.py worker,metrics,demo) >"$wheels/needed"
+    [[ -z ${PGRAIN_GPU:-} ]] || sed -n "s/^ *JAX: //p" "$tree/docker/compose.gpu.yaml" >>"$wheels/needed"
     if "$python" -m pip download -q -q --only-binary=:all: --python-version "$version" \
             --platform "manylinux_2_28_$(uname -m)" --platform "manylinux_2_27_$(uname -m)" \
             --platform "manylinux_2_17_$(uname -m)" --platform "manylinux2014_$(uname -m)" \

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import time
@@ -52,8 +53,8 @@ def engine():
 
 
 @pytest.fixture(scope="session")
-def images(engine):
-    """The images, built from this tree; pip is told what it is told here."""
+def build(engine):
+    """`build(tag, dockerfile, target)`: an image of this tree; pip is told what it is told here."""
     try:
         engine.images.get(BASE)
     except docker.errors.ImageNotFound:
@@ -66,15 +67,20 @@ def images(engine):
         name: value for name, value in os.environ.items()
         if name in ("PIP_INDEX_URL", "PIP_EXTRA_INDEX_URL", "PIP_TRUSTED_HOST")}}
 
-    def build(tag, dockerfile, target=None):
+    def build(tag, dockerfile, target=None, **more):
         try:
             image, _ = engine.images.build(
                 path=str(ROOT), dockerfile=f"docker/{dockerfile}", tag=tag, target=target,
-                buildargs=arguments, network_mode="host", rm=True, forcerm=True)
+                buildargs=arguments | more, network_mode="host", rm=True, forcerm=True)
         except docker.errors.BuildError as error:
             log = "".join(line.get("stream", "") for line in error.build_log)
             raise AssertionError(f"{tag}: {error}\n{log[-4000:]}") from error
         return image
+    return build
+
+
+@pytest.fixture(scope="session")
+def images(build):
     return {"server": build("pgrain-server", "Dockerfile.server"),
             "worker": build("pgrain-worker", "Dockerfile.worker", "worker"),
             "demo": build("pgrain-demo", "Dockerfile.worker", "demo")}
@@ -113,13 +119,13 @@ def connect():
 
 @pytest.fixture
 def up(engine, images, monkeypatch):
-    """`up(file)`: its services, healthy. Removed with their volumes after the test."""
+    """`up(file, …)`: its services, healthy. Removed with their volumes after the test."""
     monkeypatch.setenv("POSTGRES_PASSWORD", PASSWORD)
     monkeypatch.setenv("PGRAIN_PORT", str(PORT))
     started = []
 
-    def start(name):
-        compose = Compose(ROOT / "docker", compose_file_name=[name], wait=False)
+    def start(*names):
+        compose = Compose(ROOT / "docker", compose_file_name=list(names), wait=False)
         started.append(compose)
         compose.start()
         for service in ("server", "worker"):
@@ -242,3 +248,27 @@ def test_the_demo_runs_in_the_composed_database(engine, images, up):
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
     result = json.loads(done.stdout.split("result: ")[1].split("\n")[0])
     assert result["auc_r"] > 0.5, result
+
+
+def test_the_image_for_gpus(engine, images, build, up, tmp_path):
+    """With PGRAIN_GPU=1. Where the engine has NVIDIA's toolkit, on a card; elsewhere JAX falls back
+    to the CPU, which shows that the libraries for the card are complete and harm nobody."""
+    if not os.environ.get("PGRAIN_GPU"):
+        pytest.skip("PGRAIN_GPU is not set (3 GB of wheels, some 20 GB of room)")
+    card = "nvidia" in engine.info().get("Runtimes", {})
+    gpu = ROOT / "docker" / "compose.gpu.yaml"
+    jax = re.search(r"^ *JAX: (.*)$", gpu.read_text(), re.M).group(1)
+    image = build("pgrain-worker-gpu", "Dockerfile.worker", "worker", JAX=jax)
+    print(f"worker for GPUs: {image.attrs['Size'] / 1e6:.0f} MB; a card: {card}")
+    alone = tmp_path / "alone.yaml"
+    alone.write_text("services:\n  worker:\n    image: pgrain-worker-gpu\n")
+    compose = up("compose.yaml", str(gpu if card else alone))
+    with connect() as session:
+        for statement in MODEL.split(";\n"):
+            session.execute(statement)
+        assert len(session.execute(COMPLAIN).fetchall()) == 5
+        assert session.execute("SELECT bool_and(ok) FROM pgrain.doctor()").fetchone()[0]
+    code, said = engine.containers.get(compose.id_of("worker")).exec_run(
+        ["python3", "-c", "import jax, jax_cuda12_plugin, nvidia.cudnn; "
+         "print(jax.default_backend())"])
+    assert code == 0 and said.decode().split()[-1] == ("gpu" if card else "cpu"), said
