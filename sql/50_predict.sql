@@ -70,12 +70,31 @@ BEGIN
 END $$;
 
 -- The caller's query runs with the caller's rights; nothing that it writes stays (sql/82_read_only.sql).
+-- A block of rows after the other, so that memory is taken for one; PostgreSQL keeps what is returned.
+CREATE FUNCTION pgrain._predict_open(model text, query text) RETURNS bigint
+LANGUAGE plpython3u STABLE STRICT PARALLEL UNSAFE AS $python$
+@BACKEND@
+return backend.predict_open(plpy, model, query)
+$python$;
+
+CREATE FUNCTION pgrain._predict_next(call bigint)
+RETURNS TABLE (key text, label text, probabilities float8[])
+LANGUAGE plpython3u STABLE STRICT PARALLEL UNSAFE COST 100000 ROWS 5000 AS $python$
+@BACKEND@
+return backend.predict_next(plpy, call)
+$python$;
+
 CREATE FUNCTION pgrain.predict_batch(model text, query text)
 RETURNS TABLE (key text, label text, probabilities float8[])
-LANGUAGE plpython3u STABLE STRICT PARALLEL UNSAFE COST 100000 ROWS 10000 AS $python$
-@BACKEND@
-return backend.predict_batch(plpy, model, query)
-$python$;
+LANGUAGE plpgsql STABLE STRICT PARALLEL UNSAFE COST 100000 ROWS 10000 AS $$
+DECLARE
+    call bigint := pgrain._predict_open(model, query);
+BEGIN
+    LOOP
+        RETURN QUERY SELECT b.key, b.label, b.probabilities FROM pgrain._predict_next(call) AS b;
+        EXIT WHEN NOT FOUND;
+    END LOOP;
+END $$;
 COMMENT ON FUNCTION pgrain.predict_batch IS
     'key, class and probabilities for each row of a query that returns a key, then the features';
 

@@ -28,7 +28,7 @@ BEGIN
     LOOP
         IF routine.proname IN ('predict', 'predict_proba', 'predict_batch', 'complain', 'provenance', 'explain', 'doctor',
                                '_complain', '_ranked', '_load_session', '_load_model', '_explain',
-                               '_stamp_key', '_snapshot', '_worker_here', '_settings',
+                               '_stamp_key', '_snapshot', '_worker_here', '_settings', '_predict_open', '_predict_next',
                                'complaint_vector', 'plan_repair', 'assess', 'describe',
                                'brightness', 'contrast', 'cluster', 'resembles',
                                '_load_watch', '_load_watch_cells', '_watch_print', '_watch_owner') THEN

@@ -103,3 +103,19 @@ def test_it_runs_with_the_callers_rights_and_writes_nothing(small, as_role):
     assert batch(ordinary, "SELECT 1, '{1,2}'::float8[]")[0][0] == "1"
     with pytest.raises(psycopg.errors.InsufficientPrivilege):
         batch(ordinary, "SELECT id, x FROM items")
+
+
+def test_calls_within_calls_and_errors_in_later_blocks(small):
+    """Each call goes on where it was, whatever was called or failed in between."""
+    session, numbers = small.connect(), "SELECT i, ARRAY[i * 0.001 - 3, 0.5]"
+    inner = f"{numbers} FROM generate_series(1, 700) AS i"
+    outer = ("SELECT key, ARRAY[key::int * 0.001 - 3, probabilities[1]] FROM "
+             f"pgrain.predict_batch('colour', $q${inner}$q$)")
+    nested = batch(session, outer)
+    assert nested == batch(session, "SELECT key, ARRAY[key::int * 0.001 - 3, p] FROM (VALUES "
+                           + ", ".join(f"('{key}', {p[0]!r}::float8)"
+                                       for key, _, p in batch(session, inner)) + ") AS v(key, p)")
+    fails = "SELECT i, ARRAY[1 / (3000 - i), 0.5] FROM generate_series(1, 4000) AS i"
+    with pytest.raises(psycopg.errors.DivisionByZero, match="^pgrain: division by zero"):
+        batch(session, fails)
+    assert batch(session, outer) == nested

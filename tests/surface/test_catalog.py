@@ -11,7 +11,7 @@ import pytest
 USER = {"_worker_here", "_settings",
         "predict", "predict_proba", "predict_batch", "complain", "provenance", "explain", "doctor",
         "_complain", "_ranked", "_load_session", "_load_model", "_explain", "_stamp_key",
-        "_snapshot", "complaint_vector",
+        "_snapshot", "_predict_open", "_predict_next", "complaint_vector",
         "plan_repair", "assess", "describe", "brightness", "contrast", "cluster",
         "resembles",
         "_load_watch", "_load_watch_cells", "_watch_print", "_watch_owner"}

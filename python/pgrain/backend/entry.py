@@ -19,7 +19,7 @@ _HOMES = {
     "models": "activate alter_model apply create_model detach drop_model revert",
     "plan_repair": "plan_repair",
     "predict": "known predict predict_proba",
-    "predict_batch": "predict_batch",
+    "predict_batch": "predict_next predict_open",
     "repair": "complaints_hold plan_for_repair repair",
     "session": "load_session=load load_model",
     "vectors": "complaint_vector rank",

@@ -11,8 +11,8 @@ import re
 import struct
 from time import monotonic
 
-from pgrain.backend import session
-from pgrain.backend.session import PAUSE_SECONDS, STATE
+from pgrain.backend import ahead, session
+from pgrain.backend.session import LIVE_VALUES, PAUSE_SECONDS, STATE
 from pgrain.backend.spi import entry_point
 from pgrain.errors import InvalidArgument, WorkerUnreachable
 from pgrain.wire.identity import DIGEST_BYTES, canonical, pack_value
@@ -113,13 +113,26 @@ def _hashed(plpy, model, value):
 @entry_point
 def _live(plpy, model, digest: bytes, value) -> list[float] | None:
     try:
-        data = session.live_probabilities(plpy, model, digest, pack_value(value, model.kind))
+        data = _computed(plpy, model, digest, value)
     except WorkerUnreachable:
         # The planner calls a STABLE function on constants; an EXPLAIN must not need the worker.
         if _only_explained(plpy):
             return None
         raise
     return list(struct.unpack(f"<{len(data) // 4}f", data))
+
+
+def _computed(plpy, model, digest: bytes, value) -> bytes:
+    """float32 probabilities of a value that is not stored; computed by the worker, remembered."""
+    known = model.live.get(digest)
+    if known is not None:
+        ahead.asked(model, digest)
+        return known
+    found = ahead.predict(plpy, model, digest, pack_value(value, model.kind))
+    model.live.update(found)
+    while len(model.live) > LIVE_VALUES:
+        model.live.popitem(last=False)
+    return found[digest]
 
 
 def _only_explained(plpy) -> bool:

@@ -2,42 +2,73 @@
 
 from __future__ import annotations
 
+import itertools
 import struct
+from collections import OrderedDict
 from collections.abc import Iterator
 
 from pgrain.backend import session
 from pgrain.backend.session import STATE
-from pgrain.backend.spi import check_interrupts, entry_point, from_postgres, writes_nothing
+from pgrain.backend.spi import check_interrupts, entry_point, from_postgres, writers, written
 from pgrain.errors import InvalidArgument
 from pgrain.wire.identity import DIGEST_BYTES, canonical, pack_value, value_sql
 
 _ROWS = 5000                # rows fetched at a time, at most
 _BYTES = 8 << 20            # and so many that their values take about this much
+_NESTED = 32               # a query may call predict_batch itself
 _TOO_FEW_COLUMNS = "42P10"
 
 
-@entry_point
-@writes_nothing
-def predict_batch(plpy, name: str, text: str) -> Iterator[tuple]:
-    """(key, label, probabilities) of each row; see sql/50_predict.sql.
+class Batch:
+    """A call under way: its model, a cursor over its query, rows of the next block."""
 
-    Everything is fetched and predicted here; what is returned only unpacks it, a row at a time.
-    """
+    def __init__(self, model, cursor, writers_before: int):
+        self.model, self.cursor, self.writers = model, cursor, writers_before
+        self.size = 200
+
+
+_batches: OrderedDict[int, Batch] = OrderedDict()
+_numbers = itertools.count(1)
+
+
+@entry_point
+def predict_open(plpy, name: str, text: str) -> int:
+    """The number of a call of predict_batch, whose rows `predict_next` gives block by block."""
+    before = writers(plpy)
     model = session.model_facts(plpy, name, predictions=True)
-    cursor = _open(plpy, text, model.kind)
-    keys: list[str | None] = []
-    answers: list[bytes | None] = []
-    size = 200
-    while rows := cursor.fetch(size):
-        check_interrupts(plpy)
-        values = [row["value"] for row in rows]
-        keys += [row["key"] for row in rows]
-        answers += _answers(plpy, model, values)
-        used = sum(len(value) for value in values if value is not None)
-        if model.kind == "float8":
-            used *= 8
-        size = max(1, min(_ROWS, _BYTES * len(rows) // max(used, 1)))
-    return _unpacked(keys, answers, model.classes)
+    number = next(_numbers)
+    _batches[number] = Batch(model, _open(plpy, text, model.kind), before)
+    while len(_batches) > _NESTED:      # those of statements that failed
+        _batches.popitem(last=False)
+    return number
+
+
+@entry_point
+def predict_next(plpy, number: int) -> list[tuple]:
+    """(key, label, probabilities) of the next rows; none at the end.
+
+    So memory is taken for one block alone. A generator would do, but PL/Python says "error
+    fetching next item from iterator" in place of the errors that it raises.
+    """
+    batch = _batches.get(number)
+    if batch is None:
+        raise InvalidArgument("no such call of predict_batch")
+    model, rows = batch.model, batch.cursor.fetch(batch.size)
+    # Before any of these rows is shown: the error undoes it all.
+    if writers(plpy) != batch.writers:
+        raise written()
+    if not rows:
+        batch.cursor.close()
+        del _batches[number]
+        return []
+    check_interrupts(plpy)
+    values = [row["value"] for row in rows]
+    answers = _answers(plpy, model, values)
+    used = sum(len(value) for value in values if value is not None)
+    if model.kind == "float8":
+        used *= 8
+    batch.size = max(1, min(_ROWS, _BYTES * len(rows) // max(used, 1)))
+    return list(_unpacked([row["key"] for row in rows], answers, model.classes))
 
 
 def _open(plpy, text: str, kind: str):

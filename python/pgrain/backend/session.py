@@ -77,6 +77,7 @@ class Model:
         self.nothing: list = [None, None, None]
         self.nothing[2] = self.last = self.nothing
         self.live: OrderedDict[bytes, bytes] = OrderedDict()
+        self.ahead = None       # see backend/ahead.py
         self.trusted = 0.0
         self.until = 0.0
         self.snapshot: str | None = None   # under which `still` has looked it up
@@ -358,17 +359,6 @@ def forget_models(plpy) -> None:
 
 def _transaction(plpy) -> str | None:
     return query(plpy, "SELECT pg_catalog.pg_current_xact_id_if_assigned()::text AS x")[0]["x"]
-
-
-def live_probabilities(plpy, model: Model, digest: bytes, packed: bytes) -> bytes:
-    """float32 probabilities of a value that is not stored; computed by the worker, remembered."""
-    known = model.live.get(digest)
-    if known is not None:
-        return known
-    model.live[digest] = answer = live_batch(plpy, model, [packed])[0]
-    if len(model.live) > LIVE_VALUES:
-        model.live.popitem(last=False)
-    return answer
 
 
 def live_batch(plpy, model: Model, packed: list[bytes]) -> list[bytes]:

@@ -145,21 +145,25 @@ def writes_nothing(function):
         result = None
         try:
             with plpy.subtransaction():
-                before = _writers(plpy)
+                before = writers(plpy)
                 result = function(plpy, *arguments)
-                if _writers(plpy) != before:
-                    raise ReadOnly("the query writes", detail="A function that it calls wrote, "
-                                   "whatever its mark says. What it wrote is undone.",
-                                   hint="Only ask about queries that read.")
+                if writers(plpy) != before:
+                    raise written()
                 raise _Done
         except _Done:
             return result
     return wrapper
 
 
-def _writers(plpy) -> int:
+def writers(plpy) -> int:
     """How many transaction ids this transaction holds, those of its subtransactions included."""
     return plpy.execute(prepared(plpy, _WRITERS))[0]["n"]
+
+
+def written() -> ReadOnly:
+    """The error for a query by which `writers` has grown."""
+    return ReadOnly("the query writes", detail="A function that it calls wrote, whatever its mark "
+                    "says. What it wrote is undone.", hint="Only ask about queries that read.")
 
 
 def _unpack_sqlstate(code: int) -> str:
