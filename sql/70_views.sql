@@ -43,12 +43,16 @@ COMMENT ON VIEW pgrain.workers IS 'worker processes that have registered in this
 
 CREATE VIEW pgrain.attached AS
 SELECT a.model, a.relation, a.features, coalesce(s.n_values, 0) AS stored_values,
-       a.attached_by, a.attached_at, s.read_at
+       a.attached_by, a.attached_at, s.read_at,
+       (SELECT min(l.pid) FROM pg_locks l WHERE l.granted AND l.mode = 'AccessExclusiveLock'
+            AND l.database = (SELECT d.oid FROM pg_database d WHERE d.datname = current_database())
+            AND (l.relation = a.relation OR l.relation IN (
+                SELECT p.relid FROM pg_partition_tree(a.relation) AS p))) AS locked_by
 FROM pgrain.attachment a JOIN pgrain.model m USING (model)
 JOIN pg_class c ON c.oid = a.relation
 LEFT JOIN pgrain.attachment_state s ON s.model = a.model AND s.relation = a.relation
      AND s.version = m.active_version;
-COMMENT ON VIEW pgrain.attached IS 'inference relations known beforehand; stored_values: distinct feature values when it was read last';
+COMMENT ON VIEW pgrain.attached IS 'inference relations known beforehand; stored_values: distinct feature values when it was read last; locked_by: the process that keeps everybody from reading it';
 
 CREATE VIEW pgrain.edits AS
 SELECT e.model,

@@ -202,3 +202,59 @@ def test_hints_of_what_is_not_attached_go(small):
 def stored_of(database, relation: str) -> int:
     return database.value("SELECT stored_values FROM pgrain.attached "
                           "WHERE relation = %s::regclass", [relation])
+
+
+def test_a_locked_table_keeps_nobody_but_itself_waiting(small):
+    """Somebody holds an ACCESS EXCLUSIVE lock: other tables are caught up with, `train` says what
+    it waits for and can be cancelled; once the lock is gone, all is done. Also through views."""
+    def count(name):
+        return small.value("SELECT stored_values FROM pgrain.attached "
+                           "WHERE relation = %s::regclass", [name])
+
+    def until(what, seconds=60):
+        end = time.monotonic() + seconds
+        while not (found := what()):
+            assert time.monotonic() < end
+            time.sleep(0.1)
+        return found
+
+    def training():
+        return small.rows("SELECT job, message FROM pgrain.progress WHERE kind = 'train' "
+                          "AND message LIKE 'waits: %%'")
+
+    small.execute("CREATE TABLE shut AS SELECT id, x FROM items WHERE x IS NOT NULL;"
+                  "CREATE TABLE open AS SELECT * FROM shut;"
+                  "CREATE VIEW through AS SELECT * FROM shut;"
+                  "CREATE MATERIALIZED VIEW kept AS SELECT * FROM shut")
+    for name in ("shut", "open", "through", "kept"):
+        small.execute(f"CALL pgrain.attach('colour', '{name}')")
+    before = {name: count(name) for name in ("shut", "open")}
+    holder = small.connect()
+    holder.autocommit = False
+    holder.execute("LOCK TABLE shut; REFRESH MATERIALIZED VIEW kept;"
+                   "INSERT INTO shut VALUES (90001, '{71, 1}')")
+    small.execute("INSERT INTO pgrain.attachment_hint (relation) VALUES ('shut'::regclass)")
+    try:
+        small.execute("INSERT INTO open VALUES (90002, '{71, 2}')")
+        until(lambda: count("open") == before["open"] + 1, 30)
+        pid = holder.info.backend_pid
+        assert small.rows("SELECT relation::text, locked_by FROM pgrain.attached WHERE locked_by "
+                          "IS NOT NULL ORDER BY 1") == [("kept", pid), ("shut", pid)]
+        said = until(lambda: [line for line in small.worker.log.read_text().splitlines()
+                              if "catching up waits for a lock" in line])
+        assert f"process {pid} has a lock on public.shut" in said[0]
+        # Of a job: the first that it meets, whichever that is.
+        small.execute("CALL pgrain.train('colour', wait => false)")
+        job, message = until(training)[0]
+        assert f"waits: process {pid} has a lock on " in message
+        small.execute("SELECT pgrain.cancel(%s)", [job])
+        until(lambda: small.value("SELECT state FROM pgrain.jobs WHERE job = %s", [job])
+              == "cancelled", 20)
+        small.execute("CALL pgrain.train('colour', wait => false)")
+        job = until(training)[0][0]
+    finally:
+        holder.commit()
+    until(lambda: small.value("SELECT state FROM pgrain.jobs WHERE job = %s", [job]) == "succeeded")
+    until(lambda: count("shut") == before["shut"] + 1)
+    assert len([line for line in small.worker.log.read_text().splitlines()
+                if "catching up waits for a lock" in line and " on public.shut" in line]) <= 3

@@ -34,7 +34,8 @@ def read(monkeypatch):
         repairing = SimpleNamespace(
             all=[1] if keep else [], as_learned=lambda rows, learned, classes: (
                 (one, int(one.key)) for one in rows))
-        job = SimpleNamespace(connection=None, submitter="", report=lambda *given: None)
+        job = SimpleNamespace(connection=None, submitter="", report=lambda *given: None,
+                              waits=lambda phase: None)
         model = SimpleNamespace(training_table=1, kind="columns", features=COLUMNS, key="id",
                                 label="y")
         resident = SimpleNamespace(encoder=encoder, row=SimpleNamespace(classes=["a"]),

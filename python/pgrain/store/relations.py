@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import psycopg
+import structlog
 from psycopg import sql
 
 from pgrain.errors import (
@@ -23,6 +24,9 @@ from pgrain.interrupts import check
 from pgrain.wire.identity import digest, hasher, parse_columns
 
 Progress = Callable[[int, int, str], None]
+Waiting = Callable[[str], None]     # called every LOCK_SECONDS of waiting for a lock; may raise
+LOCK_SECONDS = 1
+log = structlog.get_logger()
 
 
 @dataclass
@@ -43,15 +47,16 @@ class Row:
 
 @contextlib.contextmanager
 def reading(connection: psycopg.Connection, relation: int, columns: list[str],
-            reader: str | None) -> Iterator[sql.Composed]:
+            reader: str | None, waiting: Waiting | None = None) -> Iterator[sql.Composed]:
     """A read-only transaction in which the relation can be read without running anybody's code.
 
     The worker reads users' relations with its own rights, which are more than their owners have,
     so nothing of theirs may run meanwhile: policies (row_security is off, which makes PostgreSQL
     refuse a table that has some), functions, operators and domains in views, casts of types of
     their own. The relation is locked before it is looked at, so that it can't change in between.
-    `reader`: the role for which it is read, which must have SELECT itself. Gives the relation's
-    name.
+    `reader`: the role for which it is read, which must have SELECT itself. Where somebody else has
+    locked it, `waiting` is told so every second, and may raise; by default this waits as long as
+    somebody waits for it (`interrupts`). Gives the relation's name.
 
     Raises 42704 if it is gone, 42703 if a column is, 42501 if `reader` or the worker may not read
     it, or for code that would run.
@@ -78,8 +83,7 @@ def reading(connection: psycopg.Connection, relation: int, columns: list[str],
                 detail=f"Its role {READER_ROLE} has no SELECT on it (any more).",
                 hint=sql.SQL("GRANT SELECT ON {} TO {}.").format(
                     name, sql.Identifier(READER_ROLE)).as_string())
-        if kind in ("r", "p", "v"):
-            connection.execute(sql.SQL("LOCK TABLE {} IN ACCESS SHARE MODE").format(name))
+        _lock(connection, relation, name, kind, waiting or _patiently(shown))
         if reader is not None:
             role = connection.execute("SELECT has_table_privilege(oid, %s::oid, 'SELECT') AS may "
                                       "FROM pg_roles WHERE rolname = %s",
@@ -108,6 +112,49 @@ def reading(connection: psycopg.Connection, relation: int, columns: list[str],
         yield name
 
 
+def _lock(connection, relation: int, name: sql.Composed, kind: str, waiting: Waiting) -> None:
+    # Materialised views and foreign tables are no tables to LOCK.
+    statement = sql.SQL("LOCK TABLE {} IN ACCESS SHARE MODE" if kind in ("r", "p", "v")
+                        else "SELECT FROM {} LIMIT 0").format(name)
+    connection.execute(sql.SQL("SET LOCAL lock_timeout = {}").format(1000 * LOCK_SECONDS))
+    while True:
+        try:
+            with connection.transaction():
+                connection.execute(statement)
+        except psycopg.errors.LockNotAvailable:
+            row = connection.execute(_HOLDER, [relation]).fetchone()
+            who = f"process {row['pid']} has" if row["pid"] is not None else "there is"
+            waiting(f"waits: {who} a lock on {row['shown']}")
+        else:
+            break
+    connection.execute("SET LOCAL lock_timeout = 0")
+
+
+def _patiently(shown: str) -> Waiting:
+    told = []
+
+    def wait(why: str) -> None:
+        check()
+        if not told:
+            log.info("reading waits for a lock", relation=shown, why=why)
+            told.append(why)
+    return wait
+
+
+# Of the relation, or what is below it; of a view's tables the first that anybody has locked.
+_HOLDER = """
+WITH RECURSIVE it (oid) AS (
+    SELECT %s::oid
+    UNION SELECT part FROM it, LATERAL (
+        SELECT i.inhrelid FROM pg_inherits i WHERE i.inhparent = it.oid
+        UNION ALL SELECT d.refobjid FROM pg_rewrite w JOIN pg_depend d
+            ON d.classid = 'pg_rewrite'::regclass AND d.objid = w.oid
+            AND d.refclassid = 'pg_class'::regclass WHERE w.ev_class = it.oid) AS below (part))
+SELECT l.pid, min(it.oid)::regclass::text AS shown FROM it
+LEFT JOIN pg_locks l ON l.relation = it.oid AND l.granted AND l.mode = 'AccessExclusiveLock'
+    AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())
+GROUP BY l.pid ORDER BY l.pid NULLS LAST LIMIT 1
+"""
 READER_ROLE = "pgrain_reader"
 _ANEW = ("Columns are found by name. Say the new one: SELECT pgrain.alter_model(...) for a "
          "training table, CALL pgrain.attach(...) with features for an attached relation.")
@@ -159,9 +206,10 @@ SELECT what FROM (
 """
 
 
-def count(connection: psycopg.Connection, relation: int, reader: str | None) -> int:
-    """Rows of a relation now (all of them are counted)."""
-    with reading(connection, relation, [], reader) as name:
+def count(connection: psycopg.Connection, relation: int, reader: str | None,
+          waiting: Waiting | None = None) -> int:
+    """Rows of a relation now (all of them are counted). waiting: see `reading`."""
+    with reading(connection, relation, [], reader, waiting) as name:
         statement = sql.SQL("SELECT count(*) AS n FROM {}").format(name)
         return connection.execute(statement).fetchone()["n"]
 
@@ -169,12 +217,12 @@ def count(connection: psycopg.Connection, relation: int, reader: str | None) -> 
 def read(connection: psycopg.Connection, relation: int, kind: str, features: list[str],
          secret: bytes, *, reader: str | None, names: list[str] | None = None,
          key: str | None = None, label: str | None = None,
-         content: bool = False) -> Iterator[Row]:
+         content: bool = False, waiting: Waiting | None = None) -> Iterator[Row]:
     """All rows whose features are not null, in the order in which PostgreSQL returns them.
 
     features: the columns; names: what the model calls them (kind "columns"; default the same).
     Values: bytes, list of floats, or a dict column -> number, text, bool, None. See `reading` for
-    `reader` and what is refused. content: give `Row.content`, too.
+    `reader`, `waiting` and what is refused. content: give `Row.content`, too.
     """
     names = names or features
     columns = [_text(key), _text(label)]
@@ -191,7 +239,8 @@ def read(connection: psycopg.Connection, relation: int, kind: str, features: lis
     wanted = {"bytea": "bytea", "float8": "double precision[]"}.get(kind)
     types = ["text", "text", {"bytea": "bytea", "float8": "float8[]"}.get(kind, "text")]
     keyed, plain = hasher(secret), hasher(b"")
-    with reading(connection, relation, used, reader) as name, connection.cursor() as cursor:
+    with (reading(connection, relation, used, reader, waiting) as name,
+          connection.cursor() as cursor):
         found = _type_of(connection, relation, features[0])
         if wanted not in (None, found):
             raise InvalidArgument(f'column "{features[0]}" of {_name(connection, relation)[2]} is '

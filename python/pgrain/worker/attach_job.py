@@ -77,7 +77,9 @@ def store_relation(job, resident: Resident, attachment: dict, known: set[bytes],
     """
     connection, kind = job.connection, resident.row.kind
     secret = versions.read_secret(connection)
-    total = max(relations.count(connection, attachment["relation"], attachment["attached_by"]), 1)
+    waits = job.waits(f"read {attachment['name']}")
+    total = max(relations.count(connection, attachment["relation"], attachment["attached_by"],
+                                waits), 1)
     chunk_rows = int(CHUNK_ROWS.default)
     values: list = []
     names: list[bytes] = []
@@ -86,7 +88,8 @@ def store_relation(job, resident: Resident, attachment: dict, known: set[bytes],
     # Read all first: the connection is busy while a COPY runs, and chunks are written on it.
     for done, row in enumerate(relations.read(
             connection, attachment["relation"], kind, attachment["features"], secret,
-            reader=attachment["attached_by"], names=resident.features), 1):
+            reader=attachment["attached_by"], names=resident.features,
+            waiting=waits), 1):
         found.add(row.digest)
         if row.digest not in known:
             known.add(row.digest)

@@ -3,7 +3,8 @@
 Nothing depends on it but speed. It is told by hints (statement triggers, sql/66_attached.sql) and,
 every `SWEEP_SECONDS`, by PostgreSQL's counters of written rows, for what no trigger sees; views and
 foreign tables, which have neither, are read again every `BLIND_SECONDS`. A relation is read as a
-whole, so it rests for `RESTS` times as long as that took.
+whole, so it rests for `RESTS` times as long as that took. One that somebody has locked is tried
+again every `LOCKED_SECONDS`; `pgrain.attached.locked_by` says who.
 """
 
 from __future__ import annotations
@@ -25,7 +26,12 @@ SWEEP_SECONDS = 60.0
 BLIND_SECONDS = 900.0
 RESTS = 10
 FAILED_SECONDS = 600.0
+LOCKED_SECONDS = 5.0
 LOCK_CLASS = 0x70677263   # "pgrc": advisory locks are (this, relation)
+
+
+class _Locked(Exception):
+    """Somebody has locked the relation; why in words."""
 
 
 class CatchUp(Poller):
@@ -37,6 +43,7 @@ class CatchUp(Poller):
         super().__init__("catching up", connect, looks)
         self._dirty: set[int] = set()
         self._rests: dict[int, float] = {}      # relation -> not before
+        self._locked: set[int] = set()          # of which it was said that somebody has locked it
         self._written: dict[int, int] = {}      # relation -> rows written, as last counted
         self._swept = time.monotonic()
         self._blind = time.monotonic()
@@ -93,11 +100,19 @@ class CatchUp(Poller):
                     [relation]).fetchall():
                 message = attach_job.run(SimpleNamespace(
                     connection=connection, model=row["model"],
-                    arguments={"relation": relation}, report=self._report))
+                    arguments={"relation": relation}, report=self._report, waits=self._waits))
                 log.info("caught up", model=row["model"], relation=relation, found=message)
             self._rests[relation] = time.monotonic() + RESTS * (time.monotonic() - began)
+            self._locked.discard(relation)
         except WorkerUnreachable:
             return
+        except _Locked as error:    # the others go on; this one's turn comes again
+            self._dirty.add(relation)
+            self._rests[relation] = time.monotonic() + LOCKED_SECONDS
+            if relation not in self._locked:
+                self._locked.add(relation)
+                log.warning("catching up waits for a lock", relation=relation, why=str(error),
+                            again_in=LOCKED_SECONDS)
         except (PgrainError, psycopg.errors.DatabaseError) as error:
             if connection.closed:
                 raise
@@ -107,6 +122,12 @@ class CatchUp(Poller):
             if not connection.closed:
                 connection.execute("SELECT pg_advisory_unlock(%s, %s::bigint::bit(32)::int)",
                                    [LOCK_CLASS, relation])
+
+    @staticmethod
+    def _waits(phase: str) -> Callable[[str], None]:
+        def give_way(why: str) -> None:
+            raise _Locked(why)
+        return give_way
 
     def _report(self, phase: str, done: int, total: int, message: str | None = None) -> None:
         if self.stopping.is_set():

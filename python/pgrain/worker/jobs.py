@@ -61,6 +61,17 @@ class Job:
         if row is None or row["cancel_requested"]:
             raise Cancelled(f"job {self.number} was cancelled")
 
+    def waits(self, phase: str) -> Callable[[str], None]:
+        """What `relations.read` calls while it waits for a lock: says so, and that it goes on."""
+        told = []
+
+        def wait(why: str) -> None:
+            if not told:
+                log.info("job waits for a lock", phase=phase, why=why)
+                told.append(why)
+            self.report(phase, 0, 1, why)
+        return wait
+
     def cancel_requested(self) -> bool:
         """Whether somebody wants it to stop."""
         row = self.reporter.execute("SELECT cancel_requested FROM pgrain.job WHERE job = %s",

@@ -118,7 +118,8 @@ def learned_rows(job, model, resident: Resident, repairing: Repairing) -> Learne
     """Reads the training table once. Rows are encoded as they come and put where they belong, so
     that memory holds the encoded table and a block of rows of it, not the rows as well."""
     secret = versions.read_secret(job.connection)
-    total = max(relations.count(job.connection, model.training_table, job.submitter), 1)
+    waits = job.waits("read")
+    total = max(relations.count(job.connection, model.training_table, job.submitter, waits), 1)
     n = len(resident.learned.keys)
     there, X, whole = np.zeros(n, bool), None, {}
 
@@ -130,7 +131,7 @@ def learned_rows(job, model, resident: Resident, repairing: Repairing) -> Learne
 
     rows = relations.read(job.connection, model.training_table, model.kind, model.features, secret,
                           reader=job.submitter, key=model.key, label=model.label,
-                          content=bool(repairing.all))
+                          content=bool(repairing.all), waiting=waits)
     pairs = repairing.as_learned(reported(rows), resident.learned, resident.row.classes)
     while block := list(itertools.islice(pairs, _BLOCK_ROWS)):
         part = resident.encoder.encode([row.value for row, _ in block])

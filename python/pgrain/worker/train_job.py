@@ -97,11 +97,12 @@ def _run(job) -> str:
 def read_training_rows(job, model: versions.ModelRow, secret: bytes) -> list[relations.Row]:
     """The table's rows in the order of their keys; 23502 for a null key or label, 23505 for a key
     that occurs twice. Rows whose single feature is null are left out."""
-    total = relations.count(job.connection, model.training_table, job.submitter)
+    waits = job.waits("read")
+    total = relations.count(job.connection, model.training_table, job.submitter, waits)
     rows = []
     for row in relations.read(job.connection, model.training_table, model.kind, model.features,
                               secret, reader=job.submitter, key=model.key,
-                              label=model.label, content=True):
+                              label=model.label, content=True, waiting=waits):
         rows.append(row)
         if len(rows) % 1000 == 0:
             job.report("read", len(rows), max(total, len(rows)))

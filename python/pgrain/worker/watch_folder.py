@@ -79,6 +79,8 @@ class Folder(Poller):
         log.info("watch is computed again", watch=number, reason=reason)
         try:
             with self._connect() as own:
+                # One thread for all watches: where somebody has locked a table, the others go on.
+                own.execute("SET lock_timeout = '3s'")
                 # Triggers that are off, or missing on a new partition, come (back) first.
                 own.execute("SELECT pgrain._arm_watch(%(watch)s) "
                             "WHERE pgrain._watch_print(%(watch)s) IS NULL", {"watch": number})
