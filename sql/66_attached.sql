@@ -35,6 +35,7 @@ CREATE TABLE pgrain.attachment_hint (
     relation oid NOT NULL,
     made_at  timestamptz NOT NULL DEFAULT clock_timestamp()
 );
+CREATE INDEX ON pgrain.attachment_hint (relation, made_at);
 COMMENT ON TABLE pgrain.attachment_hint IS 'relations that statements have written to of late';
 
 -- How many values a relation had when it was read last; all of them were stored for that version.
@@ -50,13 +51,47 @@ CREATE TABLE pgrain.attachment_state (
 CREATE INDEX ON pgrain.attachment_state (version);
 COMMENT ON TABLE pgrain.attachment_state IS 'when attached relations were read last, for which version';
 
+-- Where nobody reads hints (no worker runs) they would grow by a row a statement: one that has waited
+-- for ten seconds serves for this statement, too. It is locked until this transaction ends, and the
+-- worker deletes none that is; those locks do not conflict with each other, and nobody waits for one.
+-- Not in serializable transactions, whose looking would make them fail.
 CREATE FUNCTION pgrain._hint() RETURNS trigger
-LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET enable_seqscan = off AS $$
 BEGIN
+    IF current_setting('transaction_isolation') <> 'serializable' THEN
+        PERFORM FROM pgrain.attachment_hint h WHERE h.relation = TG_RELID
+            AND h.made_at < statement_timestamp() - interval '10 seconds'
+            LIMIT 1 FOR KEY SHARE SKIP LOCKED;
+        IF FOUND THEN
+            RETURN NULL;
+        END IF;
+    END IF;
     INSERT INTO pgrain.attachment_hint (relation) VALUES (TG_RELID);
     RETURN NULL;
-EXCEPTION WHEN OTHERS THEN   -- never the statement's trouble
-    RETURN NULL;
+EXCEPTION
+    WHEN serialization_failure THEN     -- it is another one than in this transaction's snapshot
+        BEGIN
+            INSERT INTO pgrain.attachment_hint (relation) VALUES (TG_RELID);
+        EXCEPTION WHEN OTHERS THEN
+            NULL;
+        END;
+        RETURN NULL;
+    WHEN OTHERS THEN   -- never the statement's trouble
+        RETURN NULL;
+END $$;
+
+-- Forgets what the worker is about to see to: the hints of some relations, of those that are not
+-- attached where `others`. What a transaction under way relies on (_hint) stays, as a young one that
+-- no further transaction relies on.
+CREATE FUNCTION pgrain._forget_hints(relations oid[], others boolean) RETURNS void
+LANGUAGE plpgsql VOLATILE STRICT SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    WITH free AS (
+        SELECT h.ctid AS at FROM pgrain.attachment_hint h
+        WHERE (h.relation = ANY ($1)) <> others FOR UPDATE SKIP LOCKED)
+    DELETE FROM pgrain.attachment_hint h USING free WHERE h.ctid = free.at;
+    UPDATE pgrain.attachment_hint h SET made_at = clock_timestamp()
+    WHERE (h.relation = ANY ($1)) <> others;
 END $$;
 
 -- Puts the trigger on an attached relation and its partitions, where whoever attached it could have
@@ -145,7 +180,7 @@ BEGIN
         SELECT x.relation::oid FROM pgrain.attachment x UNION
         SELECT i.inhrelid FROM tree JOIN pg_inherits i ON i.inhparent = tree.oid)
     SELECT coalesce(array_agg(oid), '{}') INTO attached FROM tree;
-    DELETE FROM pgrain.attachment_hint h WHERE h.relation <> ALL (attached);
+    PERFORM pgrain._forget_hints(attached, true);
     FOR left_over IN SELECT t.tgrelid FROM pg_trigger t
                      WHERE t.tgname = '_pgrain_attached' AND t.tgrelid <> ALL (attached)
                          AND t.tgfoid = 'pgrain._hint()'::regprocedure LOOP

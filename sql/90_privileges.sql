@@ -14,7 +14,7 @@ GRANT INSERT, UPDATE, DELETE ON pgrain.watch_state, pgrain.watch_cell TO pgrain_
 GRANT DELETE ON pgrain.watch_note, pgrain.attachment_hint TO pgrain_worker;
 GRANT INSERT ON pgrain.attachment_hint TO pgrain_worker;    -- when it drops what others may have
 GRANT UPDATE (fact, tables, plain, note_new, note_old, shape) ON pgrain.watch TO pgrain_worker;
-GRANT EXECUTE ON FUNCTION pgrain._tidy() TO pgrain_worker;
+GRANT EXECUTE ON FUNCTION pgrain._tidy(), pgrain._forget_hints(oid[], boolean) TO pgrain_worker;
 GRANT EXECUTE ON FUNCTION pgrain._watch_print(bigint), pgrain._watch_owner(bigint), pgrain._make_watch_functions(bigint),
     pgrain._arm_watch(bigint) TO pgrain_worker;
 GRANT UPDATE (active_version) ON pgrain.model TO pgrain_worker;

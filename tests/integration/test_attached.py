@@ -258,3 +258,71 @@ def test_a_locked_table_keeps_nobody_but_itself_waiting(small):
     until(lambda: count("shut") == before["shut"] + 1)
     assert len([line for line in small.worker.log.read_text().splitlines()
                 if "catching up waits for a lock" in line and " on public.shut" in line]) <= 3
+
+
+def test_hints_do_not_grow_while_no_worker_reads_them(small):
+    """A hint that has waited serves for later statements; none of them is forgotten for that."""
+    small.execute("CREATE TABLE busy AS SELECT id, x FROM items WHERE x IS NOT NULL")
+    small.execute("CALL pgrain.attach('colour', 'busy')")
+
+    def hints():
+        return small.value("SELECT count(*) FROM pgrain.attachment_hint "
+                           "WHERE relation = 'busy'::regclass")
+
+    def add(session, n, at=[0]):  # noqa: B006
+        for _ in range(n):
+            at[0] += 1
+            session.execute("INSERT INTO busy VALUES (%s, ARRAY[81, %s])", [90100 + at[0], at[0]])
+
+    def until(what):
+        end = time.monotonic() + 45         # the sweep would find it, too, but not before 60 s
+        while not what():
+            assert time.monotonic() < end
+            time.sleep(0.1)
+
+    def count():
+        return small.value("SELECT stored_values FROM pgrain.attached "
+                           "WHERE relation = 'busy'::regclass")
+
+    until(lambda: hints() == 0)
+    before = count()
+    small.worker.stop()
+    sessions = []
+    try:
+        add(small, 3)
+        assert hints() == 3
+        frozen = small.connect()            # whose snapshot is of now
+        frozen.autocommit = False
+        frozen.execute("BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT count(*) FROM busy")
+        small.execute("DELETE FROM pgrain.attachment_hint WHERE ctid <> (SELECT min(ctid) FROM "
+                      "pgrain.attachment_hint WHERE relation = 'busy'::regclass)")
+        small.execute("UPDATE pgrain.attachment_hint SET made_at = now() - interval '1 minute'")
+        under_way, strict = small.connect(), small.connect()
+        sessions += [frozen, under_way, strict]
+        for session in (under_way, strict):
+            session.autocommit = False
+        strict.execute("BEGIN ISOLATION LEVEL SERIALIZABLE")
+        add(small, 20)
+        add(under_way, 1)                   # relies on the one that is there
+        assert hints() == 1
+        add(strict, 1)
+        strict.commit()
+        assert hints() == 2
+        small.execute("UPDATE pgrain.attachment_hint SET made_at = now() - interval '1 minute'")
+        add(frozen, 1)                      # and its statement does not fail
+        frozen.commit()
+        assert hints() == 3
+    except BaseException:
+        small.worker.start()
+        raise
+    small.worker.start()
+    until(lambda: count() == before + 25)   # all but the one under way
+    assert hints() == 1, "what a transaction under way relies on stays"
+    time.sleep(1)
+    add(small, 1)
+    until(lambda: count() == before + 26)
+    under_way.commit()
+    until(lambda: count() == before + 27)
+    until(lambda: hints() == 0)
+    for session in sessions:
+        session.close()

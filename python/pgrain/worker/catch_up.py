@@ -146,7 +146,7 @@ _FORGET = """WITH RECURSIVE tree (oid) AS (
     SELECT %s::oid
     UNION
     SELECT i.inhrelid FROM tree JOIN pg_inherits i ON i.inhparent = tree.oid)
-DELETE FROM pgrain.attachment_hint h USING tree WHERE h.relation = tree.oid"""
+SELECT pgrain._forget_hints(array_agg(oid), false) FROM tree"""
 _WRITTEN = _TREE + """SELECT tree.root::bigint AS relation,
     sum(pg_stat_get_tuples_inserted(tree.oid) + pg_stat_get_tuples_updated(tree.oid)
         + pg_stat_get_tuples_deleted(tree.oid))::bigint AS written,
