@@ -79,10 +79,34 @@ BEGIN RETURN (
                         AND has_schema_privilege(o, 'pgrain', 'USAGE'), false), concat('owner ', o)
         FROM pgrain._watch_owner($1) AS o
         UNION ALL
-        SELECT true, concat_ws(':', p.oid, p.xmin) FROM pg_proc p
-        WHERE p.oid >= 16384 AND p.proname = ANY ((SELECT w.functions FROM w)::name[])
+        SELECT true, concat_ws(':', p.oid, p.xmin, pgrain._called_print(p.oid)) FROM pg_proc p
+        WHERE p.oid::bigint >= 16384    -- (not by the index of numbers, of which there may be many)
+            AND p.proname = ANY ((SELECT w.functions FROM w)::name[])
             AND p.pronamespace <> 'pgrain'::regnamespace
     ) AS parts (armed, part));
+END $$;
+
+-- Functions of users that one of theirs may call, at whatever depth: PostgreSQL records what a body
+-- in SQL's own syntax (BEGIN ATOMIC) depends on; in one that is a string every word is taken for the
+-- name of a function, which finds what is called by a name of letters, digits, _ and $.
+CREATE FUNCTION pgrain._called_print(function oid) RETURNS text
+LANGUAGE plpgsql STABLE STRICT PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp AS $$
+BEGIN RETURN (
+    WITH RECURSIVE reached (oid) AS (
+        SELECT $1 UNION
+        SELECT called.oid FROM reached JOIN pg_proc p USING (oid), LATERAL (
+            SELECT o.oid FROM (
+                SELECT DISTINCT word::name AS name FROM regexp_split_to_table(
+                    p.prosrc, '[\x01-\x23\x25-\x2f\x3a-\x40\x5b-\x5e\x60\x7b-\x7f]+') AS w (any_case),
+                    LATERAL (VALUES (any_case), (lower(any_case))) AS one (word)
+                WHERE word <> '') AS words JOIN pg_proc o ON o.proname = words.name
+            UNION ALL
+            SELECT d.refobjid FROM pg_depend d WHERE d.classid = 'pg_proc'::regclass
+                AND d.objid = p.oid AND d.refclassid = 'pg_proc'::regclass) AS called
+        WHERE called.oid::bigint >= 16384)
+    SELECT md5(string_agg(concat_ws('.', p.oid, p.xmin), ',' ORDER BY p.oid))
+    FROM reached JOIN pg_proc p USING (oid)
+    WHERE p.pronamespace <> 'pgrain'::regnamespace);
 END $$;
 
 -- What values of a user's type are: its definition and, of an enum, its labels; of what it is an

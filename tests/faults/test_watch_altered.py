@@ -163,6 +163,42 @@ def test_a_function_is_replaced_while_changes_are_under_way(shop):
     shop.execute("SELECT pgrain.unwatch('w'); DROP FUNCTION large")
 
 
+def test_a_function_that_a_function_calls_is_replaced(shop):
+    """Two calls away, by a quoted name, in a body that is a string and in one that is not."""
+    make(shop, "stock")
+    bound = "CREATE OR REPLACE FUNCTION {}() RETURNS int LANGUAGE sql IMMUTABLE AS 'SELECT {}'"
+    shop.execute(bound.format("bound", 3))
+    shop.execute(bound.format("base", 6))
+    shop.execute("""
+        CREATE FUNCTION "Ü Two"() RETURNS int LANGUAGE sql IMMUTABLE AS 'SELECT 1';
+        CREATE FUNCTION "Übound"() RETURNS int LANGUAGE plpgsql IMMUTABLE AS
+            'BEGIN RETURN public.BOUND()::int; END';
+        CREATE FUNCTION atomic() RETURNS int LANGUAGE sql IMMUTABLE
+            BEGIN ATOMIC SELECT base(); END;
+        CREATE FUNCTION large(w float8) RETURNS boolean LANGUAGE sql IMMUTABLE AS
+            'SELECT w > "Übound"() AND w < atomic()'""")
+    query = ("SELECT hour, count(*) AS n FROM stock WHERE pgrain.predict('colour', x) = 'red' "
+             "AND large(weight) GROUP BY hour")
+    shop.execute("CALL pgrain.watch('w', %s)", [query])
+    before = values(shop, "w")
+    for name, number in (("bound", 2), ("base", 7)):
+        settled(shop, ["w"])
+        shop.execute(bound.format(name, number))
+        found = values(shop, "w")
+        assert found == values(shop, query) != before
+        settled(shop, ["w"])
+        assert values(shop, "w") == found
+        before = found
+    # What it does not call is nothing to it.
+    print_ = "SELECT pgrain._watch_print((SELECT watch FROM pgrain.watch WHERE name = 'w'))"
+    known = shop.value(print_)
+    shop.execute("""CREATE OR REPLACE FUNCTION "Ü Two"() RETURNS int LANGUAGE sql IMMUTABLE
+                    AS 'SELECT 2'""")
+    assert shop.value(print_) == known
+    shop.execute("""SELECT pgrain.unwatch('w'); DROP FUNCTION large, atomic, "Übound", "Ü Two";
+                    DROP FUNCTION bound, base""")
+
+
 def test_a_model_of_that_name_with_another_feature(shop):
     shop.execute("ALTER TABLE train ADD y float8[]; UPDATE train SET y = ARRAY[x[2], x[1]]")
     make(shop, "stock", f"SELECT *, ARRAY[x[2], x[1]] AS y FROM ({ROWS}) AS r")
