@@ -20,6 +20,7 @@ import bench_offline
 import bench_page
 import bench_peers
 import bench_predict
+import bench_sizes
 from bench_common import Bench, machine, server
 
 from pgrain.demo import shop
@@ -37,7 +38,9 @@ def main() -> None:
     parser.add_argument("--models", default=",".join(shop.SIZES))
     parser.add_argument("--offline-rows", type=int, default=60_000,
                         help="training rows of the section offline, at most")
-    parser.add_argument("--only", default="complain,predict,offline,modes,peers")
+    parser.add_argument("--large", type=int, default=1_000_000,
+                        help="rows of the inference table of the section sizes")
+    parser.add_argument("--only", default="complain,predict,sizes,offline,modes,peers")
     parser.add_argument("--note", default="", help="printed at the top: what else the machine did")
     parser.add_argument("--page", type=Path, default=Path("docs/benchmarks.md"))
     options = parser.parse_args()
@@ -59,6 +62,9 @@ def main() -> None:
                 bench_complain.measure(bench)
             if "predict" in options.only:
                 bench_predict.measure(bench)
+    if "sizes" in options.only:
+        with server(bench):
+            bench_sizes.measure(bench, options.large)
     if "offline" in options.only:
         with server(bench):
             bench_offline.measure(bench)

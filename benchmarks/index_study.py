@@ -1,26 +1,33 @@
 """When does an index pay? Exact scoring beside FAISS's indexes as the candidates grow.
 
-    .local/faiss/bin/python benchmarks/index_study.py [--rows 1000000,10000000]
-                                                      [--write docs/benchmarks-index.md]
+    .local/faiss/bin/python benchmarks/index_study.py [--rows 1000000,10000000] [--shapes uneven]
+                                   [--queries 20] [--write docs/benchmarks-index.md] [--keep FILE]
 
 A ranking is a maximum inner product search: the stored projections are the vectors, W c is the
 query, the top 100 is the answer. An index that answers it approximately reads less than the whole
 array; it costs a second copy, a build, and rows that it misses. Run by the Python of `.local/faiss`
 (made by `benchmarks/scoring.py`), which has numpy and faiss-cpu.
 
-The vectors are made: `even` ones are Gaussian, the worst case of an index; `uneven` ones are as
-projections are, with a spectrum that falls and magnitudes that differ by orders (most training rows
-are fitted well, few are not). Queries are Gaussian in the coordinates of the vectors; each is new,
-and all ways get the same. Memory: the arrays that a way keeps, without what it was made from.
+The vectors are made, a part of ten million at a time: `even` ones are Gaussian, the worst case of
+an index; `uneven` ones are as projections are, with a spectrum that falls and magnitudes that
+differ by orders (most training rows are fitted well, few are not). Queries are Gaussian in the
+coordinates of the vectors; each is new, and all ways get the same. Smaller stores (float16, eight
+bits) give more rows than are wanted, which exact scores then put in order; these need the exact
+vectors beside them. Memory: the arrays that a way keeps, without what it was made from; `--keep`
+collects results over several runs, so that each size can have its own.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import os
+import resource
 import statistics
 import sys
 import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import faiss
@@ -30,45 +37,120 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "python"))
 from pgrain.influence.blocks import ProjectionBlocks  # noqa: E402
 from pgrain.influence.top_k import least_k  # noqa: E402
 
-K, TOP, QUERIES = 20, 100, 20
+K, TOP, MORE = 20, 100, 4
+PART = 10_000_000         # vectors made at a time: 800 MB
 HNSW_ROWS = 100_000       # it takes a fraction of a millisecond a row and core to build
-SQ8_ROWS = 1_000_000      # beyond that each index alone takes minutes
+FLAT_ROWS = 10_000_000    # beyond that a second array of exact vectors is too much memory
 LISTS = 1024              # at most: adding n vectors takes n x lists x K multiplications
+CORES = len(os.sched_getaffinity(0))
 
 FOUND = """## What this says
 
-On a busy machine of two cores; indexes up to 1,000,000 vectors, exact scoring alone at 10,000,000
-(an index of those took longer to build than the machine was to be had; `--rows` says what is run).
-10⁸ vectors are 8 GB, and 17 GB with an index: not run.
+On a busy machine of two cores; `--rows`, `--shapes` and `--queries` say what is run, `--keep`
+collects it.
 
-- Exact scoring takes 8 ms of processor time a million vectors, 81 ms ten million: it grows as the
-  array does. By that 10⁸ would take 0.8 s of one core.
-- IVF reading a fifth of its lists takes two fifths of that time at a million, and finds 0.97 of the
-  right hundred rows among even vectors, but 0.65 among uneven ones, which are made as projections
-  are: the largest inner products belong to the longest vectors, and these lie in all lists. HNSW
-  finds 0.99 and 0.67 of 100,000.
-- Building takes a minute or two a million vectors beside a second, and the index is a second copy.
-  Eight bits a number and exact scores for four times as many as are wanted lose nothing that the
-  lists had not lost, and gain nothing here.
+- Exact scoring takes 8 to 9 ms of processor time a million vectors, 83 ms ten million: it grows as
+  the array does. By that 10⁸ take 0.83 s of one core, half of that by both.
+- A smaller store is no way to be faster here. float16 and eight bits a number with exact scores
+  for four times as many as are wanted find all of the right hundred, and take four times the
+  processor time of exact scoring, or more: the compiled loops that widen the numbers cost
+  more than the memory that is not read. They would pay where the exact array does not fit into
+  memory.
+- IVF reading a fifth of its lists takes two fifths of exact scoring's time at a million, and finds
+  0.97 of the right hundred among even vectors, but 0.64 among uneven ones, which are made as
+  projections are: the largest inner products belong to the longest vectors, and these lie in all
+  lists. HNSW finds 0.99 and 0.73 of 100,000.
+- Building an IVF takes some 20 s a million vectors on the busy machine beside 0.4 for blocks, and
+  the index is a second copy.
 - An index answers inner products only: not the best label of each row, nor `relatif`.
 
-So none is used. By these figures an IVF would save some 50 ms of 80 at 10⁷ vectors, for those who
-can do without a third of the suspects.
+So none is used. At 10⁷ vectors an IVF saves 57 of 83 ms of processor time for those who can do
+without a third of the suspects.
+
+10⁸ vectors have not been run. What it would take, by the figures above: 8 GB of exact vectors and
+at most 4 GB of a second store, 13 GB at the highest; an estimated fifteen to twenty minutes on two
+idle cores, most of it making the vectors anew for each way and adding them to the IVF:
+
+    .local/faiss/bin/python benchmarks/index_study.py --rows 100000000 --shapes uneven \\
+        --queries 10 --keep benchmarks/index_study.json --write docs/benchmarks-index.md
 """
 
 
-def vectors(n: int, uneven: bool) -> np.ndarray:
-    """(n, K) float32."""
-    rng = np.random.default_rng(n)
-    made = rng.standard_normal((n, K), dtype=np.float32)
-    if uneven:
-        made *= (0.9 ** np.arange(K, dtype=np.float32))
-        made *= rng.lognormal(0.0, 2.0, (n, 1)).astype(np.float32)
-    return made
+def parts(n: int, uneven: bool) -> Iterator[np.ndarray]:
+    """(at most PART, K) float32 each, n in all; the same each time."""
+    for number, first in enumerate(range(0, n, PART)):
+        rng = np.random.default_rng([n, number])
+        made = rng.standard_normal((min(PART, n - first), K), dtype=np.float32)
+        if uneven:
+            made *= (0.9 ** np.arange(K, dtype=np.float32))
+            made *= np.exp(2 * rng.standard_normal((len(made), 1), dtype=np.float32))
+        yield made
+        del made        # or two parts would be there while the next one is made
 
 
-def queries(n: int) -> np.ndarray:
-    return np.random.default_rng(n + 1).standard_normal((QUERIES, K), dtype=np.float32)
+def queries(n: int, count: int) -> np.ndarray:
+    return np.random.default_rng(n + 1).standard_normal((count, K), dtype=np.float32)
+
+
+class Exact:
+    """The stored projections, in parts of `ProjectionBlocks`."""
+
+    def __init__(self):
+        self.parts: list[ProjectionBlocks] = []
+
+    def add(self, made: np.ndarray) -> None:
+        self.parts.append(ProjectionBlocks(made))
+
+    @property
+    def nbytes(self) -> int:
+        return sum(part.nbytes for part in self.parts)
+
+    def search(self, query: np.ndarray) -> np.ndarray:
+        """Rows of the exact top 100, best first."""
+        rows, changes = [], []
+        for number, part in enumerate(self.parts):
+            least = part.least(-query[0])
+            best = least_k(least, TOP)
+            rows.append(best + number * PART)
+            changes.append(least[best])
+        return np.concatenate(rows)[least_k(np.concatenate(changes), TOP)]
+
+    def best_of(self, rows: np.ndarray, query: np.ndarray) -> np.ndarray:
+        """Those of `rows` that are best by exact scores."""
+        rows = rows[rows >= 0]
+        scores = np.empty(len(rows), np.float32)
+        for number, part in enumerate(self.parts):
+            mine = rows // PART == number
+            at = rows[mine] - number * PART
+            scores[mine] = part._blocks[at // part.rows, :, at % part.rows] @ query[0]
+        return rows[least_k(-scores, TOP)]
+
+
+class Smaller:
+    """A flat store of fewer bits a number, cut among the cores: FAISS's compiled loops search it,
+    one thread a piece."""
+
+    def __init__(self, kind: int):
+        self.kind, self.pieces, self.first = kind, [], []
+        self.rows = 0
+
+    def add(self, made: np.ndarray) -> None:
+        for piece in np.array_split(made, CORES):
+            index = faiss.IndexScalarQuantizer(K, self.kind, faiss.METRIC_INNER_PRODUCT)
+            index.train(piece)
+            index.add(piece)
+            self.first.append(self.rows)
+            self.pieces.append(index)
+            self.rows += len(piece)
+
+    def search(self, query: np.ndarray, wanted: int) -> np.ndarray:
+        def one(number: int):
+            scores, rows = self.pieces[number].search(query, wanted)
+            return scores[0], rows[0] + self.first[number]
+        with ThreadPoolExecutor(CORES) as pool:
+            found = list(pool.map(one, range(len(self.pieces))))
+        scores, rows = (np.concatenate(column) for column in zip(*found, strict=True))
+        return rows[least_k(-scores, wanted)]
 
 
 def timed(search, asked: np.ndarray) -> tuple[list[float], list[float], list[np.ndarray]]:
@@ -89,79 +171,92 @@ def recall(found: list[np.ndarray], exact: list[np.ndarray]) -> float:
                           for one, other in zip(exact, found, strict=True)]))
 
 
-def study(n: int, uneven: bool) -> list[list]:
+def study(n: int, uneven: bool, count: int) -> list[list]:
     """Rows of the table: [way, build s, memory MB, least ms, median ms, processor ms, recall]."""
-    rows, asked = [], queries(n)
-    made = vectors(n, uneven)
-    exact: list[np.ndarray] = []
+    rows, asked = [], queries(n, count)
+    truth: list[np.ndarray] = []
 
     def add(way: str, build: float, size: float, search) -> None:
         wall, used, found = timed(search, asked)
-        if not exact:
-            exact.extend(found)
+        if not truth:
+            truth.extend(found)
         rows.append([way, build, size / 1e6, min(wall), statistics.median(wall), min(used),
-                     recall(found, exact)])
-        print(n, "uneven" if uneven else "even", rows[-1], file=sys.stderr, flush=True)
+                     recall(found, truth)])
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10
+        print(n, "uneven" if uneven else "even", rows[-1], f"peak {peak} MiB", file=sys.stderr,
+              flush=True)
 
-    began = time.perf_counter()
-    blocks = ProjectionBlocks(made)
-    took = time.perf_counter() - began
-    add("pgrain: exact, blocks", took, blocks.nbytes,
-        lambda query, blocks=blocks: least_k(blocks.least(-query[0]), TOP))
-    del blocks
-    flat = faiss.IndexFlatIP(K)
-    began = time.perf_counter()
-    flat.add(made)
-    add("FAISS flat", time.perf_counter() - began, made.nbytes,
-        lambda query, flat=flat: flat.search(query, TOP)[1][0])
-    del flat
+    def filled(index) -> float:
+        """Seconds that adding all vectors takes, without making them."""
+        took = 0.0
+        for made in parts(n, uneven):
+            began = time.perf_counter()
+            index.add(made)
+            took += time.perf_counter() - began
+            del made
+        return took
+
+    exact = Exact()
+    took = filled(exact)
+    add("pgrain: exact, blocks", took, exact.nbytes, exact.search)
+    if n <= FLAT_ROWS:
+        flat = faiss.IndexFlatIP(K)
+        took = filled(flat)
+        add("FAISS flat", took, 4 * K * n,
+            lambda query, flat=flat: flat.search(query, TOP)[1][0])
+        del flat
+    for name, kind, size in [("float16", faiss.ScalarQuantizer.QT_fp16, 2 * K),
+                             ("8 bits", faiss.ScalarQuantizer.QT_8bit, K)]:
+        smaller = Smaller(kind)
+        took = filled(smaller)
+        add(f"{name}, exact scores of {MORE * TOP}", took, n * size + exact.nbytes,
+            lambda query, s=smaller: exact.best_of(s.search(query, MORE * TOP), query))
+        del smaller
     lists = min(LISTS, int(2 ** np.round(np.log2(np.sqrt(n)))))
-    kinds = [("Flat", 4 * K + 8), ("SQ8", K + 8)]
-    for name, per_row in kinds if n <= SQ8_ROWS else kinds[:1]:
+    for name in ("Flat", "SQ8") if n <= FLAT_ROWS else ("SQ8",):
         index = faiss.index_factory(K, f"IVF{lists},{name}", faiss.METRIC_INNER_PRODUCT)
         index.cp.niter, index.cp.max_points_per_centroid = 10, 64
+        sample = next(parts(n, uneven))
         began = time.perf_counter()
-        index.train(made[:: max(1, n // (64 * lists))])
-        index.add(made)
+        index.train(sample[:: max(1, len(sample) // (64 * lists))])
         took = time.perf_counter() - began
+        del sample
+        took += filled(index)
         for share in (0.01, 0.05, 0.2):
             index.nprobe = max(1, round(lists * share))
-            # SQ8 gives more than is wanted, which exact scores then put in order.
-            wanted = TOP if name == "Flat" else 4 * TOP
-
-            def search(query, index=index, wanted=wanted):
-                found = index.search(query, wanted)[1][0]
-                found = found[found >= 0]
-                if wanted == TOP:
-                    return found
-                return found[least_k(-(made[found] @ query[0]), TOP)]
-
-            add(f"IVF{lists} {name}, {index.nprobe} lists read", took,
-                n * per_row + (0 if name == "Flat" else made.nbytes), search)
+            if name == "Flat":
+                add(f"IVF{lists} {name}, {index.nprobe} lists read", took, n * (4 * K + 8),
+                    lambda query, i=index: (found := i.search(query, TOP)[1][0])[found >= 0])
+            else:
+                add(f"IVF{lists} {name}, {index.nprobe} lists read", took,
+                    n * (K + 8) + exact.nbytes, lambda query, i=index: exact.best_of(
+                        i.search(query, MORE * TOP)[1][0], query))
         del index
     if n <= HNSW_ROWS:
         index = faiss.IndexHNSWFlat(K, 16, faiss.METRIC_INNER_PRODUCT)
         index.hnsw.efConstruction = 40
-        began = time.perf_counter()
-        index.add(made)
-        took = time.perf_counter() - began
+        took = filled(index)
         for wide in (128, 1024):
             index.hnsw.efSearch = wide
-            add(f"HNSW16, efSearch {wide}", took, made.nbytes + n * 16 * 2 * 4,
+            add(f"HNSW16, efSearch {wide}", took, n * (4 * K + 16 * 2 * 4),
                 lambda query: index.search(query, TOP)[1][0])
     return rows
 
 
-def page(found: dict, threads: int, loads: list[float]) -> str:
+def page(found: dict[str, dict]) -> str:
     lines = ["# When an index pays", "",
-             f"`benchmarks/index_study.py`: top {TOP} of n × {K} inner products, {QUERIES} "
-             f"queries, {threads} cores, FAISS {faiss.__version__}, numpy {np.__version__}; load "
-             f"meanwhile {min(loads):.0f} to {max(loads):.0f}. On a busy machine the least and the "
-             "processor time (of all threads, least) say what the work is; the median says how "
-             "long others ran. Memory: what a way keeps, the array itself where it needs that for "
-             "exact scores.", ""]
-    for (n, uneven), rows in found.items():
-        lines += [f"## {n:,} vectors, {'uneven' if uneven else 'even'}", "",
+             f"`benchmarks/index_study.py`: top {TOP} of n × {K} inner products, {CORES} cores, "
+             f"FAISS {faiss.__version__}, numpy {np.__version__}. On a busy machine the least and "
+             "the processor time (of all threads, least) say what the work is; the median says how "
+             "long others ran. Memory: what a way keeps, the exact array itself where it needs "
+             "that for exact scores.", ""]
+    for name, run in sorted(found.items(), key=lambda item: int(item[0].split()[0])):
+        n, shape = name.split()
+        load, rows = run["load"], run["rows"]
+        lines += [f"## {int(n):,} vectors, {shape}", "",
+                  f"{run['queries']} queries; load meanwhile {min(load):.0f} to {max(load):.0f}; "
+                  f"{run['seconds']:.0f} s and at most {run['peak']:,} MiB of memory, making the "
+                  "vectors included.", "",
                   "| | build s | MB | least ms | median ms | processor ms | recall |",
                   "|---|---|---|---|---|---|---|"]
         lines += [f"| {way} | {build:.1f} | {size:,.0f} | {least:.2f} | {median:.2f} | {used:.2f} "
@@ -173,14 +268,23 @@ def page(found: dict, threads: int, loads: list[float]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--rows", default="100000,1000000,10000000")
+    parser.add_argument("--shapes", default="even,uneven")
+    parser.add_argument("--queries", type=int, default=20)
     parser.add_argument("--write", type=Path)
+    parser.add_argument("--keep", type=Path, help="a JSON file to which results are added")
     options = parser.parse_args()
-    loads, found = [os.getloadavg()[0]], {}
-    for n in map(int, options.rows.split(",")):
-        for uneven in (False, True):
-            found[n, uneven] = study(n, uneven)
-            loads.append(os.getloadavg()[0])
-    text = page(found, len(os.sched_getaffinity(0)), loads)
+    found = json.loads(options.keep.read_text()) if options.keep and options.keep.exists() else {}
+    for n in map(int, options.rows.split(",") if options.rows else ()):
+        for shape in options.shapes.split(","):
+            load, began = [os.getloadavg()[0]], time.perf_counter()
+            rows = study(n, shape == "uneven", options.queries)
+            found[f"{n} {shape}"] = {
+                "rows": rows, "queries": options.queries, "load": [*load, os.getloadavg()[0]],
+                "seconds": time.perf_counter() - began,
+                "peak": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10}
+            if options.keep:
+                options.keep.write_text(json.dumps(found, indent=1) + "\n")
+    text = page(found)
     print(text)
     if options.write:
         options.write.write_text(text)
