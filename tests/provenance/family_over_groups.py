@@ -49,3 +49,121 @@ def _(p: Parts) -> Query:
         Query(f"SELECT q.g, q.n FROM {inner} WHERE 2 * q.n > q.every", {ROW: ""}),
         Query(f"SELECT r.id, q.n FROM u AS r JOIN {inner} ON q.g = r.g AND q.every > r.id",
               {"n": EXPECTED, ROW: ""}))
+
+
+@family("over aggregates: share of a total that is joined")
+def _(p: Parts) -> Query:
+    total = (f"(SELECT count(*) AS total, sum(k.g) AS s FROM {p.pick('t', 'u')} AS k WHERE"
+             f" {p.on_m('k')})")
+    with_, q = p.pick(
+        ("", f"{total} AS q"), (f"WITH q AS {total} ", "q"),
+        (f"WITH z AS {total}, q AS (SELECT s, total, total + 1 AS more FROM z) ", "q"))
+    some = f"count(*) FILTER (WHERE {p.on_m('l')})"
+    share = p.pick(f"100.0 * {some} / nullif(q.total, 0)", f"{some} - q.total", f"{some} * q.s",
+                   f"CASE WHEN q.total > 1 THEN {some} ELSE 0 END", "q.total / 2.0")
+    shown = f"SELECT l.g, {share} AS share, q.total AS n FROM {p.plain_relation('l')}"
+    by = p.pick("l.g, q.total, q.s", "q.total, q.s, 1", "l.g, 3, q.s")
+    having = p.pick("", f"HAVING {some} > 0.3 * q.total", "HAVING q.total > 1")
+    return Query(f"{with_}{shown} {p.pick(f'CROSS JOIN {q}', f'JOIN {q} ON true')} GROUP BY {by}"
+                 f" {having}", {ROW: ""} if having else {"n": EXPECTED})
+
+
+@family("over aggregates: GROUP BY a group and its number")
+def _(p: Parts) -> Query:
+    k = (f"(SELECT g, count(*) AS n, sum(v) AS s FROM {p.pick('t', 'solo')} AS l WHERE"
+         f" {p.on_m('l')} GROUP BY g)")
+    join, by = p.pick(("JOIN u AS r ON r.g = k.g", "k.g"), ("JOIN u AS r ON r.g = k.g", "r.g"),
+                      ("JOIN u AS r USING (g)", "g"), ("CROSS JOIN u AS r", "r.id, k.g"))
+    having = p.maybe(" HAVING k.n > 1 OR k.s > 2")
+    return Query(f"WITH k AS {k} SELECT {by} AS h, k.n AS m, k.s * 2 AS twice, count(*) AS n,"
+                 f" sum(r.id) AS s FROM k {join} GROUP BY {by}, k.n, k.s{having}",
+                 {} if having else {"n": EXPECTED, "s": EXPECTED})
+
+
+BUCKETS = ("CASE WHEN q.n > 1 THEN 'many' ELSE 'few' END", "q.n > 1", "q.n BETWEEN 1 AND 2",
+           "CASE WHEN q.n >= 2 THEN 2 WHEN q.n = 1 THEN 1 END",
+           "CASE WHEN q.n > 1 AND q.g > 0 THEN 'big' WHEN q.g IS NULL THEN 'none' ELSE 'small' END",
+           "coalesce(CASE WHEN q.n > 1 THEN 'many' END, 'few')",
+           "(CASE WHEN q.n > 1 THEN 'many' ELSE 'few' END) || '!'")
+
+
+@family("over aggregates: GROUP BY comparisons of counts")
+def _(p: Parts) -> Query:
+    relation, m = p.pick("solo", "t", "u", "p"), p.on_m("l")
+    inner = p.pick(
+        f"SELECT l.g, count(*) AS n FROM {relation} AS l WHERE {m} GROUP BY l.g",
+        f"SELECT l.g, count(*) FILTER (WHERE {m}) AS n FROM {relation} AS l GROUP BY l.g")
+    bucket = p.pick(*BUCKETS)
+    shown = p.pick(
+        f"SELECT {bucket} AS bucket, count(*) AS n FROM ({inner}) AS q GROUP BY 1",
+        f"WITH q AS ({inner}) SELECT count(*) AS n, {bucket} AS bucket FROM q GROUP BY bucket",
+        f"SELECT b AS bucket, count(*) AS n FROM (SELECT q.g, {bucket} AS b FROM ({inner}) AS q)"
+        " AS z GROUP BY b")
+    return Query(shown, {"n": EXPECTED} | ({ROW: ""} if relation == "solo" else {}))
+
+
+@family("over aggregates: HAVING several comparisons of one number")
+def _(p: Parts) -> Query:
+    n = p.pick("count(*)", "sum(l.g)", f"count(*) FILTER (WHERE {p.on_m('l')})")
+    condition = p.pick(f"{n} BETWEEN 1 AND 2", f"{n} IN (1, 3)", f"{n} >= 2 OR {n} = 0",
+                       f"{n} > 1 AND {n} <> 3 AND {n} < 5", f"{n} NOT BETWEEN 1 AND 2",
+                       f"CASE WHEN {n} = 1 THEN l.g > 0 WHEN {n} > 2 THEN true END",
+                       f"({n} > 1) = ({n} < 3)", f"{n} > l.g AND {n} < l.g + 3")
+    having = f"FROM {p.plain_relation('l')} WHERE {p.on_m('l')} GROUP BY l.g HAVING {condition}"
+    return Query(f"SELECT l.g {having}", {ROW: ""} if "sum" not in n else {})
+
+
+@family("over aggregates: comparisons of counts, shown")
+def _(p: Parts) -> Query:
+    inner = f"(SELECT l.g, count(*) AS n FROM t AS l WHERE {p.on_m('l')} GROUP BY l.g) AS q"
+    bucket = p.pick(*BUCKETS)
+    text = BUCKETS[0]
+    return Query(p.pick(f"SELECT q.g, {bucket} AS bucket FROM {inner}",
+                        f"SELECT DISTINCT {text} AS bucket FROM {inner}",
+                        f"SELECT q.g, {text} AS bucket, q.n FROM {inner} ORDER BY bucket",
+                        f"SELECT {text} AS b FROM {inner} EXCEPT SELECT 'many'",
+                        f"SELECT q.g, max({text}) AS m FROM {inner} GROUP BY q.g",
+                        f"SELECT count(DISTINCT {text}) AS n, bool_or(q.n > 1) FROM {inner}"))
+
+
+@family("over aggregates: GROUP BY a text made of aggregates in a subquery")
+def _(p: Parts) -> Query:
+    some = f"count(*) FILTER (WHERE {p.on_m('l')})"
+    case = p.pick(f"CASE WHEN {some} > 1 THEN 'many' WHEN {some} = 1 THEN 'one' ELSE 'none' END",
+                  f"CASE WHEN 100.0 * {some} / count(*) > 40 THEN 'bad' ELSE 'good' END",
+                  f"{some} > 0 AND count(*) > 1", f"{some} IN (1, 2)",
+                  f"CASE WHEN max(l.id) > 3 THEN 'late' WHEN {some} > 0 THEN 'a' ELSE 'b' END")
+    inner = f"(SELECT l.g, {case} AS b FROM {p.plain_relation('l')} GROUP BY l.g) AS q"
+    return p.pick(Query(f"SELECT q.b, count(*) AS n FROM {inner} GROUP BY q.b"),
+                  Query(f"SELECT q.g FROM {inner} WHERE q.b::text IN ('many', 'bad', 'true')"),
+                  Query(f"SELECT DISTINCT q.b FROM {inner}"))
+
+
+@family("over aggregates: a number compared with an aggregate over numbers")
+def _(p: Parts) -> Query:
+    relation, m = p.pick("solo", "t", "u"), p.on_m("l")
+    settled = p.chance(0.5)
+    some = f"count(*) FILTER (WHERE {m})" if settled else "count(*)"
+    k = (f"(SELECT l.g, l.c, {some} AS n FROM {relation} AS l {'' if settled else f'WHERE {m}'}"
+         " GROUP BY l.g, l.c)")
+    linear = p.pick("k.n > (SELECT avg(n) FROM k)", "k.n <= (SELECT avg(n) + 1 FROM k)",
+                    "3 * k.n >= (SELECT sum(n) FROM k)", "k.n > 1.5 * (SELECT avg(n) FROM k)",
+                    "k.n < (SELECT sum(n) FROM k AS z WHERE z.g = k.g)")
+    bent = p.pick("k.n >= (SELECT max(n) FROM k)", "k.n = (SELECT min(n) FROM k)",
+                  "k.n < (SELECT max(n) FROM k)", "2 * k.n > (SELECT max(n) FROM k)",
+                  "k.n > (SELECT max(z.n) FROM k AS z WHERE z.g <> k.g)",
+                  "k.n BETWEEN (SELECT avg(n) FROM k) AND (SELECT max(n) FROM k)")
+    condition = linear if p.chance(0.5) else bent
+    exact = {ROW: ""} if settled and condition == linear else {}
+    return p.pick(
+        Query(f"WITH k AS {k} SELECT k.g, k.c FROM k WHERE {condition}", exact),
+        Query(f"WITH k AS {k} SELECT count(*) AS n FROM k WHERE {condition}",
+              {"n": EXPECTED} if exact else {}),
+        Query(f"WITH k AS {k}, z AS (SELECT avg(n) AS mean, max(n) AS top FROM k) SELECT k.g, k.c,"
+              f" k.n FROM k, z WHERE k.n {p.pick('>', '<=')} {p.pick('z.mean', 'z.top')}"),
+        Query(f"WITH k AS {k} SELECT r.id FROM u AS r WHERE r.g {p.pick('>', '<')} (SELECT "
+              f"{p.pick('avg', 'max', 'min', 'sum')}(n) FROM k WHERE k.g > 0)"),
+        Query(f"WITH k AS {k} SELECT g, {p.pick('sum', 'avg', 'max', 'min')}(n) AS m FROM k"
+              f" GROUP BY g HAVING {p.pick('sum', 'avg', 'max', 'min')}(n) {p.pick('>', '<')} 1.5"),
+        Query(f"SELECT l.g FROM {relation} AS l WHERE {m} GROUP BY l.g HAVING count(*)"
+              f" {p.pick('>=', '<')} (SELECT {p.pick('avg', 'max')}(n) FROM {k} AS z)"))

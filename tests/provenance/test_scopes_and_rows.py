@@ -115,6 +115,20 @@ RIGHT = [
     "ORDER BY count(*), sum(v) LIMIT 1",
     f"SELECT r.id, (SELECT count(*) FROM s WHERE s.g = r.g AND {P} = 'a' LIMIT 1) AS n FROM r"
     .replace("m', x", "m', s.x"),
+    # rows counted as such
+    "SELECT count(j.*) FROM v1 AS j WHERE lab = 'a'",
+    "SELECT g, count(v1), count(v1.*) FILTER (WHERE lab = 'b') FROM v1 GROUP BY g",
+    # numbers over groups: in keys, in texts, against each other
+    f"SELECT r.c, 100.0 * count(*) / q.n FROM r CROSS JOIN (SELECT count(*) + 1 AS n FROM s WHERE "
+    f"{P} = 'a') AS q GROUP BY r.c, q.n",
+    "SELECT vg.n, r.g, count(*) FROM vg JOIN r USING (g) GROUP BY vg.n, r.g",
+    "SELECT CASE WHEN n > 1 THEN 'many' WHEN n = 1 THEN 'one' END, count(*) FROM vg GROUP BY 1",
+    f"SELECT b, count(*) FROM (SELECT g, CASE WHEN count(*) > 1 THEN 2 ELSE 1 END AS b FROM s "
+    f"WHERE {P} = 'a' GROUP BY g) AS q GROUP BY b",
+    "SELECT g FROM vg WHERE n >= (SELECT avg(n) FROM vg)",
+    "SELECT g FROM vg WHERE n = (SELECT max(n) FROM vg) OR n < (SELECT sum(n) FROM vg WHERE g > 0)",
+    "SELECT id FROM r WHERE g > (SELECT min(n) - 1 FROM vg WHERE vg.g <> r.id)",
+    "SELECT g FROM vg GROUP BY g HAVING avg(n) > (SELECT n FROM vg WHERE g = 1) - 1",
     # LIMITs that every possible row is below
     f"SELECT * FROM (SELECT g, count(*) AS n FROM s WHERE {P} = 'a' GROUP BY g) AS t LIMIT 1001",
     f"SELECT g, count(*) AS n FROM s WHERE {P} = 'a' GROUP BY g ORDER BY n DESC LIMIT 2",

@@ -10,7 +10,7 @@ import numpy as np
 from pgrain import settings
 from pgrain.errors import UnsupportedOperator
 from pgrain.interrupts import check
-from pgrain.provenance.algebra import comparisons
+from pgrain.provenance.algebra import chains, comparisons
 from pgrain.provenance.algebra.blocks import (
     PAIRS_A_FACTOR_PAIR,
     ArrayBlock,
@@ -40,9 +40,10 @@ class Rows:
     """Possible rows of a relation.
 
     literals: (n, L), the event of each; cells: number of a cell -> (n,) places in X; flags: ->
-    (n,) places of threes; origin: cell -> (Groups, (n,) group of each row, Number over groups),
-    where one grouping made it; shown: -> (row, text, literal) of each text that it can be, or
-    (row, element, literal) in the order of an array whose elements they are.
+    (n,) places of threes; origin: cell -> (Groups or Base, (n,) group or row of each row, Number
+    over these), where one of them made it (-1: the cell is NULL); shown: -> (row, text, literal) of
+    each text that it can be, or (row, element, literal) in the order of an array whose elements
+    they are.
     """
 
     literals: np.ndarray
@@ -102,13 +103,10 @@ class Base:
                 parts.append(np.where(variable < 0, CERTAIN, variable
                                       + packed.ints(f"{n}.y{slot.number}")))
         self.literals = assembly.wiring.conjunction(*parts)
-        self.atoms = []
-        for i, atom in enumerate(block.atoms):
-            three = comparisons.place(self, atom)
-            self.atoms.append(three)
-            code = packed.ints(f"{n}.t{i}")
-            parts.append(three + code)
-            self.literals = assembly.wiring.conjunction(self.literals, three + code)
+        codes = [packed.ints(f"{n}.t{i}") for i in range(len(block.atoms))]
+        if codes:
+            self.literals = assembly.wiring.conjunction(self.literals, *chains.literals(
+                self, block.atoms, np.stack(codes, axis=1), np.arange(self.n)))
 
     def _rows_of(self, j: int, unit: Unit) -> np.ndarray:
         """(n,) the row of a unit that each base row stands beside."""
@@ -147,13 +145,15 @@ class Base:
     def three(self, leaf: tuple) -> np.ndarray:
         """(n,) places of threes of a leaf that is a boolean of the circuit."""
         if leaf[0] == "condition":
-            return self.atoms[leaf[1]]
+            return comparisons.place(self, self.block.atoms[leaf[1]])
         rows, index = self.units[leaf[1]]
         return rows.flags[leaf[2]][index]
 
     def origin(self, leaf: tuple):
         """(Groups, (n,) groups, its Number) of a cell."""
         rows, index = self.units[leaf[1]]
+        if leaf[2] not in rows.origin:
+            raise comparisons.refusal()
         groups, of, number = rows.origin[leaf[2]]
         return groups, of[index], number
 
@@ -336,6 +336,7 @@ class Assembly:
                     key=None if base.key is None else base.key[row])
         for number, made in enumerate(block.cells):
             rows.cells[number] = base.places(made)[row]
+            rows.origin[number] = base, row, made
             if made.tree[0] == "x" and made.leaves[made.tree[1]][0] == "cell":
                 leaf = made.leaves[made.tree[1]]
                 inner, index = base.units[leaf[1]]
@@ -406,6 +407,9 @@ class Assembly:
             nothing = self.wiring.numbers(1)
             self.wiring.add(Constants(nothing, np.array([np.nan])))
             rows.cells[number] = np.concatenate([places, np.full(count, nothing)])
+            if number in inner.origin:
+                source, of, made = inner.origin[number]
+                rows.origin[number] = source, np.concatenate([of, np.full(count, -1)]), made
         return rows
 
     def null(self) -> int:

@@ -59,7 +59,8 @@ class Relation:
     ``_pgrain_o0``, ``_pgrain_o1``, …
 
     single: exactly one row for each key (an aggregate without GROUP BY). settled: every possible
-    row is there, whatever the predictions are.
+    row is there, whatever the predictions are. unique: places of columns that no two rows share the
+    values of, () for one row at most; None if none are known.
     """
 
     block: int
@@ -69,6 +70,7 @@ class Relation:
     single: bool = False
     degrees: dict[int, str] = field(default_factory=dict)      # cell -> see linear.py
     settled: bool = False
+    unique: tuple[int, ...] | None = None
 
 
 @dataclass
@@ -176,6 +178,7 @@ class Atom:
     operator: str
     left: Number
     right: Number | None
+    place: tuple[int, int] | None = field(default=None, compare=False)
 
 
 @dataclass

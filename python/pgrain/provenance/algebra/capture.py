@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 from dataclasses import dataclass, field
 
@@ -157,9 +158,8 @@ def _compile(query: str, facts: PlanFacts, models: dict, probes: dict[str, Probe
         found = probes[f"scope:{mark}:{core.number}"]
         columns[id(core.select)] = read_columns(core, found.columns, found.types)[0]
         types |= _types(core, mark, probes)
-    program = Program(analysis, columns, types, {name: models[name].classes for name in names},
-                      exact=catalog.exact)
-    final = lower_query(program, statement.query, None)
+    program, final = _lowered(analysis, columns, types,
+                              {name: models[name].classes for name in names}, catalog.exact)
     if reduced is not None and program.bounds:
         raise program.bounds[0].refusal     # which would quote what the caller did not write
     if not program.slots:
@@ -193,6 +193,19 @@ def _compile(query: str, facts: PlanFacts, models: dict, probes: dict[str, Probe
     return NetworkCapture(program, final, by_row, {name: models[name] for name in names}, output,
                           sql, renderer.with_(), result,
                           fingerprint_sql(statement, facts.functions), stamps, stamped)
+
+
+def _lowered(analysis, columns: dict, types: dict, classes: dict, exact: bool):
+    """(program, the relation of its output); numbers of subqueries split into rows only where
+    nothing else does."""
+    program = Program(analysis, columns, types, classes, exact=exact)
+    try:
+        return program, lower_query(program, analysis.statement.query, None)
+    except UnsupportedOperator:
+        with contextlib.suppress(UnsupportedOperator):
+            split = Program(analysis, columns, types, classes, exact=exact, split=True)
+            return split, lower_query(split, analysis.statement.query, None)
+        raise
 
 
 def _output(described, column, spec, exact: bool) -> OutputColumn:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from pgrain.errors import UnsupportedOperator
+from pgrain.plan.expression import refuse
 from pgrain.provenance.algebra.blocks import Atom, Number
 from pgrain.provenance.algebra.linear import moved, without_steps
 from pgrain.provenance.algebra.small_gates import BooleanAggregate, Given, Known, Nulls
@@ -20,9 +21,38 @@ _MIRRORED = {"<": ">", "<=": ">=", ">": "<", ">=": "<=", "=": "=", "<>": "<>"}
 
 def place(rows, atom: Atom) -> np.ndarray:
     """(n,) places of threes of `atom` for each of `rows` (a Base or Groups)."""
-    wiring = rows.assembly.wiring
     if atom.operator == "flag":
         return rows.three(atom.left.leaves[0])
+    return _named(rows, atom, None)
+
+
+def place_bound(rows, left: Number, operator: str, bound: np.ndarray, place) -> np.ndarray:
+    """(n,) places of threes of left operator bound, NULL where that is NaN; place: for errors."""
+    zero = Number(("const", 0), [("leaf", -1)])
+    return _named(rows, Atom(operator, left, zero, place), bound)
+
+
+def with_constant(atom: Atom) -> tuple[Number, str, Number] | None:
+    """(number, operator, deterministic number) of a comparison of such; else None."""
+    if atom.operator not in _MIRRORED or _varies(atom.left) == _varies(atom.right):
+        return None
+    if _varies(atom.left):
+        return atom.left, atom.operator, atom.right
+    return atom.right, _MIRRORED[atom.operator], atom.left
+
+
+def _named(rows, atom: Atom, bound: np.ndarray | None) -> np.ndarray:
+    try:
+        return _place(rows, atom, bound)
+    except UnsupportedOperator as error:
+        if error.detail is not None or atom.place is None:
+            raise
+        error.detail = refuse("", rows.assembly.program.text, *atom.place).detail
+        raise
+
+
+def _place(rows, atom: Atom, bound: np.ndarray | None) -> np.ndarray:
+    wiring = rows.assembly.wiring
     if atom.right is None:
         out = wiring.threes(rows.n)
         wiring.add(Known(out, rows.places(atom.left), atom.operator == "is not null"))
@@ -30,10 +60,10 @@ def place(rows, atom: Atom) -> np.ndarray:
     left, right, operator = atom.left, atom.right, atom.operator
     if not _varies(left):
         left, right, operator = right, left, _MIRRORED[operator]
-    bound = None
     if not _varies(right) and operator not in ("=", "<>"):
         left, steps = without_steps(left)
-        bound = _constant(rows, right) if steps else None
+        if steps and bound is None:
+            bound = constant(rows, right)
         for step, digits in steps:
             width = 1.0 if digits is None else 10.0 ** -_digits(rows, left, digits)
             operator, bound = moved(step, width, operator, bound)
@@ -41,7 +71,7 @@ def place(rows, atom: Atom) -> np.ndarray:
     proba = kind is not None and kind[0] == "proba"
     extreme = kind is not None and not proba and _extreme(rows, kind)
     if proba or extreme:
-        bound = _constant(rows, right) if bound is None else bound
+        bound = constant(rows, right) if bound is None else bound
         return _probability(rows, kind, operator, bound) if proba else \
             _of_extreme(rows, *extreme, operator, bound)
     return _linear(rows, left, right, operator, bound)
@@ -49,7 +79,7 @@ def place(rows, atom: Atom) -> np.ndarray:
 
 def _digits(rows, number: Number, tree: tuple) -> float:
     """How many digits a step keeps: one number for all rows."""
-    digits = np.unique(_constant(rows, Number(tree, number.leaves)))
+    digits = np.unique(constant(rows, Number(tree, number.leaves)))
     if len(digits) > 1 or np.isnan(digits).any():
         raise UnsupportedOperator("a threshold on a number rounded to digits that differ",
                                   hint="Compare the number as it is, without rounding.")
@@ -63,11 +93,19 @@ def _within(numbers: np.ndarray) -> None:
                                   hint="Subtract a constant, or divide, so that they are smaller.")
 
 
+def refusal() -> UnsupportedOperator:
+    """0A000 for numbers that no threshold is put on."""
+    return UnsupportedOperator("a threshold on this arithmetic of numbers that depend on "
+                               "predictions has no provenance yet",
+                               hint="Compare one sum, count or average with a constant.")
+
+
 def _varies(number: Number) -> bool:
     return any(leaf[0] != "leaf" for leaf in number.leaves)
 
 
-def _constant(rows, number: Number) -> np.ndarray:
+def constant(rows, number: Number) -> np.ndarray:
+    """(n,) values of a deterministic number, NaN for NULL."""
     value, _ = _Evaluation(rows).evaluate(number.tree, number.leaves)
     return value.constant
 
@@ -110,6 +148,13 @@ def _source(rows, leaf):
 
 def _of_extreme(rows, groups, of, j: int, operator: str, bound: np.ndarray) -> np.ndarray:
     """max > c: is there a term over c; min < c likewise; the others are their negations."""
+    if not groups.n:
+        return np.full(rows.n, rows.assembly.null())
+    if groups is not rows:
+        first, which = _alike([of, bound])
+        if len(first) < len(of):
+            return _of_extreme(_Few(rows, len(first)), groups, of[first], j, operator,
+                               bound[first])[which]
     wiring, terms = rows.assembly.wiring, groups.terms(j)
     _within(bound)
     _within(terms.value)
@@ -128,18 +173,31 @@ def _of_extreme(rows, groups, of, j: int, operator: str, bound: np.ndarray) -> n
     wiring.add(BooleanAggregate(out, "bool_and" if negated else "bool_or",
                                 decided + 3 * np.arange(rows.n) + 1, groups.known(j)[of]))
     places = out + 3 * np.arange(rows.n)
-    places[np.isnan(bound)] = rows.assembly.null()
+    places[np.isnan(bound) | (of < 0)] = rows.assembly.null()
     return _given(rows, places, groups, of, np.full(rows.n, 2))
+
+
+@dataclass
+class _Few:
+    """Some rows of a Base, as far as comparisons ask."""
+
+    of: object
+    n: int
+
+    @property
+    def assembly(self):
+        return self.of.assembly
 
 
 def _given(rows, places, groups, of, empty) -> np.ndarray:
     """The comparison given that the group is there, whose presence is counted elsewhere."""
     if groups.certain or (groups is not rows and groups.grouping.having is not None):
         return places
-    wiring = rows.assembly.wiring
-    out = wiring.threes(len(places))
-    wiring.add(Given(out, places, groups.any()[of], empty))
-    return out + 3 * np.arange(len(places))
+    wiring, there = rows.assembly.wiring, groups.any()[of]
+    first, which = _alike([places, there, empty])
+    out = wiring.threes(len(first))
+    wiring.add(Given(out, places[first], there[first], empty[first]))
+    return (out + 3 * np.arange(len(first)))[which]
 
 
 # --- sums ----------------------------------------------------------------------------------
@@ -149,26 +207,37 @@ class Linear:
     """constant + sum of coefficient x part of an aggregate, for each row.
 
     parts: (Groups, (n,) groups, aggregate, "count" or "sum", (n,) coefficients); nulls: aggregates
-    without which the whole is NULL.
+    without which the whole is NULL; wholes: (Groups, (n,) groups, aggregate, (n,) coefficients) of
+    aggregates over numbers of the circuit; spread: (row (m,), *parts) of several groups for a row.
     """
 
     constant: np.ndarray
     parts: list = field(default_factory=list)
     nulls: list = field(default_factory=list)
+    wholes: list = field(default_factory=list)
+    spread: list = field(default_factory=list)
+
+    @property
+    def varies(self) -> bool:
+        return bool(self.parts or self.wholes)
 
     def times(self, factor: np.ndarray) -> Linear:
         return Linear(self.constant * factor,
                       [(g, of, j, part, c * factor) for g, of, j, part, c in self.parts],
-                      self.nulls)
+                      self.nulls, [(g, of, j, c * factor) for g, of, j, c in self.wholes])
 
     def plus(self, other: Linear) -> Linear:
         return Linear(self.constant + other.constant, self.parts + other.parts,
-                      self.nulls + other.nulls)
+                      self.nulls + other.nulls, self.wholes + other.wholes)
 
     def take(self, of: np.ndarray) -> Linear:
-        return Linear(self.constant[of],
+        """The rows `of`; NULL where there is none (-1)."""
+        if not len(self.constant):
+            return Linear(np.full(len(of), np.nan))
+        return Linear(np.where(of < 0, np.nan, self.constant[of]),
                       [(g, rows[of], j, part, c[of]) for g, rows, j, part, c in self.parts],
-                      [(g, rows[of], j) for g, rows, j in self.nulls])
+                      [(g, rows[of], j) for g, rows, j in self.nulls],
+                      [(g, rows[of], j, c[of]) for g, rows, j, c in self.wholes])
 
 
 class _Evaluation:
@@ -183,12 +252,12 @@ class _Evaluation:
             return self.leaf(leaves[tree[1]])
         args = [self.evaluate(child, leaves) for child in tree[1:]]
         if name in ("identity", "nullif"):
-            if name == "nullif" and not args[0][0].parts:
+            if name == "nullif" and not args[0][0].varies:
                 raise self.refuse()
             return args[0]
         if name == "coalesce":
             (value, denominator), (default, _) = args
-            if denominator is not None or not (default.constant == 0).all():
+            if denominator is not None or value.wholes or not (default.constant == 0).all():
                 raise self.refuse()
             return Linear(value.constant, value.parts, []), None
         if name == "neg":
@@ -201,19 +270,19 @@ class _Evaluation:
                 return a.plus(c), None
             if b is None:
                 (a, b), (c, d) = (c, d), (a, b)
-            if d is not None or c.parts:
+            if d is not None or c.varies or b.wholes:
                 raise self.refuse()
             return a.plus(b.times(c.constant)), b
         if name == "*":
-            if a.parts or b is not None:
+            if a.varies or b is not None:
                 (a, b), (c, d) = (c, d), (a, b)
-            if a.parts or b is not None:
+            if a.varies or b is not None:
                 raise self.refuse()
             return c.times(a.constant), d
         if name == "/":
-            if not c.parts and d is None:
+            if not c.varies and d is None:
                 return a.times(1.0 / c.constant), b
-            if b is None and d is None:
+            if b is None and d is None and not c.wholes and not a.wholes:
                 return a, c
         raise self.refuse()
 
@@ -229,9 +298,11 @@ class _Evaluation:
             raise self.refuse()
         j, groups = leaf[1], np.arange(self.n)
         aggregate = self.rows.grouping.aggregates[j]
+        one = np.ones(self.n)
+        if aggregate.number is not None and aggregate.function in ("sum", "avg", "min", "max"):
+            return Linear(zero, [], [], [(self.rows, groups, j, one)]), None
         if aggregate.number is not None or aggregate.function not in ("count", "sum", "avg"):
             raise self.refuse()
-        one = np.ones(self.n)
         count = Linear(zero, [(self.rows, groups, j, "count", one)])
         if aggregate.function == "count":
             return count, None
@@ -240,35 +311,53 @@ class _Evaluation:
 
     @staticmethod
     def refuse():
-        return UnsupportedOperator("a threshold on this arithmetic of numbers that depend on "
-                                   "predictions has no provenance yet",
-                                   hint="Compare one sum, count or average with a constant.")
+        return refusal()
 
 
 def _linear(rows, left: Number, right: Number, operator: str,
             bound: np.ndarray | None = None) -> np.ndarray:
     """left operator right, or `bound` in its place."""
     evaluation = _Evaluation(rows)
-    (a, b), (c, d) = (evaluation.evaluate(x.tree, x.leaves) for x in (left, right))
-    if bound is not None:
-        c, d = Linear(bound), None
+    a, b = evaluation.evaluate(left.tree, left.leaves)
+    c, d = (Linear(bound), None) if bound is not None else \
+        evaluation.evaluate(right.tree, right.leaves)
     if d is not None:
-        if b is not None or a.parts:
+        if b is not None or a.varies:
             raise evaluation.refuse()
         (a, b), (c, d), operator = (c, d), (a, b), _MIRRORED[operator]
     divided = []
     if b is not None:
-        if c.parts:
+        if c.varies or a.wholes:
             raise evaluation.refuse()
         divided = [(g, of, j) for g, of, j, _, _ in b.parts]
         c = b.times(c.constant).plus(Linear(np.zeros(rows.n), [], c.nulls))
     whole = a.plus(c.times(np.full(rows.n, -1.0)))
     whole.nulls = whole.nulls + divided
+    if whole.wholes:
+        return _with_wholes(rows, whole, operator)
     if any(groups is rows for groups, *_ in whole.parts):       # each row has terms of its own
-        return _threshold(rows, whole, operator)
+        return threshold_of(rows, whole, operator)
     first, which = _alike([whole.constant, *(x for _, of, _, _, c in whole.parts for x in (of, c)),
                            *(of for _, of, _ in whole.nulls)])
-    return _threshold(rows, whole.take(first), operator)[which]
+    return threshold_of(rows, whole.take(first), operator)[which]
+
+
+def _with_wholes(rows, whole: Linear, operator: str) -> np.ndarray:
+    from pgrain.provenance.algebra.wholes import compare
+    if not rows.n:
+        return np.zeros(0, np.int64)
+    (groups, of, *_), *_ = whole.wholes
+    first, which = _alike([whole.constant, *(x for _, of, _, _, c in whole.parts for x in (of, c)),
+                           *(of for _, of, _ in whole.nulls),
+                           *(x for _, of, _, c in whole.wholes for x in (of, c))])
+    places = compare(rows, whole.take(first), operator)[which]
+    # Which group has the aggregate is counted where the group is.
+    return _given(rows, places, groups, of, np.full(rows.n, 2)) if groups is rows else places
+
+
+def evaluate(rows, number: Number) -> tuple[Linear, Linear | None]:
+    """(numerator, denominator or None) of a Number."""
+    return _Evaluation(rows).evaluate(number.tree, number.leaves)
 
 
 def _alike(columns: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
@@ -281,12 +370,12 @@ def _alike(columns: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
     return first, which
 
 
-def _threshold(rows, whole: Linear, operator: str) -> np.ndarray:
+def threshold_of(rows, whole: Linear, operator: str) -> np.ndarray:
     """(n,) places of threes: `whole` compared with 0."""
     wiring, n = rows.assembly.wiring, len(whole.constant)
     unknown = np.isnan(whole.constant)
     constant = np.where(unknown, 0.0, whole.constant)
-    target, literals, weights = _terms(whole.parts, n)
+    target, literals, weights = terms_of(whole.parts, n, whole.spread)
     _within(np.bincount(target, np.abs(weights), n) + np.abs(constant))
     out = wiring.threes(n)
     wiring.add(Threshold(out, n, operator, target, literals, weights, constant))
@@ -306,20 +395,23 @@ def _threshold(rows, whole: Linear, operator: str) -> np.ndarray:
     sources = {id(g): (g, of) for g, of, _, _, _ in whole.parts}
     if len(sources) == 1:
         groups, of = next(iter(sources.values()))
+        if whole.spread:        # where the row's own group is not there, the others decide
+            sign = np.sign(sum(np.bincount(row, c, n) for row, _, _, _, _, c in whole.spread))
+            empty = np.where(sign != 0, tests[operator](sign, 0.0), empty)
         places = _given(rows, places, groups, of, np.where(unknown, 2, empty))
     return places
 
 
-def _terms(parts, n: int):
+def terms_of(parts, n: int, spread=()):
     """(row (T,), literals (T, L), weights (T,)) of a Linear's parts."""
     found = []
-    for groups, of, j, part, coefficient in parts:
+    for owner, groups, of, j, part, coefficient in [*((None, *each) for each in parts), *spread]:
         terms = groups.terms(j)
         row, term = Buckets(terms.group).pairs(of)
         weight = coefficient[row]
         if part == "sum":
             weight = weight * terms.value[term]
-        found.append((row, terms.literals[term], weight))
+        found.append((row if owner is None else owner[row], terms.literals[term], weight))
     width = max((literals.shape[1] for _, literals, _ in found), default=1)
     literals = [np.pad(x, ((0, 0), (0, width - x.shape[1]))) for _, x, _ in found]
     if not found:

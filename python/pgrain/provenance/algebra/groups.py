@@ -15,7 +15,16 @@ from pgrain.provenance.algebra.blocks import (
     OutputSpec,
     Relation,
 )
-from pgrain.provenance.algebra.linear import CONST, COUNT, EXTREME, LINEAR, OTHER, RATIO, degree
+from pgrain.provenance.algebra.linear import (
+    CONST,
+    COUNT,
+    EXTREME,
+    LINEAR,
+    OTHER,
+    RATIO,
+    WHOLE,
+    degree,
+)
 from pgrain.provenance.algebra.numbers import (
     COMPARISONS,
     CONNECTIVES,
@@ -29,8 +38,10 @@ from pgrain.provenance.algebra.queries import (
     output_name,
     part_refusal,
     position,
+    shows_number,
     untyped,
 )
+from pgrain.provenance.algebra.select import Prepared
 from pgrain.provenance.annotate import present
 
 DATE_OIDS = {1082: "pg_catalog.date", 1114: "pg_catalog.timestamp", 1184: "pg_catalog.timestamptz"}
@@ -52,6 +63,22 @@ def _into(expression: nodes.Expr, node) -> tuple:
     if isinstance(node, SpineLeaf) and aggregates(part):
         return part, read_tree(part, lambda piece: isinstance(piece, nodes.AggregateCall))
     return expression, node
+
+
+def shows_case(builder) -> bool:
+    """Whether a grouped SELECT shows a text or truth made of comparisons of its aggregates, or (if
+    the program is `split`) any CASE over them."""
+    return any(item.expression is not None and aggregates(item.expression) and (
+        _is_case(item.expression.tree) or builder.program.split
+        and getattr(item.expression.tree, "name", "") == "case") for item in builder.select.items)
+
+
+def _is_case(tree) -> bool:
+    return isinstance(tree, Op) and (
+        tree.name in (*CONNECTIVES, "between", "not between", "in", "not in")
+        or tree.name == "case" and any(
+            child is not None and untyped(child.text) is not None
+            for child in [*tree.args[1::2], tree.args[-1]] if isinstance(child, SpineLeaf)))
 
 
 def is_grouped(builder) -> bool:
@@ -78,6 +105,7 @@ class GroupBuilder(Numbers):
         self.block, self.grouping = builder.block, Grouping()
         self.answers = builder.answers
         self.keys: list[nodes.Expr] = []
+        self.derived: list[int] = []        # keys that the others decide
         self.known_calls: dict[tuple, str | None] = {}
 
     def resolve(self, qualifier, name):
@@ -161,6 +189,10 @@ class GroupBuilder(Numbers):
                             [spec.column for spec in outputs], self.block.key is not None,
                             select.group is None and all_, degrees,
                             all_ and self.settled and not self.grouping.by_entry)
+        names = [spec.sql for spec in outputs if spec.where == "key"]
+        keys = [f"_pgrain_g{n}" for n in range(len(self.keys)) if n not in self.derived]
+        if not grouping.sets and all(name in names for name in keys):
+            relation.unique = tuple(n for n, spec in enumerate(outputs) if spec.where == "key")
         return relation
 
     def name(self, expression: nodes.Expr) -> str:
@@ -202,17 +234,62 @@ class GroupBuilder(Numbers):
         elif len(tokens) == 1 and tokens[0].is_name and tokens[0].value in names and \
                 self.builder.resolve(None, tokens[0].value) is None:
             expression = self.select.items[names.index(tokens[0].value)].expression
-        if self.builder.randoms(expression):
-            raise self.program.refuse("GROUP BY a number that depends on predictions", expression,
-                                      "Give conditions on the number in WHERE or FILTER; a total "
-                                      "is a scalar subquery in the select list.")
+        random = self.builder.randoms(expression) and not self.builder.evaluable(
+            read_tree(expression, self.builder.is_random))
+        if random and self.units_of(expression) is None:
+            raise self.refuse_key(expression)
         if any(isinstance(p, nodes.AggregateCall) for p in expression.walk()):
             raise self.program.refuse("GROUP BY an aggregate", expression)
         for number, known in enumerate(self.keys):
             if self.same(known, expression):
                 return f"_pgrain_g{number}"
         self.keys.append(expression)
+        if random:
+            self.derived.append(len(self.keys) - 1)
         return f"_pgrain_g{len(self.keys) - 1}"
+
+    def refuse_key(self, expression: nodes.Expr):
+        return self.program.refuse(
+            "GROUP BY a number that depends on predictions", expression,
+            "Group by comparisons of it (CASE WHEN n > 10 THEN 'many' ELSE 'few' END), or by all "
+            "columns that its subquery groups by, too.")
+
+    def units_of(self, expression: nodes.Expr) -> set[str] | None:
+        """The relations of possible rows whose rows decide an expression; None if they do not."""
+        found = set()
+        for piece in expression.walk():
+            known = self.resolve(piece.qualifier, piece.name) \
+                if isinstance(piece, nodes.ColumnRef) else None
+            unit = self.builder.unit_of.get(known[0]) if known is not None else None
+            if unit is None or known[1].shown is not None or known[1].flag is not None:
+                return None
+            relation = self.block.units[unit].relation
+            if relation.unique is None or relation.keyed:
+                return None
+            found.add(known[0])
+        return found
+
+    def check_derived(self) -> None:
+        """0A000 for a key that the others do not decide: it would say which groups there are."""
+        known = set()
+        for number, key in enumerate(self.keys):
+            piece = key.pieces[0] if len(key.pieces) == 1 and number not in self.derived else None
+            if isinstance(piece, nodes.ColumnRef) and len(unbracketed(key.tokens)) in (1, 3, 5):
+                found = self.resolve(piece.qualifier, piece.name)
+                if found is not None:
+                    known.add((found[0], found[1].name))
+                if piece.qualifier is None and piece.name in self.builder.merged:
+                    known |= {(alias, piece.name) for alias in self.builder.aliases}
+        equal = [pair for pair in self.builder.equal for pair in (pair, pair[::-1])]
+        while any(a in known and b not in known for a, b in equal):
+            known |= {b for a, b in equal if a in known}
+        for number in self.derived:
+            for alias in self.units_of(self.keys[number]):
+                columns = self.builder.aliases[alias]
+                relation = self.block.units[self.builder.unit_of[alias]].relation
+                if self.grouping.sets or any((alias, columns[at].name) not in known
+                                             for at in relation.unique):
+                    raise self.refuse_key(self.keys[number])
 
     def same(self, one: nodes.Expr, other: nodes.Expr) -> bool:
         """Whether two expressions are the same to GROUP BY: t.c and c are one column."""
@@ -236,28 +313,31 @@ class GroupBuilder(Numbers):
         return one.text == other.text or spelled(one) == spelled(other)
 
     def place_keys(self) -> None:
-        made = [self.builder.prepare(key) for key in self.keys]
+        self.check_derived()
+
+        def prepared(labelled: bool) -> list:
+            nothing = Prepared("NULL::pg_catalog.int4", labelled)
+            return [nothing if number in self.derived else self.builder.prepare(key, labelled)
+                    for number, key in enumerate(self.keys)]
+
+        made = prepared(False)
         if any(part.labelled for part in made):
-            made = [self.builder.prepare(key, labelled=True) for key in self.keys]
+            made = prepared(True)
         self.grouping.keys = [("entry" if part.labelled else "base", part.text) for part in made]
 
     # --- outputs ---------------------------------------------------------------------------
 
     def output(self, expression: nodes.Expr, name: str) -> OutputSpec:
         """One column: a key, a number of the circuit, a comparison, or text of the group's row."""
-        if not self.numbers_in(expression):
+        if self.key_name(expression) is not None or not self.numbers_in(expression):
             where, text = self.of_group(expression)
             column = Column(name, self.type_of(expression), literal=untyped(text))
             column.extreme = any(call.function in ("min", "max") for call in aggregates(expression))
-            column.labelled = self.builder.shows_label(expression)
+            column.labelled = self.builder.shows_label(expression) or bool(
+                self.builder.randoms(expression))
             return OutputSpec(column, where, text)
         tree = read_tree(expression, self.is_random)
-        if isinstance(tree, Op) and tree.name in (*CONNECTIVES, "between", "not between", "in",
-                                                  "not in"):
-            return self.cases(expression, tree, name)
-        if isinstance(tree, Op) and tree.name == "case" and any(
-                isinstance(child, SpineLeaf) and untyped(child.text) is not None
-                for child in [*tree.args[1::2], tree.args[-1]]):
+        if _is_case(tree):
             return self.cases(expression, tree, name)
         if isinstance(tree, Op) and tree.name in ("cast:text", "cast:varchar"):
             tree = tree.args[0]
@@ -348,7 +428,7 @@ class GroupBuilder(Numbers):
     def key_name(self, expression: nodes.Expr) -> str | None:
         """Our name of a grouping key that the expression is."""
         return next((f"_pgrain_g{number}" for number, key in enumerate(self.keys)
-                     if self.same(key, expression)), None)
+                     if number not in self.derived and self.same(key, expression)), None)
 
     def type_of(self, expression: nodes.Expr) -> int:
         piece = expression.pieces[0] if len(expression.pieces) == 1 else None
@@ -367,14 +447,37 @@ class GroupBuilder(Numbers):
         """Read what stands inside the aggregates, which may join more to the base rows; then it is
         known whether predictions decide about these."""
         for call in (call for expression in expressions for call in aggregates(expression)):
-            for part in [*call.arguments, *([call.filter] if call.filter is not None else [])]:
-                if self.builder.randoms(part) and part is not call.filter:
+            for part in (*self.arguments(call), call.filter):
+                if part is None:
+                    continue
+                if part is not call.filter and self.is_number(part):
                     self.builder.number(part, read_tree(part, self.builder.is_random))
                 else:
                     self.builder.prepare(part)
         # One group for each key is made of a row without values, too, which must not count.
         self.settled = self.block.settled and not self.grouping.by_entry and not (
             self.grouping.by is None and self.block.key is not None)
+
+    def arguments(self, call: nodes.AggregateCall) -> list[nodes.Expr]:
+        """What an aggregate is of; count of the rows of a relation is count(*): these are never
+        NULL, unless an outer join made them."""
+        argument = call.arguments[0] if len(call.arguments) == 1 else None
+        piece = argument.pieces[0] if argument is not None and len(argument.pieces) == 1 else None
+        if call.function != "count" or call.distinct or not isinstance(piece, nodes.ColumnRef) \
+                or piece.end - piece.start != len(argument.text) \
+                or not self.builder.whole_row(piece):
+            return call.arguments
+        alias = piece.name if piece.qualifier is None else piece.qualifier.rsplit(".", 1)[-1]
+        unit = self.builder.unit_of.get(alias)
+        return [] if unit is None or self.block.units[unit].alias == alias else call.arguments
+
+    def is_number(self, argument: nodes.Expr) -> bool:
+        """Whether an aggregate's argument is a number of the circuit, not a text or truth that
+        PostgreSQL makes of comparisons of such numbers."""
+        if not self.builder.randoms(argument):
+            return False
+        tree = read_tree(argument, self.builder.is_random)
+        return not self.builder.evaluable(tree) or shows_number(self.builder, argument, tree)
 
     def fixed_call(self, call: nodes.AggregateCall) -> str | None:
         """SQL of an aggregate over a group's rows, if no prediction moves it.
@@ -390,10 +493,11 @@ class GroupBuilder(Numbers):
         return self.known_calls[known]
 
     def read_fixed(self, call: nodes.AggregateCall) -> str | None:
-        if call.order or call.function not in (*FUNCTIONS, *_SPREADS) or len(call.arguments) > 1:
+        arguments = self.arguments(call)
+        if call.order or call.function not in (*FUNCTIONS, *_SPREADS) or len(arguments) > 1:
             return None
         parts = []
-        for part in [*call.arguments, *([call.filter] if call.filter is not None else [])]:
+        for part in [*arguments, *([call.filter] if call.filter is not None else [])]:
             if self.builder.randoms(part) or self.program.analysis.depends(part):
                 return None
             made = self.builder.prepare(part)
@@ -406,7 +510,7 @@ class GroupBuilder(Numbers):
             oid = self.program.type_of(self.select, call.arguments[0].text)
             if oid and oid not in _EXACT_OIDS:
                 return None
-        argument = ("DISTINCT " if call.distinct else "") + parts[0] if call.arguments else "*"
+        argument = ("DISTINCT " if call.distinct else "") + parts[0] if arguments else "*"
         filter_ = f" FILTER (WHERE {parts[-1]})" if call.filter is not None else ""
         return f"pg_catalog.{call.function}({argument}){filter_}"
 
@@ -415,7 +519,6 @@ class GroupBuilder(Numbers):
     def prepare(self, expression: nodes.Expr, labelled: bool = False):
         where, text = self.of_group(expression)
         self._where = where
-        from pgrain.provenance.algebra.select import Prepared
         return Prepared(text, False)
 
     def leaf(self, text: str) -> int:
@@ -431,10 +534,14 @@ class GroupBuilder(Numbers):
     _degrees = {"count": COUNT, "sum": LINEAR, "sum given": LINEAR, "avg": RATIO}
 
     def leaf_degree(self, leaf: tuple) -> str:
+        if leaf[0] == "cell":
+            return super().leaf_degree(leaf)
         if leaf[0] == "aggregate":
-            part = leaf[2]
-            return self._degrees.get(part, EXTREME) if \
-                self.grouping.aggregates[leaf[1]].number is None else OTHER
+            part, number = leaf[2], self.grouping.aggregates[leaf[1]].number
+            if number is None:
+                return self._degrees.get(part, EXTREME)
+            linear = degree(number, self.builder.leaf_degree) in (CONST, COUNT, LINEAR)
+            return WHOLE if linear and part in ("sum", "avg", "min", "max") else OTHER
         return CONST if leaf[0] == "leaf" else OTHER
 
     def piece_number(self, piece: nodes.Piece) -> tuple:
@@ -445,6 +552,11 @@ class GroupBuilder(Numbers):
                                           "number", piece,
                                           "Make it a number, as with extract(epoch FROM …).")
             return "aggregate", number, self.grouping.aggregates[number].function
+        found = self.resolve(piece.qualifier, piece.name) \
+            if isinstance(piece, nodes.ColumnRef) else None
+        if found is not None and found[1].cell is not None and any(
+                found[0] in self.units_of(self.keys[number]) for number in self.derived):
+            return "cell", self.builder.unit_of[found[0]], found[1].cell
         raise self.program.refuse("a number that depends on predictions outside an aggregate",
                                   piece, "Put it into an aggregate.")
 
@@ -548,7 +660,7 @@ class GroupBuilder(Numbers):
         if call.filter is not None:
             part = self.builder.prepare(call.filter)
             flags["entry" if part.labelled else "base"].append(f"coalesce(({part.text}), false)")
-        if call.arguments:
+        if self.arguments(call):
             if len(call.arguments) > 1:
                 raise self.program.refuse("an aggregate of several arguments", call)
             self.argument(call, call.arguments[0], made, flags)
@@ -557,7 +669,7 @@ class GroupBuilder(Numbers):
         return made
 
     def argument(self, call, argument: nodes.Expr, made: Aggregate, flags) -> None:
-        if self.builder.randoms(argument):
+        if self.is_number(argument):
             if call.distinct or made.function.startswith("bool"):
                 raise self.program.refuse(f"{call.function} of numbers that depend on predictions",
                                           call)

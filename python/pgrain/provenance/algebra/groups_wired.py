@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from pgrain import settings
-from pgrain.provenance.algebra import comparisons
+from pgrain.provenance.algebra import chains, comparisons
 from pgrain.provenance.algebra.blocks import Aggregate, Number
 from pgrain.provenance.algebra.small_gates import (
     BooleanAggregate,
@@ -129,6 +129,11 @@ class Groups:
         """(n,) literals: the group has a row."""
         if self.certain:
             return np.full(self.n, CERTAIN)
+        if self.block.settled and not self.grouping.by_entry:
+            rows = np.bincount(self.group, minlength=self.n)
+            if self.grouping.sets:
+                rows += self.assembly.packed.flags(f"{self.block.number}.g.total")
+            return np.where(rows > 0, CERTAIN, NEVER)
         if "any" not in self._made:
             self._made["any"] = self.wiring.any_of(self.n, self.group, self.literals)
         literals = self._made["any"] + 3 * np.arange(self.n) + 1
@@ -154,7 +159,10 @@ class Groups:
         return self.leaves[leaf[1]]
 
     def place(self, leaf: tuple) -> np.ndarray:
-        """(n,) places in X of an aggregate."""
+        """(n,) places in X of an aggregate, or of a cell that all rows of a group stand beside."""
+        if leaf[0] == "cell":
+            rows, index = self.base.units[leaf[1]]
+            return rows.cells[leaf[2]][index[self.first_rows()]]
         if leaf[2] == "sum given":
             key = ("given", leaf[1])
             if key not in self._made:
@@ -166,6 +174,17 @@ class Groups:
         if key not in self._made:
             self._made[key] = self._aggregate(leaf[1], self.grouping.aggregates[leaf[1]])
         return self._made[key]
+
+    def first_rows(self) -> np.ndarray:
+        """(n,) a base row of each group."""
+        first = np.zeros(self.n, np.int64)
+        first[self.group[::-1]] = self.row[::-1]
+        return first
+
+    def origin(self, leaf: tuple):
+        """As `Base.origin`, of a cell that all rows of a group stand beside."""
+        groups, of, number = self.base.origin(leaf)
+        return groups, of[self.first_rows()], number
 
     def _aggregate(self, j: int, aggregate: Aggregate) -> np.ndarray:
         terms, groups = self.terms(j), np.arange(self.n)
@@ -278,6 +297,7 @@ class Groups:
         relation = self.block.units[unit].relation
         rows, index = base.units[unit]
         if relation.degrees.get(cell) not in ("linear", "count") or cell not in rows.origin \
+                or not isinstance(rows.origin[cell][0], Groups) \
                 or rows.origin[cell][0].grouping.having is not None:
             return events, places
         groups, of, _ = rows.origin[cell]
@@ -347,10 +367,11 @@ class Groups:
         """(group, text, literal) of a CASE over comparisons: one for each outcome of these."""
         packed, number = self.assembly.packed, self.block.number
         group = packed.ints(f"{number}.c{c}.g")
-        parts = [self.any()[group]]
-        for i in self.grouping.cases[c][1]:
-            atom = comparisons.place(self, self.grouping.atoms[i])
-            parts.append(atom[group] + packed.ints(f"{number}.c{c}.t{i}"))
+        numbers = self.grouping.cases[c][1]
+        codes = [packed.ints(f"{number}.c{c}.t{i}") for i in numbers]
+        parts = [self.any()[group], *chains.literals(
+            self, [self.grouping.atoms[i] for i in numbers],
+            np.stack(codes, axis=1) if codes else np.zeros((len(group), 0), np.int64), group)]
         return (group, [row[0] for row in packed.texts(f"{number}.c{c}.text")],
                 self.wiring.events(self.wiring.conjunction(*parts)))
 
@@ -376,9 +397,10 @@ class Groups:
         if grouping.having is None:
             return self.any()
         group = packed.ints(f"{number}.h.g")
-        parts = [self.any()[group]]
-        for i, atom in enumerate(grouping.atoms):
-            parts.append(comparisons.place(self, atom)[group] + packed.ints(f"{number}.h.t{i}"))
+        codes = [packed.ints(f"{number}.h.t{i}") for i in range(len(grouping.atoms))]
+        parts = [self.any()[group], *chains.literals(
+            self, grouping.atoms,
+            np.stack(codes, axis=1) if codes else np.zeros((len(group), 0), np.int64), group)]
         events = self.wiring.events(self.wiring.conjunction(*parts))
         out = self.wiring.threes(self.n)
         self.wiring.add(Disjoint(out, self.n, group, events))

@@ -13,11 +13,12 @@ import numpy as np
 from pgrain.errors import UnsupportedOperator
 from pgrain.provenance.algebra.blocks import Atom, Number
 
-CONST, COUNT, LINEAR, RATIO, EXTREME, PROBA, OTHER = (
-    "const", "count", "linear", "ratio", "extreme", "proba", "other")
+CONST, COUNT, LINEAR, RATIO, EXTREME, PROBA, WHOLE, OTHER = (
+    "const", "count", "linear", "ratio", "extreme", "proba", "whole", "other")
 _SUMS = {COUNT, LINEAR}
 _NAMES = {EXTREME: "a minimum or maximum", PROBA: "predict_proba",
           OTHER: "this arithmetic of numbers that depend on predictions",
+         WHOLE: "an aggregate over numbers that depend on predictions",
           RATIO: "a ratio of numbers that depend on predictions"}
 
 
@@ -37,19 +38,21 @@ def _degree(tree: tuple, leaves: list[str]) -> str:
     if name == "identity" or name == "nullif" and parts[1] == CONST:
         return parts[0]
     if name == "neg":
-        return LINEAR if parts[0] in _SUMS else parts[0] if parts[0] == RATIO else OTHER
+        return LINEAR if parts[0] in _SUMS else parts[0] if parts[0] in (RATIO, WHOLE) else OTHER
     if name == "coalesce" and parts[0] in _SUMS and parts[1:] == [CONST]:
         return LINEAR
     if name in ("+", "-"):
         if kinds <= {CONST, *_SUMS}:
             return COUNT if name == "+" and kinds == {COUNT} else LINEAR
+        if kinds <= {CONST, WHOLE, *_SUMS}:
+            return WHOLE
         if kinds <= {CONST, RATIO} and parts.count(RATIO) == 1:
             return RATIO
-    if name == "*" and CONST in parts and kinds <= {CONST, RATIO, *_SUMS}:
-        return LINEAR if kinds & _SUMS else RATIO
+    if name == "*" and CONST in parts and kinds <= {CONST, RATIO, WHOLE, *_SUMS}:
+        return LINEAR if kinds & _SUMS else (kinds - {CONST}).pop()
     if name == "/":
-        if parts[1] == CONST and parts[0] in (RATIO, *_SUMS):
-            return LINEAR if parts[0] in _SUMS else RATIO
+        if parts[1] == CONST and parts[0] in (RATIO, WHOLE, *_SUMS):
+            return LINEAR if parts[0] in _SUMS else parts[0]
         if parts[1] == COUNT and parts[0] in (CONST, *_SUMS):
             return RATIO
     return OTHER
@@ -114,7 +117,7 @@ def threshold_problem(atom: Atom, of_leaf) -> str | None:
             right = without_steps(right)[0]
     sides = [degree(left, of_leaf), degree(right, of_leaf)]
     kinds = set(sides) - {CONST}
-    if kinds <= _SUMS:
+    if kinds <= _SUMS or WHOLE in kinds and kinds <= {WHOLE, *_SUMS}:
         return None
     bare = all(number.tree[0] in ("x", "const") or degree(number, of_leaf) == CONST
                for number in (left, right))

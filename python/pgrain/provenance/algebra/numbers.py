@@ -93,10 +93,22 @@ class Numbers:
         self._atoms(expression, tree, replaced)
         return replaced
 
+    def evaluable(self, node) -> bool:
+        """Whether PostgreSQL can evaluate a node once the comparisons in it are booleans."""
+        if isinstance(node, PieceLeaf):
+            found = self.resolve(node.piece.qualifier, node.piece.name) \
+                if isinstance(node.piece, nodes.ColumnRef) else None
+            return found is not None and found[1].flag is not None
+        if isinstance(node, SpineLeaf) or node.name in (
+                *COMPARISONS, "between", "not between", "in", "not in", "is null", "is not null"):
+            return True
+        return all(child is None or self.evaluable(child) for child in node.args)
+
     def _atoms(self, expression, node, replaced) -> None:
         if isinstance(node, SpineLeaf):
             return
-        if isinstance(node, Op) and node.name in (*CONNECTIVES, "case"):
+        if isinstance(node, Op) and (node.name in (*CONNECTIVES, "case") or all(
+                child is None or self.evaluable(child) for child in node.args)):
             for child in node.args:
                 if child is not None:
                     self._atoms(expression, child, replaced)
@@ -132,10 +144,11 @@ class Numbers:
 
     def atom(self, expression, operator: str, left, right) -> Atom:
         """left operator right, as numbers."""
-        made = Atom(operator, self.number(expression, left), self.number(expression, right))
+        start, end = min(left.start, right.start), max(left.end, right.end)
+        made = Atom(operator, self.number(expression, left), self.number(expression, right),
+                    (start, end))
         problem = threshold_problem(made, self.leaf_degree)
         if problem:
-            start, end = min(left.start, right.start), max(left.end, right.end)
             raise self.program.refuse(f"a threshold on {problem}", cut(expression, start, end),
                                       "Compare one sum, count or average, or one ratio of them, "
                                       "with a constant.")

@@ -65,6 +65,7 @@ class OverGroups(SelectBuilder):
 
     def __init__(self, builder: SelectBuilder, order: list[nodes.OrderItem]):
         super().__init__(builder.program, builder.select, builder.key, {})
+        self.nested = builder.nested
         groups = GroupBuilder(builder)
         calls: list[nodes.Expr] = []
         for expression in _expressions(builder.select, order):
@@ -95,7 +96,12 @@ class OverGroups(SelectBuilder):
             piece = key.pieces[0] if len(key.pieces) == 1 else None
             if isinstance(piece, nodes.ColumnRef) and len(key.text) == piece.end - piece.start:
                 found = groups.resolve(piece.qualifier, piece.name)
-                if found is not None:
+                if found is not None and relation.columns[number].random:
+                    made = relation.columns[number]
+                    self.aliases.setdefault(found[0], []).append(
+                        Column(found[1].name, made.oid, made.cell, made.flag))
+                    self.unit_of[found[0]] = self.unit
+                elif found is not None:
                     alias, column = found
                     aliases.setdefault(alias, []).append(
                         f"{self.alias}._pgrain_o{number} AS {quoted(column.name)}")

@@ -56,6 +56,7 @@ def lower_select(program: Program, select: nodes.Select, query: nodes.Query,
         raise program.refuse("WINDOW", select,
                              "Use a scalar subquery, or a join with a grouped subquery.")
     builder = SelectBuilder(program, select, key)
+    builder.nested = query is not program.analysis.statement.query
     if may_inline(program, select, query.order):
         builder.inlines = query.order
     for item in select.from_:
@@ -66,7 +67,7 @@ def lower_select(program: Program, select: nodes.Select, query: nodes.Query,
     if on and not query.order:
         raise program.refuse("DISTINCT ON without ORDER BY", select, "Say which row to keep.")
     wanted = query.order if limited or on else []
-    from pgrain.provenance.algebra.groups import is_grouped, lower_groups
+    from pgrain.provenance.algebra.groups import is_grouped, lower_groups, shows_case
     grouped = is_grouped(builder)
     if grouped:
         from pgrain.provenance.algebra.over_groups import (
@@ -75,7 +76,8 @@ def lower_select(program: Program, select: nodes.Select, query: nodes.Query,
             check_subqueries,
         )
         check_subqueries(builder, wanted)
-        if asks_over_groups(builder, wanted):
+        # What an outer query makes of a text over aggregates it makes of possible rows.
+        if asks_over_groups(builder, wanted) or builder.nested and shows_case(builder):
             builder, grouped = OverGroups(builder, wanted), False
     if grouped:
         relation, visible, order, partition = lower_groups(builder, wanted, on or [])
@@ -85,6 +87,7 @@ def lower_select(program: Program, select: nodes.Select, query: nodes.Query,
         partition = [_part(builder, e, outputs, visible) for e in on or []]
         order = [_order(builder, item, outputs, visible, partition) for item in wanted]
         relation = finish_rows(builder, outputs)
+        relation.unique = _passed_on(builder, relation)
     if on:
         block = LimitBlock(program.number(), relation, ", ".join(terms(order)), 1, 0,
                            ", ".join(partition))
@@ -112,10 +115,25 @@ def select_outputs(builder: SelectBuilder) -> list[tuple[Column, object]]:
 
 def _output(builder: SelectBuilder, expression: nodes.Expr, alias: str | None) -> tuple:
     name = alias or output_name(expression)
+    builder.passed.append(_column_named(builder, expression))
     if builder.randoms(expression):
         return _random_output(builder, expression, name)
     column = Column(name, _type(builder, expression), labelled=builder.shows_label(expression))
     return column, builder.prepare(expression)
+
+
+def _passed_on(builder: SelectBuilder, relation: Relation) -> tuple[int, ...] | None:
+    """`Relation.unique` of a SELECT from one relation of possible rows, whose rows it hands on."""
+    sources = [item for item in builder.block.from_ if " AS _pgrain_t" not in item]
+    if len(builder.block.units) != 1 or len(sources) != 1 or relation.keyed:
+        return None
+    unit = builder.block.units[0]
+    if unit.relation.unique is None or unit.alias not in builder.aliases:
+        return None
+    wanted = [(unit.alias, builder.aliases[unit.alias][at].name) for at in unit.relation.unique]
+    if any(column not in builder.passed for column in wanted):
+        return None
+    return tuple(builder.passed.index(column) for column in wanted)
 
 
 def _random_output(builder, expression, name) -> tuple[Column, object]:
@@ -128,6 +146,9 @@ def _random_output(builder, expression, name) -> tuple[Column, object]:
         return Column(name, 0, shown=len(builder.block.shown) - 1), None
     if isinstance(tree, Op) and tree.name in (*COMPARISONS, "is null", "is not null"):
         return Column(name, 16), builder.read_atom(expression, tree)
+    if isinstance(tree, Op) and builder.evaluable(tree) and not shows_number(builder, expression,
+                                                                             tree):
+        return Column(name, 0, labelled=True), builder.prepare(expression)
     found = expression.pieces[0] if len(expression.pieces) == 1 else None
     if isinstance(found, nodes.ColumnRef) and found.end - found.start == len(expression.text):
         column = builder.resolve(found.qualifier, found.name)[1]
@@ -135,6 +156,18 @@ def _random_output(builder, expression, name) -> tuple[Column, object]:
             return Column(name, 16), builder.read_atom(expression, tree)
     oid = 20 if builder.integer(expression, tree) else 701
     return Column(name, oid), builder.number(expression, tree)
+
+
+def shows_number(builder, expression: nodes.Expr, tree) -> bool:
+    """Whether what an expression over comparisons shows is a number of the circuit."""
+    from pgrain.plan.spine import Leaf as SpineLeaf
+    from pgrain.provenance.algebra.groups import NUMBER_OIDS
+    if tree.name != "case" or builder.program.split and builder.nested:
+        return False
+    if any(isinstance(piece, nodes.AggregateCall) for piece in expression.walk()):
+        return not any(isinstance(child, SpineLeaf) and untyped(child.text) is not None
+                       for child in [*tree.args[1::2], tree.args[-1]])
+    return builder.program.type_of(builder.select, expression.text) in NUMBER_OIDS
 
 
 def _star(builder: SelectBuilder, item: nodes.Item) -> list:
@@ -149,9 +182,11 @@ def _star(builder: SelectBuilder, item: nodes.Item) -> list:
     for alias, column in spelled:
         if alias is None:
             outputs.append(_output(builder, column, None))
-        elif column.name.startswith("_pgrain_"):
             continue
-        elif column.virtual is not None:
+        if column.name.startswith("_pgrain_"):
+            continue
+        builder.passed.append((alias, column.name))
+        if column.virtual is not None:
             text = f"({column.virtual}\n)"
             builder.keep_text(text)
             outputs.append((Column(column.name, column.oid, labelled=True), Prepared(text, True)))
@@ -204,12 +239,18 @@ def output_name(expression: nodes.Expr) -> str:
     return "?column?"
 
 
-def _type(builder: SelectBuilder, expression: nodes.Expr) -> int:
+def _column_named(builder: SelectBuilder, expression: nodes.Expr) -> tuple[str, str] | None:
+    """(alias, name) of the column that an expression is."""
     piece = expression.pieces[0] if len(expression.pieces) == 1 else None
     if isinstance(piece, nodes.ColumnRef) and len(expression.text) == piece.end - piece.start:
         found = builder.resolve(piece.qualifier, piece.name)
-        return found[1].oid if found else 0
-    return 0
+        return (found[0], found[1].name) if found else None
+    return None
+
+
+def _type(builder: SelectBuilder, expression: nodes.Expr) -> int:
+    found = _column_named(builder, expression)
+    return builder.resolve(*found)[1].oid if found else 0
 
 
 def finish_rows(builder: SelectBuilder, outputs: list) -> Relation:
@@ -459,7 +500,7 @@ def _limited(program, query: nodes.Query, relation: Relation, order: list,
 def _after_limit(program: Program, block: LimitBlock, relation: Relation) -> Relation:
     program.blocks.append(block)
     return Relation(block.number, relation.cte, relation.columns, relation.keyed,
-                    degrees=relation.degrees)
+                    degrees=relation.degrees, unique=relation.unique)
 
 
 def _count(program: Program, expression: nodes.Expr | None) -> int | None:
@@ -477,4 +518,5 @@ def _cut(relation: Relation, visible: int) -> Relation:
     if len(relation.columns) == visible:
         return relation
     return Relation(relation.block, relation.cte, relation.columns[:visible], relation.keyed,
-                    relation.single, relation.degrees, relation.settled)
+                    relation.single, relation.degrees, relation.settled,
+                    relation.unique if all(at < visible for at in relation.unique or ()) else None)

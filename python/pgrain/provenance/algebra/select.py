@@ -64,6 +64,8 @@ class SelectBuilder(Numbers):
         self.tables: dict[str, str] = {}           # alias -> quoted name of a plain table
         self.answers: dict[int, object] = {}       # id of a Subquery piece -> what stands for it
         self.must_hold: set[int] = set()           # ids of those that are whole conditions
+        self.equal: list[tuple] = []               # columns that a condition says to be equal
+        self.passed: list[tuple | None] = []       # the column that each entry selects as it is
         self.conditions: list[nodes.Expr] = []
 
     # --- names -----------------------------------------------------------------------------
@@ -228,6 +230,7 @@ class SelectBuilder(Numbers):
             self._merge_plain(item.right)
 
     opaque_star = False
+    nested = False                              # it is not the outermost
     window: nodes.WindowCall | None = None      # PostgreSQL computes it over the base rows
     inlines: list[nodes.OrderItem] | None = None   # ORDER BY, if subqueries of FROM may be merged
     random_columns: frozenset = frozenset()     # of an outer join's inputs (outer_joins.py)
@@ -239,7 +242,7 @@ class SelectBuilder(Numbers):
             theirs = {c.name for alias in right for c in self.aliases[alias]}
             names = [c.name for alias in left for c in self.aliases[alias] if c.name in theirs]
         for name in names or []:
-            sides = []
+            sides, owners = [], []
             for aliases in (left, right):
                 owner = next((a for a in aliases for c in self.aliases[a] if c.name == name), None)
                 if owner is None:
@@ -249,6 +252,8 @@ class SelectBuilder(Numbers):
                     raise self.program.refuse("a join on a number that depends on predictions",
                                               item)
                 sides.append(f"{quoted(owner)}.{quoted(name)}")
+                owners.append((owner, name))
+            self.equal.append(tuple(owners))
             mine = self.merged.get(name, sides[0])
             self.block.where.append(f"{mine} = {sides[1]}")
             self.merged[name] = mine
@@ -275,12 +280,18 @@ class SelectBuilder(Numbers):
             self._tie(part)
 
     def _tie(self, part: nodes.Expr) -> None:
-        """Note a condition that a column of a table equals a column that the key brings in."""
+        """Note a condition that two columns are equal: one of a table and one that the key brings
+        in, or both ours."""
         tree = part.tree
-        if self.key is None or not isinstance(tree, Op) or tree.name != "=":
+        if not isinstance(tree, Op) or tree.name != "=":
             return
         pieces = [arg.piece for arg in tree.args if isinstance(arg, PieceLeaf)]
         if len(pieces) != 2 or not all(isinstance(piece, nodes.ColumnRef) for piece in pieces):
+            return
+        sides = [self.resolve(piece.qualifier, piece.name) for piece in pieces]
+        if None not in sides and not any(column.random for _, column in sides):
+            self.equal.append(tuple((alias, column.name) for alias, column in sides))
+        if self.key is None:
             return
         for mine, theirs in (pieces, pieces[::-1]):
             found = self.resolve(mine.qualifier, mine.name)

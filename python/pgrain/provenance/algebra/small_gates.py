@@ -41,6 +41,30 @@ class Disjoint(_Layer):
         return three_edges(self.out, self.n, self.target, self.event)
 
 
+class Combination(_Layer):
+    """P = sum of weight x P[literal]: of an event that is made of differences of others."""
+
+    def __init__(self, out: int, n: int, target: np.ndarray, literal: np.ndarray,
+                 weight: np.ndarray):
+        self.out, self.n_literals = out, n
+        self.target, self.literal, self.weight = target, literal, weight
+
+    def _total(self, state: State) -> np.ndarray:
+        return np.bincount(self.target, self.weight * state.P[self.literal], self.n_literals)
+
+    def forward(self, state: State) -> None:
+        total = self._total(state)
+        state.P[self.out:self.out + self.n_literals] = np.rint(total) if state.hard else \
+            np.clip(total, 0.0, 1.0)
+
+    def backward(self, state: State, grad: Gradient) -> None:
+        up = grad.P[self.out:self.out + self.n_literals] * (self._total(state) > 0)
+        _add(grad.P, self.literal, up[self.target] * self.weight)
+
+    def edges(self):
+        return self.out + self.target, self.literal
+
+
 class Share(_Layer):
     """P = kept part / whole: what falls to one of several events that exclude each other."""
 
@@ -95,6 +119,7 @@ class Given(_Layer):
             up = np.where(A > 1e-12, grad.P[self.out + 3 * np.arange(self.n) + code], 0.0)
             here = self.empty == code
             part = state.P[self.three_of + code] - here * (1.0 - A)
+            up = np.where((part < -1e-12) | (part > safe + 1e-12), 0.0, up)     # clipped
             _add(grad.P, self.three_of + code, up / safe)
             _add(grad.P, self.any, up * (here / safe - part / safe ** 2))
 
@@ -305,6 +330,28 @@ class FromLiterals(_Layer):
     def edges(self):
         there = np.flatnonzero(self.literal >= 0)
         return self.n_p + self.out + there, self.literal[there]
+
+
+class KnownIf(_Layer):
+    """X = X[number]; K = K[number] P[event]: NULL where the event does not occur."""
+
+    def __init__(self, out: int, number: np.ndarray, event: np.ndarray):
+        self.out, self.number, self.event, self.n_numbers = out, number, event, len(number)
+
+    def forward(self, state: State) -> None:
+        at = slice(self.out, self.out + self.n_numbers)
+        state.X[at] = state.X[self.number]
+        state.K[at] = state.K[self.number] * state.P[self.event]
+
+    def backward(self, state: State, grad: Gradient) -> None:
+        at = slice(self.out, self.out + self.n_numbers)
+        _add(grad.X, self.number, grad.X[at])
+        _add(grad.K, self.number, grad.K[at] * state.P[self.event])
+        _add(grad.P, self.event, grad.K[at] * state.K[self.number])
+
+    def edges(self):
+        out = self.n_p + self.out + np.arange(self.n_numbers)
+        return np.tile(out, 2), np.concatenate([self.n_p + self.number, self.event])
 
 
 class Constants(_Layer):

@@ -41,6 +41,10 @@ class Wiring:
         """Place of n booleans: false, true, NULL."""
         return self._allocate(np.repeat(np.arange(n), 3))
 
+    def exclusive(self, owner: np.ndarray) -> int:
+        """Place of len(owner) events, of which those with one `owner` exclude each other."""
+        return self._allocate(np.unique(owner, return_inverse=True)[1].reshape(-1))
+
     def singles(self, n: int) -> int:
         """Place of n events that own themselves."""
         return self._allocate(np.arange(n))

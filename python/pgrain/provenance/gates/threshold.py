@@ -73,6 +73,9 @@ class Threshold(Layer):
         possible = blocks.event_of >= 0
         weight = np.bincount(blocks.event_of[possible], weights=self.weight[possible],
                              minlength=blocks.n_events)
+        size = np.bincount(blocks.event_of[possible], np.abs(self.weight[possible]),
+                           blocks.n_events)
+        weight[np.abs(weight) <= TOLERANCE * size] = 0.0        # 1 - 10 * 0.1
         certain = ~blocks.literals.any(axis=1)
         np.add.at(constant, blocks.target[blocks.block[certain]], weight[certain])
         keep = ~certain & (weight != 0)
