@@ -129,6 +129,12 @@ RIGHT = [
     "SELECT g FROM vg WHERE n = (SELECT max(n) FROM vg) OR n < (SELECT sum(n) FROM vg WHERE g > 0)",
     "SELECT id FROM r WHERE g > (SELECT min(n) - 1 FROM vg WHERE vg.g <> r.id)",
     "SELECT g FROM vg GROUP BY g HAVING avg(n) > (SELECT n FROM vg WHERE g = 1) - 1",
+    "SELECT r.id FROM r LEFT JOIN vg ON vg.g = r.g WHERE coalesce(vg.n, 0) < 2",
+    "SELECT vg.g, vg.n, count(r.id) FROM vg LEFT JOIN r ON r.g = vg.g GROUP BY vg.g, vg.n "
+    "HAVING vg.n > 1",
+    "SELECT DISTINCT n > 1 FROM vg",
+    "SELECT l.k, count(*) FILTER (WHERE lab = 'a') FROM v1, LATERAL (VALUES ('i', v1.id), "
+    "('g', g)) AS l (k, w) GROUP BY l.k ORDER BY sum(l.w) LIMIT 1",
     # LIMITs that every possible row is below
     f"SELECT * FROM (SELECT g, count(*) AS n FROM s WHERE {P} = 'a' GROUP BY g) AS t LIMIT 1001",
     f"SELECT g, count(*) AS n FROM s WHERE {P} = 'a' GROUP BY g ORDER BY n DESC LIMIT 2",
@@ -159,6 +165,10 @@ REFUSED = [
      "WHERE EXISTS (SELECT 1 FROM r WHERE r.g = q.g AND n > 0)", "inside a subquery"),
     (f"SELECT id FROM s ORDER BY {P}, id", "ORDER BY"),
     (f"WITH k AS (SELECT id, {P} AS l FROM s) SELECT id FROM s", "nobody reads"),
+    ("SELECT g FROM vg WHERE n > ALL (SELECT g FROM r)", "before IN, ANY or ALL"),
+    ("SELECT r.c, vg.n, count(*) FROM vg JOIN r USING (g) GROUP BY r.c, vg.n", "GROUP BY a number"),
+    ("SELECT r.g, vg.n, count(*) FROM r LEFT JOIN vg ON vg.g = r.g GROUP BY r.g, vg.g, vg.n",
+     "GROUP BY a number"),
     (f"SELECT g, count(*) AS n FROM s WHERE {P} = 'a' GROUP BY g ORDER BY n DESC LIMIT 1",
      "ORDER BY that depends"),
     (f"SELECT id, {P} AS l FROM s LIMIT 2", "LIMIT without ORDER BY"),

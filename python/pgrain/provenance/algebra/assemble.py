@@ -488,6 +488,7 @@ class Assembly:
                         mine = side == number
                         places[mine] = sides[number].cells[cell][source[mine]]
                 rows.cells[column.cell] = places
+                self._joint_origin(block, c, rows, sides, side, source, constant)
             elif column.flag is not None:
                 places = np.zeros(len(side), np.int64)
                 for number, relation in enumerate(block.sides):
@@ -496,6 +497,21 @@ class Assembly:
                     places[mine] = sides[number].flags[flag][source[mine]]
                 rows.flags[column.flag] = places
         return rows
+
+    @staticmethod
+    def _joint_origin(block, c: int, rows: Rows, sides, side, source, constant) -> None:
+        """The origin of a column of UNION ALL, if all sides that have numbers have one."""
+        cells = [relation.columns[c].cell for relation in block.sides]
+        known = [sides[k].origin.get(cell) for k, cell in enumerate(cells) if cell is not None]
+        numbers = np.array([cell is None for cell in cells])[side] & ~np.isnan(constant)
+        if numbers.any() or None in known or any(
+                one[0] is not known[0][0] or one[2] != known[0][2] for one in known):
+            return
+        of = np.full(len(side), -1)
+        for k, cell in enumerate(cells):
+            if cell is not None:
+                of[side == k] = sides[k].origin[cell][1][source[side == k]]
+        rows.origin[block.columns[c].cell] = known[0][0], of, known[0][2]
 
     def _limit(self, block: LimitBlock) -> Rows:
         inner, packed = self.rows[block.relation.block], self.packed

@@ -11,7 +11,7 @@ from pgrain.plan.expression import refuse
 from pgrain.provenance.algebra.blocks import Atom, Number
 from pgrain.provenance.algebra.linear import moved, without_steps
 from pgrain.provenance.algebra.small_gates import BooleanAggregate, Given, Known, Nulls
-from pgrain.provenance.algebra.wiring import NEVER, Buckets
+from pgrain.provenance.algebra.wiring import CERTAIN, NEVER, Buckets
 from pgrain.provenance.gates.proba_step import ProbaStep
 from pgrain.provenance.gates.threshold import Threshold
 
@@ -193,7 +193,8 @@ def _given(rows, places, groups, of, empty) -> np.ndarray:
     """The comparison given that the group is there, whose presence is counted elsewhere."""
     if groups.certain or (groups is not rows and groups.grouping.having is not None):
         return places
-    wiring, there = rows.assembly.wiring, groups.any()[of]
+    wiring = rows.assembly.wiring
+    there = np.where(of < 0, CERTAIN, groups.any()[of])
     first, which = _alike([places, there, empty])
     out = wiring.threes(len(first))
     wiring.add(Given(out, places[first], there[first], empty[first]))
@@ -234,10 +235,15 @@ class Linear:
         """The rows `of`; NULL where there is none (-1)."""
         if not len(self.constant):
             return Linear(np.full(len(of), np.nan))
-        return Linear(np.where(of < 0, np.nan, self.constant[of]),
-                      [(g, rows[of], j, part, c[of]) for g, rows, j, part, c in self.parts],
-                      [(g, rows[of], j) for g, rows, j in self.nulls],
-                      [(g, rows[of], j, c[of]) for g, rows, j, c in self.wholes])
+        there = of >= 0
+
+        def group(rows: np.ndarray) -> np.ndarray:
+            return np.where(there, rows[of], -1)
+
+        return Linear(np.where(there, self.constant[of], np.nan),
+                      [(g, group(rows), j, part, c[of]) for g, rows, j, part, c in self.parts],
+                      [(g, group(rows), j) for g, rows, j in self.nulls],
+                      [(g, group(rows), j, c[of]) for g, rows, j, c in self.wholes])
 
 
 class _Evaluation:
@@ -259,7 +265,7 @@ class _Evaluation:
             (value, denominator), (default, _) = args
             if denominator is not None or value.wholes or not (default.constant == 0).all():
                 raise self.refuse()
-            return Linear(value.constant, value.parts, []), None
+            return Linear(np.nan_to_num(value.constant), value.parts, []), None
         if name == "neg":
             (value, denominator), = args
             return value.times(np.full(self.n, -1.0)), denominator

@@ -263,8 +263,7 @@ class GroupBuilder(Numbers):
             unit = self.builder.unit_of.get(known[0]) if known is not None else None
             if unit is None or known[1].shown is not None or known[1].flag is not None:
                 return None
-            relation = self.block.units[unit].relation
-            if relation.unique is None or relation.keyed:
+            if known[0] not in self.builder.deciding:
                 return None
             found.add(known[0])
         return found
@@ -285,10 +284,8 @@ class GroupBuilder(Numbers):
             known |= {b for a, b in equal if a in known}
         for number in self.derived:
             for alias in self.units_of(self.keys[number]):
-                columns = self.builder.aliases[alias]
-                relation = self.block.units[self.builder.unit_of[alias]].relation
-                if self.grouping.sets or any((alias, columns[at].name) not in known
-                                             for at in relation.unique):
+                if self.grouping.sets or any((alias, name) not in known
+                                             for name in self.builder.deciding[alias]):
                     raise self.refuse_key(self.keys[number])
 
     def same(self, one: nodes.Expr, other: nodes.Expr) -> bool:

@@ -8,6 +8,7 @@ what it is, an expression over a prediction: `Column.virtual`.
 from __future__ import annotations
 
 from pgrain.plan import nodes
+from pgrain.plan.lexer import tokenize
 from pgrain.provenance.algebra.blocks import Column, Slot, quoted
 from pgrain.provenance.algebra.program import candidates, conjuncts
 from pgrain.provenance.algebra.scope import group_expressions
@@ -42,10 +43,34 @@ def may_inline(program, select: nodes.Select, order: list[nodes.OrderItem]) -> b
                 return False
             items += [item.left, item.right]
         elif isinstance(item, (nodes.Derived, nodes.FunctionItem)) and getattr(
-                item, "lateral", True):
+                item, "lateral", True) and not _free_of_labels(program, select, item):
             return False
     return not any(isinstance(piece, nodes.Subquery) and program.analysis.depends(piece)
                    for expression in expressions_of(select, order) for piece in expression.walk())
+
+
+def _free_of_labels(program, select: nodes.Select, item: nodes.FromItem) -> bool:
+    """Whether a lateral item names no label of the subqueries in FROM, nor a row with one."""
+    if program.analysis.depends(item):
+        return False
+    named = {name for _, name in candidates(tokenize(item.text))}
+    items = list(select.from_)
+    while items:
+        other = items.pop()
+        if isinstance(other, nodes.Join):
+            items += [other.left, other.right]
+        elif program.analysis.depends(other):
+            cte = program.analysis.cte_of.get(id(other))
+            query = cte.query if cte is not None else getattr(other, "query", None)
+            shown = getattr(query.body, "items", None) if query is not None else None
+            known = program.columns.get(id(select), {}).get(other.alias, [])
+            if not shown or len(shown) != len(known) or any(part.star for part in shown):
+                return False
+            labels = {name for (name, _), part in zip(known, shown, strict=True)
+                      if program.analysis.depends(part.expression)}
+            if named & {*labels, other.alias, "*"}:
+                return False
+    return True
 
 
 def inline(builder, alias: str, query: nodes.Query, order: list[nodes.OrderItem]) -> bool:

@@ -51,6 +51,10 @@ def outer_join(builder, join: nodes.Join) -> None:
                              "rows with and without a partner for independent; its cells do not")
     relation = merged(program, "union", True, sides, builder.key is not None)
     _expose(builder, relation, columns)
+    # Rows of the kept side are as they were; those of the other may be NULLs instead.
+    for alias in {"left": left, "right": right, "full": []}[join.kind]:
+        if alias in matched.deciding:
+            builder.deciding[alias] = matched.deciding[alias]
     for name, one, other in shared:
         builder.merged[name] = {"left": one, "right": other,
                                 "full": f"coalesce({one}, {other})"}[join.kind]

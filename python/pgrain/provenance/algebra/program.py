@@ -28,7 +28,7 @@ class Program:
     blocks: list = field(default_factory=list)
     keys: list[Key] = field(default_factory=list)
     slots: list[Slot] = field(default_factory=list)
-    relations: dict[int, Relation] = field(default_factory=dict)   # id of Cte -> its rows
+    relations: dict[int, Relation] = field(default_factory=dict)   # id of Cte or Query -> its rows
     wanted: dict[int, list[str]] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     kept: list = field(default_factory=list)

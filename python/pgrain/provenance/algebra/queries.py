@@ -144,7 +144,8 @@ def _random_output(builder, expression, name) -> tuple[Column, object]:
             and tree.piece.form == "array":
         builder.block.shown.append(builder.answers[id(tree.piece)][1])
         return Column(name, 0, shown=len(builder.block.shown) - 1), None
-    if isinstance(tree, Op) and tree.name in (*COMPARISONS, "is null", "is not null"):
+    rows = builder.program.split and (builder.nested or builder.select.distinct)
+    if isinstance(tree, Op) and tree.name in (*COMPARISONS, "is null", "is not null") and not rows:
         return Column(name, 16), builder.read_atom(expression, tree)
     if isinstance(tree, Op) and builder.evaluable(tree) and not shows_number(builder, expression,
                                                                              tree):
@@ -162,7 +163,8 @@ def shows_number(builder, expression: nodes.Expr, tree) -> bool:
     """Whether what an expression over comparisons shows is a number of the circuit."""
     from pgrain.plan.spine import Leaf as SpineLeaf
     from pgrain.provenance.algebra.groups import NUMBER_OIDS
-    if tree.name != "case" or builder.program.split and builder.nested:
+    if tree.name != "case" or builder.program.split and (
+            builder.nested or builder.select.distinct):
         return False
     if any(isinstance(piece, nodes.AggregateCall) for piece in expression.walk()):
         return not any(isinstance(child, SpineLeaf) and untyped(child.text) is not None

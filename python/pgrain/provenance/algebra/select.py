@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from pgrain.errors import UnsupportedOperator
 from pgrain.plan import nodes
 from pgrain.plan.lexer import tokenize
 from pgrain.plan.spine import Op, PieceLeaf
@@ -64,6 +65,8 @@ class SelectBuilder(Numbers):
         self.tables: dict[str, str] = {}           # alias -> quoted name of a plain table
         self.answers: dict[int, object] = {}       # id of a Subquery piece -> what stands for it
         self.must_hold: set[int] = set()           # ids of those that are whole conditions
+        # alias -> names of columns that decide all others of its row
+        self.deciding: dict[str, list[str]] = {}
         self.equal: list[tuple] = []               # columns that a condition says to be equal
         self.passed: list[tuple | None] = []       # the column that each entry selects as it is
         self.conditions: list[nodes.Expr] = []
@@ -153,7 +156,13 @@ class SelectBuilder(Numbers):
         inherited = self.key is not None and any(
             name == column and qualifier in (None, alias)
             for qualifier, name in free for alias, column, _ in self.key.columns)
-        relation = lower_query(self.program, item.query, self.key if inherited else None)
+        known = self.program.relations
+        if inherited:
+            relation = lower_query(self.program, item.query, self.key)
+        elif id(item.query) in known:       # an outer join reads its sides more than once
+            relation = known[id(item.query)]
+        else:
+            relation = known[id(item.query)] = lower_query(self.program, item.query, None)
         self.add_unit(item.alias, relation)
 
     def add_unit(self, alias: str, relation: Relation, key: Key | None = None) -> int:
@@ -168,6 +177,8 @@ class SelectBuilder(Numbers):
         self.block.from_.append(f"(SELECT {', '.join(parts)} FROM {relation.cte}) AS "
                                 f"{quoted(alias)}")
         self.aliases[alias] = columns
+        if relation.unique is not None and not relation.keyed:
+            self.deciding[alias] = [columns[at].name for at in relation.unique]
         return self._unit(alias, relation, key)
 
     def _unit(self, alias: str, relation: Relation, key: Key | None) -> int:
@@ -338,6 +349,8 @@ class SelectBuilder(Numbers):
             elif self.without_schema(piece) and not self.virtual(piece):
                 replaced[span] = self.without_schema(piece)
             elif isinstance(piece, nodes.Subquery):
+                if piece.operand is not None and self.randoms(piece.operand):
+                    raise self.number_before(piece)
                 self.refuse_random(free_columns(self.program, piece.query), piece)
             elif isinstance(piece, nodes.ColumnRef) and self.virtual(piece):
                 replaced[span] = f"({self.virtual(piece)}\n)"
@@ -348,6 +361,11 @@ class SelectBuilder(Numbers):
         if labelled:
             self.keep(expression, replaced)
         return Prepared(text, labelled)
+
+    def number_before(self, place) -> UnsupportedOperator:
+        return self.program.refuse(
+            "a number that depends on predictions before IN, ANY or ALL", place,
+            "Compare it with a list of values, or with a scalar subquery: n >= (SELECT max(n) …).")
 
     def stands_for(self, piece: nodes.Piece) -> str | None:
         """A column that a piece is here (over_groups.py)."""

@@ -119,9 +119,7 @@ def _operand(builder, operand: nodes.Expr) -> tuple[str, list]:
         elif builder.program.analysis.depends(piece):
             raise builder.program.refuse("this left side of IN, ANY or ALL", piece)
         elif builder.is_random(piece):
-            raise builder.program.refuse("a number that depends on predictions before IN, ANY or "
-                                         "ALL", piece, "Compare it with a list of values, or "
-                                         "with a scalar subquery.")
+            raise builder.number_before(piece)
         elif isinstance(piece, nodes.ColumnRef) and piece.qualifier is None \
                 and piece.name in builder.merged:
             replaced[piece.start, piece.end] = builder.merged[piece.name]
