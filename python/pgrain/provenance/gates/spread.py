@@ -9,6 +9,7 @@ from __future__ import annotations
 import numpy as np
 from scipy.special import ndtr
 
+from pgrain.interrupts import check
 from pgrain.provenance.gates.blocks import Blocks, Owners
 from pgrain.provenance.gates.kernels import add_at
 from pgrain.provenance.gates.network import Gradient, Layer, State, three_edges
@@ -190,6 +191,7 @@ class AgainstExtreme(Layer):
         """(n,) P(number ahead of all others), and (nodes, n) its parts."""
         parts = np.empty((len(_NODES), self.n))
         for k, node in enumerate(_NODES):
+            check()
             factor = self._at(state, node, shift, *self._pairs(state))[2]
             parts[k] = _WEIGHTS[k] * np.exp(np.bincount(self.row, np.log(factor), self.n))
         return parts.sum(axis=0), parts
@@ -238,6 +240,7 @@ class AgainstExtreme(Layer):
     def _back(self, state, grad, shift, parts, up) -> None:
         sigma, deviation, q = self._pairs(state)
         for k, node in enumerate(_NODES):
+            check()
             u, below, factor = self._at(state, node, shift, sigma, deviation, q)
             d = (up * parts[k])[self.row] / factor
             add_at(grad.P, self.event, d * (below - 1.0))
