@@ -13,10 +13,10 @@ from pgrain.plan.expression import refuse
 from pgrain.plan.keywords import AGGREGATES
 from pgrain.plan.reader import read_statement
 from pgrain.provenance.algebra.blocks import Relation
+from pgrain.provenance.algebra.from_items import select_sql
 from pgrain.provenance.algebra.program import Program
 from pgrain.provenance.algebra.queries import lower_query
 from pgrain.provenance.algebra.scope import Core, analyse, columns_sql, read_columns
-from pgrain.provenance.algebra.select import select_sql
 from pgrain.provenance.algebra.sql import Capture as Renderer
 from pgrain.provenance.algebra.views import expand_views
 from pgrain.provenance.flatten import flatten

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 from pgrain.plan import nodes
-from pgrain.plan.lexer import tokenize, unbracketed
 from pgrain.plan.spine import Leaf as SpineLeaf
 from pgrain.plan.spine import Op, PieceLeaf, read_tree
 from pgrain.provenance.algebra.blocks import (
-    Aggregate,
     Atom,
     Column,
     Grouping,
@@ -15,6 +13,8 @@ from pgrain.provenance.algebra.blocks import (
     OutputSpec,
     Relation,
 )
+from pgrain.provenance.algebra.group_aggregates import GroupAggregates, aggregates
+from pgrain.provenance.algebra.group_keys import GroupKeys
 from pgrain.provenance.algebra.linear import (
     CONST,
     COUNT,
@@ -38,23 +38,11 @@ from pgrain.provenance.algebra.queries import (
     output_name,
     part_refusal,
     position,
-    shows_number,
     untyped,
 )
 from pgrain.provenance.algebra.select import Prepared
-from pgrain.provenance.annotate import present
 
 DATE_OIDS = {1082: "pg_catalog.date", 1114: "pg_catalog.timestamp", 1184: "pg_catalog.timestamptz"}
-NUMBER_OIDS = (20, 21, 23, 700, 701, 1700)
-# Sums of these are the same in whatever order their rows come.
-_EXACT_OIDS = (20, 21, 23, 1186, 1700)
-_SPREADS = ("stddev", "stddev_pop", "stddev_samp", "variance", "var_pop", "var_samp")
-FUNCTIONS = ("count", "sum", "avg", "min", "max", "bool_and", "bool_or", "every")
-
-
-def aggregates(expression: nodes.Expr) -> list[nodes.AggregateCall]:
-    """The aggregates of an expression."""
-    return [piece for piece in expression.walk() if isinstance(piece, nodes.AggregateCall)]
 
 
 def _into(expression: nodes.Expr, node) -> tuple:
@@ -97,7 +85,7 @@ def lower_groups(builder, wanted, on: list[nodes.Expr]) \
     return GroupBuilder(builder).lower(wanted, on)
 
 
-class GroupBuilder(Numbers):
+class GroupBuilder(GroupKeys, GroupAggregates, Numbers):
     """Expressions over groups: aggregates are the numbers, the rest is of a row of the group."""
 
     def __init__(self, builder):
@@ -201,127 +189,6 @@ class GroupBuilder(Numbers):
             return piece.function
         return output_name(expression)
 
-    # --- keys ------------------------------------------------------------------------------
-
-    def read_group(self) -> None:
-        self.grouping.by = ", ".join(self.group_item(item) for item in self.select.group)
-        if not self.keys and not self.grouping.sets:
-            self.grouping.by = None         # GROUP BY (): one group, whatever there is
-
-    def group_item(self, item: nodes.GroupItem) -> str:
-        """An item of GROUP BY over our names of the keys."""
-        if item.kind == "expression":
-            return self.key(item.expressions[0])
-        if item.kind == "list":
-            inner = [self.key(e) for e in item.expressions] + \
-                [self.group_item(i) for i in item.items]
-            return f"({', '.join(inner)})"
-        self.grouping.sets = True
-        inner = [self.group_item(i) for i in item.items] or \
-            [self.key(e) for e in item.expressions]
-        word = {"rollup": "ROLLUP", "cube": "CUBE", "sets": "GROUPING SETS"}[item.kind]
-        return f"{word} ({', '.join(inner)})"
-
-    def key(self, expression: nodes.Expr) -> str:
-        """Our name of a grouping key; an input column goes before an output's name."""
-        tokens = unbracketed(expression.tokens)
-        names = [item.alias or self.name(item.expression) for item in self.select.items]
-        if len(tokens) == 1 and tokens[0].kind == "number" and tokens[0].value.isdigit():
-            at = int(tokens[0].value) - 1
-            if not 0 <= at < len(names):
-                raise self.program.refuse("this position in GROUP BY", expression)
-            expression = self.select.items[at].expression
-        elif len(tokens) == 1 and tokens[0].is_name and tokens[0].value in names and \
-                self.builder.resolve(None, tokens[0].value) is None:
-            expression = self.select.items[names.index(tokens[0].value)].expression
-        random = self.builder.randoms(expression) and not self.builder.evaluable(
-            read_tree(expression, self.builder.is_random))
-        if random and self.units_of(expression) is None:
-            raise self.refuse_key(expression)
-        if any(isinstance(p, nodes.AggregateCall) for p in expression.walk()):
-            raise self.program.refuse("GROUP BY an aggregate", expression)
-        for number, known in enumerate(self.keys):
-            if self.same(known, expression):
-                return f"_pgrain_g{number}"
-        self.keys.append(expression)
-        if random:
-            self.derived.append(len(self.keys) - 1)
-        return f"_pgrain_g{len(self.keys) - 1}"
-
-    def refuse_key(self, expression: nodes.Expr):
-        return self.program.refuse(
-            "GROUP BY a number that depends on predictions", expression,
-            "Group by comparisons of it (CASE WHEN n > 10 THEN 'many' ELSE 'few' END), or by all "
-            "columns that its subquery groups by, too.")
-
-    def units_of(self, expression: nodes.Expr) -> set[str] | None:
-        """The relations of possible rows whose rows decide an expression; None if they do not."""
-        found = set()
-        for piece in expression.walk():
-            known = self.resolve(piece.qualifier, piece.name) \
-                if isinstance(piece, nodes.ColumnRef) else None
-            unit = self.builder.unit_of.get(known[0]) if known is not None else None
-            if unit is None or known[1].shown is not None or known[1].flag is not None:
-                return None
-            if known[0] not in self.builder.deciding:
-                return None
-            found.add(known[0])
-        return found
-
-    def check_derived(self) -> None:
-        """0A000 for a key that the others do not decide: it would say which groups there are."""
-        known = set()
-        for number, key in enumerate(self.keys):
-            piece = key.pieces[0] if len(key.pieces) == 1 and number not in self.derived else None
-            if isinstance(piece, nodes.ColumnRef) and len(unbracketed(key.tokens)) in (1, 3, 5):
-                found = self.resolve(piece.qualifier, piece.name)
-                if found is not None:
-                    known.add((found[0], found[1].name))
-                if piece.qualifier is None and piece.name in self.builder.merged:
-                    known |= {(alias, piece.name) for alias in self.builder.aliases}
-        equal = [pair for pair in self.builder.equal for pair in (pair, pair[::-1])]
-        while any(a in known and b not in known for a, b in equal):
-            known |= {b for a, b in equal if a in known}
-        for number in self.derived:
-            for alias in self.units_of(self.keys[number]):
-                if self.grouping.sets or any((alias, name) not in known
-                                             for name in self.builder.deciding[alias]):
-                    raise self.refuse_key(self.keys[number])
-
-    def same(self, one: nodes.Expr, other: nodes.Expr) -> bool:
-        """Whether two expressions are the same to GROUP BY: t.c and c are one column."""
-        def spelled(expression):
-            replaced = {}
-            for piece in expression.walk():
-                if isinstance(piece, nodes.ColumnRef):
-                    found = self.builder.resolve(piece.qualifier, piece.name)
-                    if found is not None:
-                        replaced[piece.start, piece.end] = f'"{found[0]}"."{found[1].name}"'
-            return bare([t.value for t in tokenize(expression.substitute(replaced))])
-
-        def bare(words):
-            depth = 0
-            for at, word in enumerate(words):
-                depth += (word == "(") - (word == ")")
-                if not depth and at < len(words) - 1:
-                    return words
-            return bare(words[1:-1]) if len(words) > 2 and words[0] == "(" else words
-
-        return one.text == other.text or spelled(one) == spelled(other)
-
-    def place_keys(self) -> None:
-        self.check_derived()
-
-        def prepared(labelled: bool) -> list:
-            nothing = Prepared("NULL::pg_catalog.int4", labelled)
-            return [nothing if number in self.derived else self.builder.prepare(key, labelled)
-                    for number, key in enumerate(self.keys)]
-
-        made = prepared(False)
-        if any(part.labelled for part in made):
-            made = prepared(True)
-        self.grouping.keys = [("entry" if part.labelled else "base", part.text) for part in made]
-
     # --- outputs ---------------------------------------------------------------------------
 
     def output(self, expression: nodes.Expr, name: str) -> OutputSpec:
@@ -422,11 +289,6 @@ class GroupBuilder(Numbers):
                                           "Select the grouping expressions themselves.")
         return expression.substitute(replaced)
 
-    def key_name(self, expression: nodes.Expr) -> str | None:
-        """Our name of a grouping key that the expression is."""
-        return next((f"_pgrain_g{number}" for number, key in enumerate(self.keys)
-                     if number not in self.derived and self.same(key, expression)), None)
-
     def type_of(self, expression: nodes.Expr) -> int:
         piece = expression.pieces[0] if len(expression.pieces) == 1 else None
         if isinstance(piece, nodes.ColumnRef):
@@ -434,82 +296,6 @@ class GroupBuilder(Numbers):
             if found is not None and piece.end - piece.start == len(expression.text):
                 return found[1].oid
         return 0
-
-    # --- aggregates that no prediction moves -----------------------------------------------
-
-    settled = False         # no prediction decides which rows a group has
-    sorting = False         # an item of ORDER BY or DISTINCT ON is read
-
-    def touch(self, expressions: list[nodes.Expr]) -> None:
-        """Read what stands inside the aggregates, which may join more to the base rows; then it is
-        known whether predictions decide about these."""
-        for call in (call for expression in expressions for call in aggregates(expression)):
-            for part in (*self.arguments(call), call.filter):
-                if part is None:
-                    continue
-                if part is not call.filter and self.is_number(part):
-                    self.builder.number(part, read_tree(part, self.builder.is_random))
-                else:
-                    self.builder.prepare(part)
-        # One group for each key is made of a row without values, too, which must not count.
-        self.settled = self.block.settled and not self.grouping.by_entry and not (
-            self.grouping.by is None and self.block.key is not None)
-
-    def arguments(self, call: nodes.AggregateCall) -> list[nodes.Expr]:
-        """What an aggregate is of; count of the rows of a relation is count(*): these are never
-        NULL, unless an outer join made them."""
-        argument = call.arguments[0] if len(call.arguments) == 1 else None
-        piece = argument.pieces[0] if argument is not None and len(argument.pieces) == 1 else None
-        if call.function != "count" or call.distinct or not isinstance(piece, nodes.ColumnRef) \
-                or piece.end - piece.start != len(argument.text) \
-                or not self.builder.whole_row(piece):
-            return call.arguments
-        alias = piece.name if piece.qualifier is None else piece.qualifier.rsplit(".", 1)[-1]
-        unit = self.builder.unit_of.get(alias)
-        return [] if unit is None or self.block.units[unit].alias == alias else call.arguments
-
-    def is_number(self, argument: nodes.Expr) -> bool:
-        """Whether an aggregate's argument is a number of the circuit, not a text or truth that
-        PostgreSQL makes of comparisons of such numbers."""
-        if not self.builder.randoms(argument):
-            return False
-        tree = read_tree(argument, self.builder.is_random)
-        return not self.builder.evaluable(tree) or shows_number(self.builder, argument, tree)
-
-    def fixed_call(self, call: nodes.AggregateCall) -> str | None:
-        """SQL of an aggregate over a group's rows, if no prediction moves it.
-
-        Sums of floating-point numbers hang on the order of the rows in their last digits: they may
-        sort groups, but what is shown or compared of them is not PostgreSQL's.
-        """
-        if not self.settled:
-            return None
-        known = id(call), self.sorting
-        if known not in self.known_calls:
-            self.known_calls[known] = self.read_fixed(call)
-        return self.known_calls[known]
-
-    def read_fixed(self, call: nodes.AggregateCall) -> str | None:
-        arguments = self.arguments(call)
-        if call.order or call.function not in (*FUNCTIONS, *_SPREADS) or len(arguments) > 1:
-            return None
-        parts = []
-        for part in [*arguments, *([call.filter] if call.filter is not None else [])]:
-            if self.builder.randoms(part) or self.program.analysis.depends(part):
-                return None
-            made = self.builder.prepare(part)
-            if made.labelled:
-                return None
-            if made.text not in self.grouping.fixed:
-                self.grouping.fixed.append(made.text)
-            parts.append(f"_pgrain_z{self.grouping.fixed.index(made.text)}")
-        if call.function in ("sum", "avg", *_SPREADS) and not self.sorting:
-            oid = self.program.type_of(self.select, call.arguments[0].text)
-            if oid and oid not in _EXACT_OIDS:
-                return None
-        argument = ("DISTINCT " if call.distinct else "") + parts[0] if arguments else "*"
-        filter_ = f" FILTER (WHERE {parts[-1]})" if call.filter is not None else ""
-        return f"pg_catalog.{call.function}({argument}){filter_}"
 
     # --- numbers over groups ---------------------------------------------------------------
 
@@ -627,73 +413,6 @@ class GroupBuilder(Numbers):
             return piece.function != "count" and bool(piece.arguments) and \
                 self.program.type_of(self.select, piece.arguments[0].text) in FLOAT_OIDS
         return super().floating_piece(piece)
-
-    # --- aggregates ------------------------------------------------------------------------
-
-    def aggregate(self, call: nodes.AggregateCall, seconds: bool = False) -> int:
-        """Number of an aggregate of this grouping; seconds: of dates, as numbers."""
-        made = self.read_aggregate(call)
-        if seconds:
-            made.as_text = False
-            for where in ("base", "entry"):
-                text = getattr(made, f"distinct_{where}")
-                if text is not None:
-                    setattr(made, f"value_{where}",
-                            f"pg_catalog.date_part('epoch', ({text}\n))")
-                    setattr(made, f"distinct_{where}", None)
-        if made not in self.grouping.aggregates:
-            self.grouping.aggregates.append(made)
-        return self.grouping.aggregates.index(made)
-
-    def read_aggregate(self, call: nodes.AggregateCall) -> Aggregate:
-        if call.function not in FUNCTIONS:
-            raise self.program.refuse(f"the aggregate {call.function}", call,
-                                      "Use count, sum, avg, min, max, bool_and or bool_or.")
-        if call.order:
-            raise self.program.refuse("ORDER BY inside an aggregate", call, "Leave it out.")
-        function = "bool_and" if call.function == "every" else call.function
-        made = Aggregate(function, call.distinct, None, None)
-        flags: dict[str, list[str]] = {"base": [], "entry": []}
-        if call.filter is not None:
-            part = self.builder.prepare(call.filter)
-            flags["entry" if part.labelled else "base"].append(f"coalesce(({part.text}), false)")
-        if self.arguments(call):
-            if len(call.arguments) > 1:
-                raise self.program.refuse("an aggregate of several arguments", call)
-            self.argument(call, call.arguments[0], made, flags)
-        made.flag_base = " AND ".join(flags["base"]) or None
-        made.flag_entry = " AND ".join(flags["entry"]) or None
-        return made
-
-    def argument(self, call, argument: nodes.Expr, made: Aggregate, flags) -> None:
-        if self.is_number(argument):
-            if call.distinct or made.function.startswith("bool"):
-                raise self.program.refuse(f"{call.function} of numbers that depend on predictions",
-                                          call)
-            tree = read_tree(argument, self.builder.is_random)
-            made.number = self.builder.number(argument, tree)
-            return
-        part = self.builder.prepare(argument)
-        where = "entry" if part.labelled else "base"
-        flags[where].append(present(f"({part.text}\n)"))
-        value = f"({part.text}\n)::pg_catalog.float8"
-        if made.function.startswith("bool"):
-            value = f"({part.text}\n)::pg_catalog.int4::pg_catalog.float8"
-        elif made.function in ("sum", "avg"):
-            oid = self.program.type_of(self.select, argument.text)
-            if oid and oid not in NUMBER_OIDS:
-                raise self.program.refuse(f"{made.function} of what is no number", call,
-                                          "Make it a number, as with extract(epoch FROM …).")
-        elif made.function in ("min", "max"):
-            oid = self.program.type_of(self.select, argument.text)
-            if oid and oid not in NUMBER_OIDS:
-                made.as_text = True
-                setattr(made, f"distinct_{where}", part.text)
-                return
-        if made.function != "count":
-            setattr(made, f"value_{where}", value)
-        if call.distinct:
-            setattr(made, f"distinct_{where}", part.text)
 
     # --- HAVING ----------------------------------------------------------------------------
 

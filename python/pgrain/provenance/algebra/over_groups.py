@@ -11,7 +11,8 @@ from pgrain.plan import nodes
 from pgrain.plan.lexer import tokenize
 from pgrain.plan.spine import PieceLeaf
 from pgrain.provenance.algebra.blocks import Atom, Column, Number, quoted
-from pgrain.provenance.algebra.groups import GroupBuilder, aggregates
+from pgrain.provenance.algebra.group_aggregates import aggregates
+from pgrain.provenance.algebra.groups import GroupBuilder
 from pgrain.provenance.algebra.numbers import INTEGER_OIDS
 from pgrain.provenance.algebra.program import cut
 from pgrain.provenance.algebra.scope import aggregates_outside

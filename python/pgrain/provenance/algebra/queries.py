@@ -162,7 +162,7 @@ def _random_output(builder, expression, name) -> tuple[Column, object]:
 def shows_number(builder, expression: nodes.Expr, tree) -> bool:
     """Whether what an expression over comparisons shows is a number of the circuit."""
     from pgrain.plan.spine import Leaf as SpineLeaf
-    from pgrain.provenance.algebra.groups import NUMBER_OIDS
+    from pgrain.provenance.algebra.group_aggregates import NUMBER_OIDS
     if tree.name != "case" or builder.program.split and (
             builder.nested or builder.select.distinct):
         return False

@@ -23,8 +23,8 @@ from pgrain.provenance.algebra.blocks import (
     gapped,
     lean,
 )
+from pgrain.provenance.algebra.from_items import select_sql
 from pgrain.provenance.algebra.program import Program
-from pgrain.provenance.algebra.select import select_sql
 from pgrain.provenance.algebra.sql_groups import (
     EMPTY,
     NUMBER,

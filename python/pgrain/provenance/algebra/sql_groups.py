@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from pgrain.provenance.algebra.blocks import ID, KEY, SelectBlock
-from pgrain.provenance.algebra.select import select_sql
+from pgrain.provenance.algebra.from_items import select_sql
 from pgrain.settings import FACTOR_PAIRS
 
 if TYPE_CHECKING:

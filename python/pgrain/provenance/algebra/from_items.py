@@ -1,0 +1,221 @@
+"""FROM and WHERE of the base rows: what PostgreSQL joins, possible rows beside it."""
+
+from __future__ import annotations
+
+from pgrain.plan import nodes
+from pgrain.plan.lexer import tokenize
+from pgrain.provenance.algebra.blocks import (
+    FEW_KEYS,
+    ID,
+    KEY,
+    Column,
+    Key,
+    Relation,
+    SelectBlock,
+    Unit,
+    quoted,
+)
+from pgrain.provenance.algebra.inline import inline
+from pgrain.provenance.algebra.program import candidates, free_columns
+from pgrain.provenance.algebra.scope import aliases_of
+from pgrain.provenance.stamps import plain_table
+
+
+class FromItems:
+    """The part of a `SelectBuilder` that reads FROM."""
+
+    def add_from(self, item: nodes.FromItem) -> None:
+        """One item of FROM, in the order of the text."""
+        if not self.program.analysis.depends(item):
+            if any(c.random or c.virtual for columns in self.aliases.values() for c in columns):
+                self.refuse_random(candidates(tokenize(item.text)), item)
+            self.block.from_.append(item.text)
+            for alias in aliases_of(item):
+                self.aliases[alias] = [Column(n, oid) for n, oid in self.known.get(alias, [])]
+            self._merge_plain(item)
+            self._plain_tables(item)
+            return
+        if isinstance(item, nodes.Join):
+            if item.kind in ("inner", "cross"):
+                self.add_from(item.left)
+                left = list(self.aliases)
+                self.add_from(item.right)
+                if item.on is not None:
+                    self.conditions.append(item.on)
+                self._using(item, left)
+                return
+            from pgrain.provenance.algebra.outer_joins import outer_join
+            outer_join(self, item)
+            return
+        if isinstance(item, nodes.FunctionItem):
+            raise self.program.refuse("a model call in a function of FROM", item,
+                                      "Call the model in SELECT, WHERE, ON or GROUP BY.")
+        from pgrain.provenance.algebra.queries import lower_cte, lower_query
+        query = self.program.analysis.cte_of[id(item)].query \
+            if isinstance(item, nodes.Relation) else item.query
+        if self.inlines is not None and self.key is None and item.alias is not None \
+                and inline(self, item.alias, query, self.inlines):
+            return
+        if isinstance(item, nodes.Relation):
+            relation = lower_cte(self.program, self.program.analysis.cte_of[id(item)])
+            self.add_unit(item.alias, relation)
+            return
+        free = free_columns(self.program, item.query)
+        if item.lateral:
+            self.refuse_random(free, item)
+            needed = self.outer_columns(free)
+            key = self.make_key(needed) if needed else None
+            relation = lower_query(self.program, item.query, key)
+            self.add_unit(item.alias, relation, key)
+            return
+        inherited = self.key is not None and any(
+            name == column and qualifier in (None, alias)
+            for qualifier, name in free for alias, column, _ in self.key.columns)
+        known = self.program.relations
+        if inherited:
+            relation = lower_query(self.program, item.query, self.key)
+        elif id(item.query) in known:       # an outer join reads its sides more than once
+            relation = known[id(item.query)]
+        else:
+            relation = known[id(item.query)] = lower_query(self.program, item.query, None)
+        self.add_unit(item.alias, relation)
+
+    def add_unit(self, alias: str, relation: Relation, key: Key | None = None) -> int:
+        """A relation of possible rows under `alias`; `key`: made of this SELECT's own columns."""
+        names = self.known.get(alias) or [(c.name, c.oid) for c in relation.columns]
+        columns = [Column(name, oid, column.cell, column.flag, column.labelled,
+                          shown=column.shown)
+                   for (name, oid), column in zip(names, relation.columns, strict=True)]
+        parts = [ID, *([KEY] if relation.keyed else [])]
+        parts += [f"_pgrain_o{number} AS {quoted(column.name)}"
+                  for number, column in enumerate(columns) if not column.random]
+        self.block.from_.append(f"(SELECT {', '.join(parts)} FROM {relation.cte}) AS "
+                                f"{quoted(alias)}")
+        self.aliases[alias] = columns
+        if relation.unique is not None and not relation.keyed:
+            self.deciding[alias] = [columns[at].name for at in relation.unique]
+        return self._unit(alias, relation, key)
+
+    def _unit(self, alias: str, relation: Relation, key: Key | None) -> int:
+        if relation.keyed:
+            if key is None:
+                self.block.where.append(f"{quoted(alias)}.{KEY} OPERATOR(pg_catalog.=) "
+                                        f"_pgrain_key.{KEY}")
+            else:
+                self.join_key(alias, key)
+        self.block.units.append(Unit(f"{quoted(alias)}.{ID}", relation, alias))
+        self.unit_of[alias] = len(self.block.units) - 1
+        return self.unit_of[alias]
+
+    def join_key(self, alias: str, key: Key) -> None:
+        """Tie the rows under `alias` to the values of our columns that they stand for."""
+        name = f"{key.cte}_of_{len(self.block.from_)}"
+        self.block.from_.append(f"(SELECT * FROM {key.cte}) AS {name}")
+        self.block.where += key.same(name)
+        self.block.where.append(f"{quoted(alias)}.{KEY} OPERATOR(pg_catalog.=) {name}.{KEY}")
+
+    def make_key(self, columns: list[tuple[str, str, int]]) -> Key:
+        """The distinct values of `columns` over the rows that FROM and WHERE give so far."""
+        number = len(self.program.keys)
+        cte = f"_pgrain_k{number}"
+        made = [f"{quoted(alias)}.{quoted(name)} AS _pgrain_c{n}"
+                for n, (alias, name, _) in enumerate(columns)]
+        key = Key(cte, columns, "")
+        # Its own KEY, if this SELECT has one, is left out.
+        names = ", ".join(f"_pgrain_c{n}" for n in range(len(columns)))
+        if key.plain:
+            inner = select_sql(self.block, made)
+            distinct = f"SELECT DISTINCT {names} FROM (\n{inner}\n) AS _pgrain_s"
+        else:
+            inner = select_sql(self.block, [f"{key.row} AS _pgrain_t", *made])
+            names = f"_pgrain_t, {names}"
+            distinct = (f"SELECT DISTINCT ON (_pgrain_t) {names} FROM (\n{inner}\n) AS _pgrain_s "
+                        "ORDER BY _pgrain_t")
+        key.sql = (f"{cte} AS MATERIALIZED (\nSELECT (pg_catalog.row_number() OVER () - 1)"
+                   f"::pg_catalog.int4 AS {KEY}, {names} FROM (\n{distinct}\n) AS _pgrain_s\n)")
+        key.after = len(self.program.blocks)
+        self.program.keys.append(key)
+        return key
+
+    def _plain_tables(self, item: nodes.FromItem) -> None:
+        """Note the tables of an item whose every row is a row of the join: no NULLs made up."""
+        if isinstance(item, nodes.Join) and item.kind in ("inner", "cross"):
+            self._plain_tables(item.left)
+            self._plain_tables(item.right)
+        elif isinstance(item, nodes.Relation) and item.columns is None \
+                and id(item) not in self.program.analysis.cte_of \
+                and plain_table(item.text) is not None:
+            self.tables[item.alias] = plain_table(item.text)
+
+    def _merge_plain(self, item: nodes.FromItem) -> None:
+        """USING and NATURAL inside an item that PostgreSQL joins itself: * is not ours to spell."""
+        if isinstance(item, nodes.Join):
+            if item.using or item.natural:
+                self.opaque_star = True
+            self._merge_plain(item.left)
+            self._merge_plain(item.right)
+
+    opaque_star = False
+    nested = False                              # it is not the outermost
+    window: nodes.WindowCall | None = None      # PostgreSQL computes it over the base rows
+    inlines: list[nodes.OrderItem] | None = None   # ORDER BY, if subqueries of FROM may be merged
+    random_columns: frozenset = frozenset()     # of an outer join's inputs (outer_joins.py)
+
+    def _using(self, item: nodes.Join, left: list[str]) -> None:
+        names = item.using
+        right = [alias for alias in self.aliases if alias not in left]
+        if item.natural:
+            theirs = {c.name for alias in right for c in self.aliases[alias]}
+            names = [c.name for alias in left for c in self.aliases[alias] if c.name in theirs]
+        for name in names or []:
+            sides, owners = [], []
+            for aliases in (left, right):
+                owner = next((a for a in aliases for c in self.aliases[a] if c.name == name), None)
+                if owner is None:
+                    raise self.program.refuse("a column of USING", item)
+                column = next(c for c in self.aliases[owner] if c.name == name)
+                if column.random:
+                    raise self.program.refuse("a join on a number that depends on predictions",
+                                              item)
+                sides.append(f"{quoted(owner)}.{quoted(name)}")
+                owners.append((owner, name))
+            self.equal.append(tuple(owners))
+            mine = self.merged.get(name, sides[0])
+            self.block.where.append(f"{mine} = {sides[1]}")
+            self.merged[name] = mine
+
+
+def _of_keys(block: SelectBlock, sql: str, ended: bool) -> str:
+    """The rows of `sql` for every row of the block's key; ended: it ends with conditions.
+
+    PostgreSQL knows no number of these and must not join by nested loops (`nested_loops`). So that
+    few keys find their rows by an index all the same, there are two branches, of which one runs.
+    """
+    key = block.key
+    sources = [f"{key.cte} AS _pgrain_key", *key.lateral("_pgrain_key")]
+    made = f"SELECT _pgrain_key.{KEY}, _pgrain_i.* FROM " + ",\n".join(sources)
+    if not block.tied or not ended:
+        return f"{made},\nLATERAL (\n{sql}\n) AS _pgrain_i"
+    count = f"(SELECT pg_catalog.count(*) FROM {key.cte})"
+    narrow = "".join(f"\n AND {column} = ANY (ARRAY(SELECT _pgrain_c{number} FROM {key.cte}))"
+                     for column, number in block.tied)
+    return (f"{made},\nLATERAL (\n{sql}\n) AS _pgrain_i"
+            f"\nWHERE {count} OPERATOR(pg_catalog.>) {FEW_KEYS}\nUNION ALL\n"
+            f"{made},\nLATERAL (\n{sql}{narrow}\n) AS _pgrain_i"
+            f"\nWHERE {count} OPERATOR(pg_catalog.<=) {FEW_KEYS}")
+
+
+def select_sql(block: SelectBlock, columns: list[str], limit: int | None = None) -> str:
+    """SELECT of `columns` over the base rows of a block, the key's number first if it has one."""
+    from_ = ",\n".join(f"{text}\n" for text in block.from_)
+    sql = f"SELECT {', '.join(columns) or '1 AS _pgrain_one'}"
+    if from_:
+        sql += f"\nFROM {from_}"
+    if block.where:
+        sql += "WHERE " if from_ else "\nWHERE "
+        sql += "\n AND ".join(f"({condition}\n)" for condition in block.where)
+    if block.key is not None:
+        sql = _of_keys(block, sql, bool(from_ and block.where))
+    if limit is not None:
+        sql += f"\nLIMIT {limit}"
+    return sql

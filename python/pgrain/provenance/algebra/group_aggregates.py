@@ -1,0 +1,167 @@
+"""Aggregates over the rows of a group: those of the circuit, and those that no prediction moves."""
+
+from __future__ import annotations
+
+from pgrain.plan import nodes
+from pgrain.plan.spine import read_tree
+from pgrain.provenance.algebra.blocks import Aggregate
+from pgrain.provenance.algebra.queries import shows_number
+from pgrain.provenance.annotate import present
+
+NUMBER_OIDS = (20, 21, 23, 700, 701, 1700)
+# Sums of these are the same in whatever order their rows come.
+_EXACT_OIDS = (20, 21, 23, 1186, 1700)
+_SPREADS = ("stddev", "stddev_pop", "stddev_samp", "variance", "var_pop", "var_samp")
+FUNCTIONS = ("count", "sum", "avg", "min", "max", "bool_and", "bool_or", "every")
+
+
+def aggregates(expression: nodes.Expr) -> list[nodes.AggregateCall]:
+    """The aggregates of an expression."""
+    return [piece for piece in expression.walk() if isinstance(piece, nodes.AggregateCall)]
+
+
+class GroupAggregates:
+    """The part of a `GroupBuilder` that reads aggregates."""
+
+    # --- aggregates that no prediction moves -----------------------------------------------
+
+    settled = False         # no prediction decides which rows a group has
+    sorting = False         # an item of ORDER BY or DISTINCT ON is read
+
+    def touch(self, expressions: list[nodes.Expr]) -> None:
+        """Read what stands inside the aggregates, which may join more to the base rows; then it is
+        known whether predictions decide about these."""
+        for call in (call for expression in expressions for call in aggregates(expression)):
+            for part in (*self.arguments(call), call.filter):
+                if part is None:
+                    continue
+                if part is not call.filter and self.is_number(part):
+                    self.builder.number(part, read_tree(part, self.builder.is_random))
+                else:
+                    self.builder.prepare(part)
+        # One group for each key is made of a row without values, too, which must not count.
+        self.settled = self.block.settled and not self.grouping.by_entry and not (
+            self.grouping.by is None and self.block.key is not None)
+
+    def arguments(self, call: nodes.AggregateCall) -> list[nodes.Expr]:
+        """What an aggregate is of; count of the rows of a relation is count(*): these are never
+        NULL, unless an outer join made them."""
+        argument = call.arguments[0] if len(call.arguments) == 1 else None
+        piece = argument.pieces[0] if argument is not None and len(argument.pieces) == 1 else None
+        if call.function != "count" or call.distinct or not isinstance(piece, nodes.ColumnRef) \
+                or piece.end - piece.start != len(argument.text) \
+                or not self.builder.whole_row(piece):
+            return call.arguments
+        alias = piece.name if piece.qualifier is None else piece.qualifier.rsplit(".", 1)[-1]
+        unit = self.builder.unit_of.get(alias)
+        return [] if unit is None or self.block.units[unit].alias == alias else call.arguments
+
+    def is_number(self, argument: nodes.Expr) -> bool:
+        """Whether an aggregate's argument is a number of the circuit, not a text or truth that
+        PostgreSQL makes of comparisons of such numbers."""
+        if not self.builder.randoms(argument):
+            return False
+        tree = read_tree(argument, self.builder.is_random)
+        return not self.builder.evaluable(tree) or shows_number(self.builder, argument, tree)
+
+    def fixed_call(self, call: nodes.AggregateCall) -> str | None:
+        """SQL of an aggregate over a group's rows, if no prediction moves it.
+
+        Sums of floating-point numbers hang on the order of the rows in their last digits: they may
+        sort groups, but what is shown or compared of them is not PostgreSQL's.
+        """
+        if not self.settled:
+            return None
+        known = id(call), self.sorting
+        if known not in self.known_calls:
+            self.known_calls[known] = self.read_fixed(call)
+        return self.known_calls[known]
+
+    def read_fixed(self, call: nodes.AggregateCall) -> str | None:
+        arguments = self.arguments(call)
+        if call.order or call.function not in (*FUNCTIONS, *_SPREADS) or len(arguments) > 1:
+            return None
+        parts = []
+        for part in [*arguments, *([call.filter] if call.filter is not None else [])]:
+            if self.builder.randoms(part) or self.program.analysis.depends(part):
+                return None
+            made = self.builder.prepare(part)
+            if made.labelled:
+                return None
+            if made.text not in self.grouping.fixed:
+                self.grouping.fixed.append(made.text)
+            parts.append(f"_pgrain_z{self.grouping.fixed.index(made.text)}")
+        if call.function in ("sum", "avg", *_SPREADS) and not self.sorting:
+            oid = self.program.type_of(self.select, call.arguments[0].text)
+            if oid and oid not in _EXACT_OIDS:
+                return None
+        argument = ("DISTINCT " if call.distinct else "") + parts[0] if arguments else "*"
+        filter_ = f" FILTER (WHERE {parts[-1]})" if call.filter is not None else ""
+        return f"pg_catalog.{call.function}({argument}){filter_}"
+
+    # --- aggregates of the circuit ---------------------------------------------------------
+
+    def aggregate(self, call: nodes.AggregateCall, seconds: bool = False) -> int:
+        """Number of an aggregate of this grouping; seconds: of dates, as numbers."""
+        made = self.read_aggregate(call)
+        if seconds:
+            made.as_text = False
+            for where in ("base", "entry"):
+                text = getattr(made, f"distinct_{where}")
+                if text is not None:
+                    setattr(made, f"value_{where}",
+                            f"pg_catalog.date_part('epoch', ({text}\n))")
+                    setattr(made, f"distinct_{where}", None)
+        if made not in self.grouping.aggregates:
+            self.grouping.aggregates.append(made)
+        return self.grouping.aggregates.index(made)
+
+    def read_aggregate(self, call: nodes.AggregateCall) -> Aggregate:
+        if call.function not in FUNCTIONS:
+            raise self.program.refuse(f"the aggregate {call.function}", call,
+                                      "Use count, sum, avg, min, max, bool_and or bool_or.")
+        if call.order:
+            raise self.program.refuse("ORDER BY inside an aggregate", call, "Leave it out.")
+        function = "bool_and" if call.function == "every" else call.function
+        made = Aggregate(function, call.distinct, None, None)
+        flags: dict[str, list[str]] = {"base": [], "entry": []}
+        if call.filter is not None:
+            part = self.builder.prepare(call.filter)
+            flags["entry" if part.labelled else "base"].append(f"coalesce(({part.text}), false)")
+        if self.arguments(call):
+            if len(call.arguments) > 1:
+                raise self.program.refuse("an aggregate of several arguments", call)
+            self.argument(call, call.arguments[0], made, flags)
+        made.flag_base = " AND ".join(flags["base"]) or None
+        made.flag_entry = " AND ".join(flags["entry"]) or None
+        return made
+
+    def argument(self, call, argument: nodes.Expr, made: Aggregate, flags) -> None:
+        if self.is_number(argument):
+            if call.distinct or made.function.startswith("bool"):
+                raise self.program.refuse(f"{call.function} of numbers that depend on predictions",
+                                          call)
+            tree = read_tree(argument, self.builder.is_random)
+            made.number = self.builder.number(argument, tree)
+            return
+        part = self.builder.prepare(argument)
+        where = "entry" if part.labelled else "base"
+        flags[where].append(present(f"({part.text}\n)"))
+        value = f"({part.text}\n)::pg_catalog.float8"
+        if made.function.startswith("bool"):
+            value = f"({part.text}\n)::pg_catalog.int4::pg_catalog.float8"
+        elif made.function in ("sum", "avg"):
+            oid = self.program.type_of(self.select, argument.text)
+            if oid and oid not in NUMBER_OIDS:
+                raise self.program.refuse(f"{made.function} of what is no number", call,
+                                          "Make it a number, as with extract(epoch FROM …).")
+        elif made.function in ("min", "max"):
+            oid = self.program.type_of(self.select, argument.text)
+            if oid and oid not in NUMBER_OIDS:
+                made.as_text = True
+                setattr(made, f"distinct_{where}", part.text)
+                return
+        if made.function != "count":
+            setattr(made, f"value_{where}", value)
+        if call.distinct:
+            setattr(made, f"distinct_{where}", part.text)

@@ -1,0 +1,137 @@
+"""GROUP BY: the keys, and which of them the others decide."""
+
+from __future__ import annotations
+
+from pgrain.plan import nodes
+from pgrain.plan.lexer import tokenize, unbracketed
+from pgrain.plan.spine import read_tree
+from pgrain.provenance.algebra.select import Prepared
+
+
+class GroupKeys:
+    """The part of a `GroupBuilder` that reads GROUP BY. `keys`: its expressions; `derived`: numbers
+    of those that the others decide."""
+
+    def read_group(self) -> None:
+        self.grouping.by = ", ".join(self.group_item(item) for item in self.select.group)
+        if not self.keys and not self.grouping.sets:
+            self.grouping.by = None         # GROUP BY (): one group, whatever there is
+
+    def group_item(self, item: nodes.GroupItem) -> str:
+        """An item of GROUP BY over our names of the keys."""
+        if item.kind == "expression":
+            return self.key(item.expressions[0])
+        if item.kind == "list":
+            inner = [self.key(e) for e in item.expressions] + \
+                [self.group_item(i) for i in item.items]
+            return f"({', '.join(inner)})"
+        self.grouping.sets = True
+        inner = [self.group_item(i) for i in item.items] or \
+            [self.key(e) for e in item.expressions]
+        word = {"rollup": "ROLLUP", "cube": "CUBE", "sets": "GROUPING SETS"}[item.kind]
+        return f"{word} ({', '.join(inner)})"
+
+    def key(self, expression: nodes.Expr) -> str:
+        """Our name of a grouping key; an input column goes before an output's name."""
+        tokens = unbracketed(expression.tokens)
+        names = [item.alias or self.name(item.expression) for item in self.select.items]
+        if len(tokens) == 1 and tokens[0].kind == "number" and tokens[0].value.isdigit():
+            at = int(tokens[0].value) - 1
+            if not 0 <= at < len(names):
+                raise self.program.refuse("this position in GROUP BY", expression)
+            expression = self.select.items[at].expression
+        elif len(tokens) == 1 and tokens[0].is_name and tokens[0].value in names and \
+                self.builder.resolve(None, tokens[0].value) is None:
+            expression = self.select.items[names.index(tokens[0].value)].expression
+        random = self.builder.randoms(expression) and not self.builder.evaluable(
+            read_tree(expression, self.builder.is_random))
+        if random and self.units_of(expression) is None:
+            raise self.refuse_key(expression)
+        if any(isinstance(p, nodes.AggregateCall) for p in expression.walk()):
+            raise self.program.refuse("GROUP BY an aggregate", expression)
+        for number, known in enumerate(self.keys):
+            if self.same(known, expression):
+                return f"_pgrain_g{number}"
+        self.keys.append(expression)
+        if random:
+            self.derived.append(len(self.keys) - 1)
+        return f"_pgrain_g{len(self.keys) - 1}"
+
+    def refuse_key(self, expression: nodes.Expr):
+        return self.program.refuse(
+            "GROUP BY a number that depends on predictions", expression,
+            "Group by comparisons of it (CASE WHEN n > 10 THEN 'many' ELSE 'few' END), or by all "
+            "columns that its subquery groups by, too.")
+
+    def units_of(self, expression: nodes.Expr) -> set[str] | None:
+        """The relations of possible rows whose rows decide an expression; None if they do not."""
+        found = set()
+        for piece in expression.walk():
+            known = self.resolve(piece.qualifier, piece.name) \
+                if isinstance(piece, nodes.ColumnRef) else None
+            unit = self.builder.unit_of.get(known[0]) if known is not None else None
+            if unit is None or known[1].shown is not None or known[1].flag is not None:
+                return None
+            if known[0] not in self.builder.deciding:
+                return None
+            found.add(known[0])
+        return found
+
+    def check_derived(self) -> None:
+        """0A000 for a key that the others do not decide: it would say which groups there are."""
+        known = set()
+        for number, key in enumerate(self.keys):
+            piece = key.pieces[0] if len(key.pieces) == 1 and number not in self.derived else None
+            if isinstance(piece, nodes.ColumnRef) and len(unbracketed(key.tokens)) in (1, 3, 5):
+                found = self.resolve(piece.qualifier, piece.name)
+                if found is not None:
+                    known.add((found[0], found[1].name))
+                if piece.qualifier is None and piece.name in self.builder.merged:
+                    known |= {(alias, piece.name) for alias in self.builder.aliases}
+        equal = [pair for pair in self.builder.equal for pair in (pair, pair[::-1])]
+        while any(a in known and b not in known for a, b in equal):
+            known |= {b for a, b in equal if a in known}
+        for number in self.derived:
+            for alias in self.units_of(self.keys[number]):
+                if self.grouping.sets or any((alias, name) not in known
+                                             for name in self.builder.deciding[alias]):
+                    raise self.refuse_key(self.keys[number])
+
+    def same(self, one: nodes.Expr, other: nodes.Expr) -> bool:
+        """Whether two expressions are the same to GROUP BY: t.c and c are one column."""
+        def spelled(expression):
+            replaced = {}
+            for piece in expression.walk():
+                if isinstance(piece, nodes.ColumnRef):
+                    found = self.builder.resolve(piece.qualifier, piece.name)
+                    if found is not None:
+                        replaced[piece.start, piece.end] = f'"{found[0]}"."{found[1].name}"'
+            return bare([t.value for t in tokenize(expression.substitute(replaced))])
+
+        def bare(words):
+            depth = 0
+            for at, word in enumerate(words):
+                depth += (word == "(") - (word == ")")
+                if not depth and at < len(words) - 1:
+                    return words
+            return bare(words[1:-1]) if len(words) > 2 and words[0] == "(" else words
+
+        return one.text == other.text or spelled(one) == spelled(other)
+
+    def place_keys(self) -> None:
+        self.check_derived()
+
+        def prepared(labelled: bool) -> list:
+            nothing = Prepared("NULL::pg_catalog.int4", labelled)
+            return [nothing if number in self.derived else self.builder.prepare(key, labelled)
+                    for number, key in enumerate(self.keys)]
+
+        made = prepared(False)
+        if any(part.labelled for part in made):
+            made = prepared(True)
+        self.grouping.keys = [("entry" if part.labelled else "base", part.text) for part in made]
+
+    def key_name(self, expression: nodes.Expr) -> str | None:
+        """Our name of a grouping key that the expression is."""
+        return next((f"_pgrain_g{number}" for number, key in enumerate(self.keys)
+                     if number not in self.derived and self.same(key, expression)), None)
