@@ -31,7 +31,7 @@ from pgrain.provenance.algebra.small_gates import Constants, Disjoint, FromLiter
 from pgrain.provenance.algebra.wiring import CERTAIN, NEVER, Buckets, Wiring
 from pgrain.provenance.gates.arithmetic import Arithmetic
 from pgrain.provenance.gates.first import First
-from pgrain.provenance.gates.threshold import Threshold
+from pgrain.provenance.gates.levels import Levels
 from pgrain.provenance.lineage import number_digests
 
 
@@ -449,23 +449,19 @@ class Assembly:
         """INTERSECT ALL: copy i is there if both have i; EXCEPT ALL: if A has i more than B."""
         sides = []
         for number, (group, literals, _) in enumerate(members):
-            owner, member = Buckets(group).pairs(groups)
             sign = -1.0 if number and block.operator == "except" else 1.0
-            sides.append((owner, literals[member], np.full(len(owner), sign)))
+            sides.append((group, literals, np.full(len(group), sign)))
         if block.operator == "except":
             sides = [(np.concatenate([a[0], b[0]]), _stack(a[1], b[1]),
                       np.concatenate([a[2], b[2]])) for a, b in [sides]]
-        places = [self.threshold(len(groups), ">=", *side, -copy.astype(np.float64))
-                  for side in sides]
-        return Rows(np.stack([place + 1 for place in places], axis=1))
-
-    def threshold(self, n: int, operator: str, target, literals, weight, constant) -> np.ndarray:
-        """(n,) places of threes: does the weighted sum of terms and the constant compare with 0."""
-        possible = literals[:, 0] != NEVER
-        out = self.wiring.threes(n)
-        self.wiring.add(Threshold(out, n, operator, target[possible], literals[possible],
-                                  weight[possible], constant))
-        return out + 3 * np.arange(n)
+        places = []
+        for target, literals, weight in sides:
+            possible = literals[:, 0] != NEVER
+            out = self.wiring.threes(len(groups))
+            self.wiring.add(Levels(out, groups, copy, target[possible], literals[possible],
+                                   weight[possible]))
+            places.append(out + 3 * np.arange(len(groups)) + 1)
+        return Rows(np.stack(places, axis=1))
 
     def _union_all(self, block: MergeBlock, sides: list[Rows]) -> Rows:
         packed, n = self.packed, block.number

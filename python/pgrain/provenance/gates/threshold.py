@@ -67,23 +67,9 @@ class Threshold(Layer):
         self.n_literals = 3 * n
 
     def prepare(self, owners: np.ndarray | Owners) -> None:
-        owners = Owners.of(owners)
-        constant = np.where(np.isnan(self.constant), 0.0, self.constant)
-        blocks = Blocks(self.target, self.literals, owners)
-        possible = blocks.event_of >= 0
-        weight = np.bincount(blocks.event_of[possible], weights=self.weight[possible],
-                             minlength=blocks.n_events)
-        size = np.bincount(blocks.event_of[possible], np.abs(self.weight[possible]),
-                           blocks.n_events)
-        weight[np.abs(weight) <= TOLERANCE * size] = 0.0        # 1 - 10 * 0.1
-        certain = ~blocks.literals.any(axis=1)
-        np.add.at(constant, blocks.target[blocks.block[certain]], weight[certain])
-        keep = ~certain & (weight != 0)
-        if not keep.all():
-            smaller = Blocks(blocks.target[blocks.block[keep]], blocks.literals[keep], owners)
-            kept = np.empty(smaller.n_events)
-            kept[smaller.event_of] = weight[keep]
-            blocks, weight = smaller, kept
+        blocks, weight, constant = collected(
+            self.target, self.literals, self.weight,
+            np.where(np.isnan(self.constant), 0.0, self.constant), Owners.of(owners))
         self.blocks, self.weights, self.constants = blocks, weight, constant
         self.group_of_event = blocks.target[blocks.block]
         scale = np.bincount(self.group_of_event, weights=np.abs(weight), minlength=self.n)
@@ -139,6 +125,27 @@ def _compare(operator: str, sign: np.ndarray) -> np.ndarray:
             "<>": sign != 0}[operator]
 
 
+def collected(target: np.ndarray, literals: np.ndarray, weight: np.ndarray, constant: np.ndarray,
+              owners: Owners) -> tuple[Blocks, np.ndarray, np.ndarray]:
+    """(blocks of exclusive events, weight of each event, constant of each group) of terms: those
+    that are certain are part of the constant, those that cancel are left out."""
+    constant = constant.copy()
+    blocks = Blocks(target, literals, owners)
+    possible = blocks.event_of >= 0
+    summed = np.bincount(blocks.event_of[possible], weight[possible], blocks.n_events)
+    size = np.bincount(blocks.event_of[possible], np.abs(weight[possible]), blocks.n_events)
+    summed[np.abs(summed) <= TOLERANCE * size] = 0.0        # 1 - 10 * 0.1
+    certain = ~blocks.literals.any(axis=1)
+    np.add.at(constant, blocks.target[blocks.block[certain]], summed[certain])
+    keep = ~certain & (summed != 0)
+    if not keep.all():
+        smaller = Blocks(blocks.target[blocks.block[keep]], blocks.literals[keep], owners)
+        kept = np.empty(smaller.n_events)
+        kept[smaller.event_of] = summed[keep]
+        blocks, summed = smaller, kept
+    return blocks, summed, constant
+
+
 def _parts(layer: Threshold) -> list:
     """The groups that have events, each with the method that decides it."""
     blocks, weight = layer.blocks, layer.weights
@@ -163,10 +170,10 @@ def _parts(layer: Threshold) -> list:
     outcomes = np.diff(np.append(blocks.starts, blocks.n_events)) + 1
     half, states = split(of_block, outcomes, n)
     fits = (step > 0) & (cap <= VALUES) & (work <= WORK)
-    lattice = fits & (work <= 8 * states) & _cheapest(np.where(fits, work, np.inf), TOTAL_WORK)
-    halves = ~lattice & _cheapest(np.where(lattice, np.inf, states), TOTAL_STATES)
+    lattice = fits & (work <= 8 * states) & cheapest(np.where(fits, work, np.inf), TOTAL_WORK)
+    halves = ~lattice & cheapest(np.where(lattice, np.inf, states), TOTAL_STATES)
     more = fits & ~lattice & ~halves
-    lattice |= more & _cheapest(np.where(more, work, np.inf), TOTAL_WORK)
+    lattice |= more & cheapest(np.where(more, work, np.inf), TOTAL_WORK)
     parts = []
     if lattice.any():
         parts.append(_OnLattice(layer, groups, of_block, lattice, whole, low, high, at, cap, flip,
@@ -180,7 +187,7 @@ def _parts(layer: Threshold) -> list:
     return parts
 
 
-def _cheapest(cost: np.ndarray, budget: float) -> np.ndarray:
+def cheapest(cost: np.ndarray, budget: float) -> np.ndarray:
     """(n,) bool: the cheapest ones whose cost is within the budget together."""
     order = np.argsort(cost, kind="stable")
     result = np.zeros(len(cost), bool)
