@@ -193,6 +193,23 @@ def test_every_kind_of_input(schema: Lab, model: str, argument: str) -> None:
         check(schema, query)
 
 
+@pytest.mark.parametrize("query", [
+    "SELECT count(*) FROM t WHERE pgrain.predict('m', x) <> c",
+    "SELECT g FROM t WHERE EXISTS (SELECT 1 FROM t AS k WHERE pgrain.predict('m', k.x) = t.c)"])
+def test_digests_are_looked_up_in_a_hash_table(schema: Lab, query: str) -> None:
+    """Rows times digests would be the square of a table that nothing is stored of."""
+    sql = schema.capture(query).fetch_sql("m")
+    lab = schema.connection
+    lab.execute("SET plan_cache_mode = force_generic_plan")
+    try:
+        lab.execute(f"PREPARE fetched (bytea, bytea[]) AS {sql}".encode())
+        plan = "\n".join(line for line, in lab.execute("EXPLAIN EXECUTE fetched ('', '{}')"))
+    finally:
+        lab.execute("RESET plan_cache_mode")
+        lab.execute("DEALLOCATE ALL")
+    assert "hashed SubPlan" in plan and "ANY ($2" not in plan
+
+
 def _fetch(lab: Lab, sql: str, array: bytes):
     """Rows of fetch_sql, with the value as Python's side of the wire has it."""
     prepared = sql.replace("$1", "'\\x" + SECRET.hex() + "'::bytea").replace(

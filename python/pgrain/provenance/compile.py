@@ -42,7 +42,7 @@ from pgrain.provenance.stamps import (
     stamp_sql,
     stamped_slots,
 )
-from pgrain.wire.identity import digest_sql, value_sql
+from pgrain.wire.identity import among_sql, digest_sql, value_sql
 
 NUMERIC_TYPES = {20: "bigint", 21: "smallint", 23: "integer", 700: "real",
                  701: "double precision", 1700: "numeric"}
@@ -111,8 +111,7 @@ class Capture:
                 f"{digest_sql(argument, facts.kind, facts.features)} AS _pgrain_x, "
                 f"{value_sql(argument, facts.kind)} AS _pgrain_v\n"
                 f"{side_from(self.annotated.sides[slot.side])}\nOFFSET 0"
-                f"\n) AS _pgrain_s{slot.index}\nWHERE _pgrain_x OPERATOR(pg_catalog.=) ANY"
-                " ($2::pg_catalog.bytea[])")
+                f"\n) AS _pgrain_s{slot.index}\nWHERE {among_sql('_pgrain_x')}")
         return (with_clause(self.annotated, [])
                 + "SELECT DISTINCT ON (_pgrain_x) _pgrain_x AS digest, _pgrain_v AS value FROM (\n"
                 + "\nUNION ALL\n".join(parts) + "\n) AS _pgrain_u")

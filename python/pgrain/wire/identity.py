@@ -90,6 +90,22 @@ def digest_sql(expression: str, kind: str, features: Sequence[str] = (),
             f"1, {DIGEST_BYTES})")
 
 
+def among_sql(digest: str, digests: str = "$2") -> str:
+    """SQL for whether `digest` is one of the parameter `digests` (bytea[]), in one step however
+    many these are.
+
+    ``= ANY (array)`` looks at them one by one: PostgreSQL has hashes of uuid, and before version 18
+    none of bytea. A semi-join might become nested loops; what is no condition by itself is looked
+    up in a hash table.
+    """
+    def name(text: str) -> str:
+        return f"pg_catalog.encode({text}, 'hex')::pg_catalog.uuid"
+
+    return (f"CASE WHEN {name(digest)} OPERATOR(pg_catalog.=) ANY (SELECT {name('_pgrain_d')} FROM "
+            f"pg_catalog.unnest({digests}::pg_catalog.bytea[]) AS _pgrain_d) THEN true ELSE false "
+            "END")
+
+
 def value_sql(expression: str, kind: str) -> str:
     """SQL for a feature value as `pack_value` takes it: bytea, text, float8[], or JSON as text."""
     return {"bytea": f"({expression})::pg_catalog.bytea",

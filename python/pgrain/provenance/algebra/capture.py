@@ -33,7 +33,7 @@ from pgrain.provenance.probes import (
 )
 from pgrain.provenance.semijoin import reduce
 from pgrain.provenance.stamps import Stamped
-from pgrain.wire.identity import digest_sql, value_sql
+from pgrain.wire.identity import among_sql, digest_sql, value_sql
 
 
 @dataclass
@@ -66,7 +66,7 @@ class NetworkCapture:
                 f"{digest_sql(argument, facts.kind, facts.features)} AS _pgrain_x",
                 f"{value_sql(argument, facts.kind)} AS _pgrain_v"])
             parts.append(f"SELECT _pgrain_x, _pgrain_v FROM (\n{inner}\nOFFSET 0\n) AS _pgrain_s"
-                         "\nWHERE _pgrain_x OPERATOR(pg_catalog.=) ANY ($2::pg_catalog.bytea[])")
+                         f"\nWHERE {among_sql('_pgrain_x')}")
         return (self.with_sql
                 + "SELECT DISTINCT ON (_pgrain_x) _pgrain_x AS digest, _pgrain_v AS value FROM (\n"
                 + "\nUNION ALL\n".join(parts) + "\n) AS _pgrain_u")
