@@ -13,8 +13,8 @@ from pgrain.cli import install
 
 # These run as their caller, in whose search_path names of the caller must resolve; every name of
 # their own is qualified (test_rights.py, test_hostile_callers.py).
-ANSWERED = {"pgrain._stamp_key", "pgrain.predict", "pgrain.predict_proba", "pgrain._ranked",
-            "pgrain.complain"}
+ANSWERED = {"pgrain._stamp_key", "pgrain.predict", "pgrain.predict_proba", "pgrain.predict_batch",
+            "pgrain._ranked", "pgrain.complain"}
 
 
 def test_pgspot_finds_nothing_that_is_not_answered(tmp_path):

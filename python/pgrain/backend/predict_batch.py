@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 from pgrain.backend import session
 from pgrain.backend.session import STATE
-from pgrain.backend.spi import check_interrupts, entry_point, from_postgres, writers, written
+from pgrain.backend.spi import check_interrupts, entry_point, from_postgres, only_reads
 from pgrain.errors import InvalidArgument
 from pgrain.wire.identity import DIGEST_BYTES, canonical, pack_value, value_sql
 
@@ -22,8 +22,8 @@ _TOO_FEW_COLUMNS = "42P10"
 class Batch:
     """A call under way: its model, a cursor over its query, rows of the next block."""
 
-    def __init__(self, model, cursor, writers_before: int):
-        self.model, self.cursor, self.writers = model, cursor, writers_before
+    def __init__(self, model, cursor):
+        self.model, self.cursor = model, cursor
         self.size = 200
 
 
@@ -34,10 +34,10 @@ _numbers = itertools.count(1)
 @entry_point
 def predict_open(plpy, name: str, text: str) -> int:
     """The number of a call of predict_batch, whose rows `predict_next` gives block by block."""
-    before = writers(plpy)
     model = session.model_facts(plpy, name, predictions=True)
     number = next(_numbers)
-    _batches[number] = Batch(model, _open(plpy, text, model.kind), before)
+    with only_reads(plpy):
+        _batches[number] = Batch(model, _open(plpy, text, model.kind))
     while len(_batches) > _NESTED:      # those of statements that failed
         _batches.popitem(last=False)
     return number
@@ -53,10 +53,9 @@ def predict_next(plpy, number: int) -> list[tuple]:
     batch = _batches.get(number)
     if batch is None:
         raise InvalidArgument("no such call of predict_batch")
-    model, rows = batch.model, batch.cursor.fetch(batch.size)
-    # Before any of these rows is shown: the error undoes it all.
-    if writers(plpy) != batch.writers:
-        raise written()
+    model = batch.model
+    with only_reads(plpy):
+        rows = batch.cursor.fetch(batch.size)
     if not rows:
         batch.cursor.close()
         del _batches[number]

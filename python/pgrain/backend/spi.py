@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import re
+from contextlib import contextmanager
 
 from pgrain.errors import InsufficientPrivilege, PgrainError, ReadOnly
 
@@ -153,6 +154,17 @@ def writes_nothing(function):
         except _Done:
             return result
     return wrapper
+
+
+@contextmanager
+def only_reads(plpy):
+    """25006 if what runs in here writes. In a subtransaction of its own, which holds an id as soon
+    as something in it has written; the ids of those within are given up when they end."""
+    with plpy.subtransaction():
+        before = writers(plpy)
+        yield
+        if writers(plpy) != before:
+            raise written()
 
 
 def writers(plpy) -> int:
