@@ -67,6 +67,18 @@ RIGHT = [
     "SELECT * FROM (SELECT 'a' AS lab, 1 AS z) AS k JOIN v1 USING (lab)",
     "SELECT * FROM v1 LEFT JOIN (SELECT 'a' AS lab, 1 AS z) AS k USING (lab)",
     "SELECT j.lab FROM (v1 JOIN (SELECT 'a' AS lab, 1 AS z) AS k USING (lab)) AS j",
+    # a column that was merged before, or on the other side
+    "SELECT * FROM (SELECT id, c FROM r) AS a FULL JOIN (SELECT id + 1 AS id FROM r) AS b "
+    "USING (id) LEFT JOIN v1 USING (id)",
+    "SELECT id, lab FROM v1 JOIN ((SELECT n AS id FROM nn) AS a FULL JOIN "
+    "(SELECT id + 1 AS id FROM r) AS b USING (id)) USING (id)",
+    "SELECT id, count(*) FROM v1 FULL JOIN (SELECT id + 1 AS id FROM r) AS b USING (id) "
+    "LEFT JOIN nn ON n = id GROUP BY id",
+    # labels beside the groups that decide them
+    f"SELECT x, {P} AS l, count(*) FROM s GROUP BY x",
+    f"SELECT {P} = c, upper({P}), max(v) FROM s GROUP BY x, c HAVING {P} <> 'b' OR count(*) > 1",
+    f"SELECT upper({P}) || '!', max(v) FROM s GROUP BY upper({P})",
+    f"SELECT l, sum(n) FROM (SELECT {P} AS l, count(*) AS n FROM s GROUP BY x) AS q GROUP BY l",
     # DISTINCT ON a label: the first row of each class
     f"SELECT DISTINCT ON ({P}) id, c FROM s ORDER BY {P}, id",
     f"SELECT DISTINCT ON ({P}) {P} AS l, id FROM s WHERE id > 0 ORDER BY l DESC, id DESC",
@@ -115,6 +127,13 @@ RIGHT = [
     "ORDER BY count(*), sum(v) LIMIT 1",
     f"SELECT r.id, (SELECT count(*) FROM s WHERE s.g = r.g AND {P} = 'a' LIMIT 1) AS n FROM r"
     .replace("m', x", "m', s.x"),
+    # aggregates that no prediction moves beside what only the group's rows know
+    f"SELECT g, count(*) FILTER (WHERE {P} = 'a') FROM s GROUP BY g HAVING count(*) > "
+    "(SELECT count(*) FROM r WHERE r.g = s.g)",
+    f"SELECT (g + 1) * count(*), count(s.*), count(*) FILTER (WHERE {P} = 'a') FROM s "
+    "GROUP BY g + 1 ORDER BY count(s) LIMIT 1",
+    f"SELECT count(*) FILTER (WHERE {P} = 'a') NOT BETWEEN 1 AND 2, CASE WHEN count(*) FILTER "
+    f"(WHERE {P} = 'a') IN (0, 2) THEN 'even' ELSE 'odd' END FROM s GROUP BY g",
     # rows counted as such
     "SELECT count(j.*) FROM v1 AS j WHERE lab = 'a'",
     "SELECT g, count(v1), count(v1.*) FILTER (WHERE lab = 'b') FROM v1 GROUP BY g",
@@ -164,6 +183,10 @@ REFUSED = [
     (f"SELECT q.g, q.n FROM (SELECT g, count(*) AS n FROM s WHERE {P} = 'a' GROUP BY g) AS q "
      "WHERE EXISTS (SELECT 1 FROM r WHERE r.g = q.g AND n > 0)", "inside a subquery"),
     (f"SELECT id FROM s ORDER BY {P}, id", "ORDER BY"),
+    ("SELECT q.* FROM (SELECT v1.id, r.id FROM v1 JOIN r USING (g)) AS q", "columns of one name"),
+    (f"SELECT FROM s WHERE {P} = 'a' EXCEPT ALL SELECT FROM r", "of no columns"),
+    (f"SELECT g, (SELECT count(*) FROM r WHERE r.g = s.g), count(*) FILTER (WHERE {P} = 'a') "
+     "FROM s GROUP BY ROLLUP (g)", "over GROUPING SETS"),
     (f"WITH k AS (SELECT id, {P} AS l FROM s) SELECT id FROM s", "nobody reads"),
     ("SELECT g FROM vg WHERE n > ALL (SELECT g FROM r)", "before IN, ANY or ALL"),
     ("SELECT r.c, vg.n, count(*) FROM vg JOIN r USING (g) GROUP BY r.c, vg.n", "GROUP BY a number"),

@@ -133,9 +133,26 @@ class Annotator:
                 self.keep(condition, "keys")
                 cross.append(condition.text)
         key_sql = [self.value(key) for key in keys] if query.aggregated else []
-        moving = bool(mixed) or any(key.calls for key in keys)
+        shown = self.determined_labels(keys)
+        key_sql += shown
+        moving = bool(mixed or shown) or any(key.calls for key in keys)
         cells = [cell for item in query.items for cell in self.cells(item, moving)]
         return Annotated(query, self.sides, self.slots, cross, mixed, key_sql, cells, [])
+
+    def determined_labels(self, keys: list) -> list[str]:
+        """Labels that are selected beside the groups that decide them: GROUP BY x is GROUP BY x,
+        predict('m', x), which is a possible row for each class."""
+        query = self.query
+        if not (query.aggregated and query.select.grouped):
+            return []
+        grouped = {self.labels[call.start] for key in keys for call in key.calls}
+        plain = {self.resolve(key.columns[0])[:2] for key in keys if len(key.columns) == 1
+                 and _is_column(key.text) and self.resolve(key.columns[0]) is not None}
+        calls = [call for item in query.items if item.kind == "plain"
+                 for call in item.expression.calls]
+        return list(dict.fromkeys(
+            self.labels[call.start] for call in calls if self.labels[call.start] not in grouped
+            or {(self.resolve(column) or ())[:2] for column in call.columns} <= plain))
 
     # --- names -----------------------------------------------------------------------------
 
@@ -339,6 +356,10 @@ class Annotator:
                                       hint="Name the columns.")
         if item.qualifier and item.qualifier not in self.columns:
             raise UnsupportedOperator(f'"{item.qualifier}.*" has no provenance yet',
+                                      hint="Name the columns.")
+        if any(len({name for name, _ in self.columns[alias]}) < len(self.columns[alias])
+               for alias in aliases):
+            raise UnsupportedOperator("a * over columns of one name has no provenance yet",
                                       hint="Name the columns.")
         return [Cell("row", f"{quote(alias)}.{quote(name)}")
                 for alias in aliases for name, _ in self.columns[alias]]

@@ -32,17 +32,15 @@ class FromItems:
             self.block.from_.append(item.text)
             for alias in aliases_of(item):
                 self.aliases[alias] = [Column(n, oid) for n, oid in self.known.get(alias, [])]
-            self._merge_plain(item)
+            self.merged |= self._merge_plain(item)
             self._plain_tables(item)
             return
         if isinstance(item, nodes.Join):
             if item.kind in ("inner", "cross"):
-                self.add_from(item.left)
-                left = list(self.aliases)
-                self.add_from(item.right)
+                merged = self.add_sides(item)
                 if item.on is not None:
                     self.conditions.append(item.on)
-                self._using(item, left)
+                self._using(item, *merged)
                 return
             from pgrain.provenance.algebra.outer_joins import outer_join
             outer_join(self, item)
@@ -79,6 +77,17 @@ class FromItems:
         else:
             relation = known[id(item.query)] = lower_query(self.program, item.query, None)
         self.add_unit(item.alias, relation)
+
+    def add_sides(self, join: nodes.Join) -> tuple[list[str], dict, dict]:
+        """Both sides of a join: (aliases of all before the right one, SQL of the columns that USING
+        and NATURAL merged before it, and in it)."""
+        self.add_from(join.left)
+        left, mine = list(self.aliases), self.merged
+        self.merged = {}
+        self.add_from(join.right)
+        theirs = self.merged
+        self.merged = theirs | mine
+        return left, mine, theirs
 
     def add_unit(self, alias: str, relation: Relation, key: Key | None = None) -> int:
         """A relation of possible rows under `alias`; `key`: made of this SELECT's own columns."""
@@ -147,13 +156,36 @@ class FromItems:
                 and plain_table(item.text) is not None:
             self.tables[item.alias] = plain_table(item.text)
 
-    def _merge_plain(self, item: nodes.FromItem) -> None:
-        """USING and NATURAL inside an item that PostgreSQL joins itself: * is not ours to spell."""
-        if isinstance(item, nodes.Join):
-            if item.using or item.natural:
-                self.opaque_star = True
-            self._merge_plain(item.left)
-            self._merge_plain(item.right)
+    def _merge_plain(self, item: nodes.FromItem) -> dict[str, str]:
+        """USING and NATURAL inside an item that PostgreSQL joins itself: * is not ours to spell.
+        SQL of the merged columns that are not just those of the left side."""
+        if not isinstance(item, nodes.Join):
+            return {}
+        left, right = self._merge_plain(item.left), self._merge_plain(item.right)
+        made = left | right
+        if not (item.using or item.natural):
+            return made
+        self.opaque_star = True
+
+        def side(of: nodes.FromItem, known: dict[str, str]) -> dict[str, str]:
+            names: dict[str, str] = {}
+            for alias in aliases_of(of):
+                for column in self.aliases.get(alias, []):
+                    names.setdefault(column.name, f"{quoted(alias)}.{quoted(column.name)}")
+            return names | known
+
+        one, other = side(item.left, left), side(item.right, right)
+        for name in item.using or [name for name in one if name in other]:
+            made.pop(name, None)
+            if name not in one or name not in other:
+                continue
+            if item.kind == "full":
+                made[name] = f"coalesce({one[name]}, {other[name]})"
+            elif item.kind == "right":
+                made[name] = other[name]
+            elif name in left:
+                made[name] = left[name]
+        return made
 
     opaque_star = False
     nested = False                              # it is not the outermost
@@ -161,15 +193,15 @@ class FromItems:
     inlines: list[nodes.OrderItem] | None = None   # ORDER BY, if subqueries of FROM may be merged
     random_columns: frozenset = frozenset()     # of an outer join's inputs (outer_joins.py)
 
-    def _using(self, item: nodes.Join, left: list[str]) -> None:
+    def _using(self, item: nodes.Join, left: list[str], mine: dict, theirs: dict) -> None:
         names = item.using
         right = [alias for alias in self.aliases if alias not in left]
         if item.natural:
-            theirs = {c.name for alias in right for c in self.aliases[alias]}
-            names = [c.name for alias in left for c in self.aliases[alias] if c.name in theirs]
+            known = {c.name for alias in right for c in self.aliases[alias]}
+            names = [c.name for alias in left for c in self.aliases[alias] if c.name in known]
         for name in names or []:
             sides, owners = [], []
-            for aliases in (left, right):
+            for aliases, merged in ((left, mine), (right, theirs)):
                 owner = next((a for a in aliases for c in self.aliases[a] if c.name == name), None)
                 if owner is None:
                     raise self.program.refuse("a column of USING", item)
@@ -177,12 +209,11 @@ class FromItems:
                 if column.random:
                     raise self.program.refuse("a join on a number that depends on predictions",
                                               item)
-                sides.append(f"{quoted(owner)}.{quoted(name)}")
+                sides.append(merged.get(name, f"{quoted(owner)}.{quoted(name)}"))
                 owners.append((owner, name))
             self.equal.append(tuple(owners))
-            mine = self.merged.get(name, sides[0])
-            self.block.where.append(f"{mine} = {sides[1]}")
-            self.merged[name] = mine
+            self.block.where.append(f"{sides[0]} = {sides[1]}")
+            self.merged[name] = sides[0]
 
 
 def _of_keys(block: SelectBlock, sql: str, ended: bool) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pgrain.plan import nodes
 from pgrain.plan.spine import read_tree
 from pgrain.provenance.algebra.blocks import Aggregate
+from pgrain.provenance.algebra.program import conjuncts, cut, free_columns
 from pgrain.provenance.algebra.queries import shows_number
 from pgrain.provenance.annotate import present
 
@@ -42,6 +43,32 @@ class GroupAggregates:
         # One group for each key is made of a row without values, too, which must not count.
         self.settled = self.block.settled and not self.grouping.by_entry and not (
             self.grouping.by is None and self.block.key is not None)
+        for expression in expressions:
+            for part in conjuncts(expression) if expression is self.select.having else [expression]:
+                if aggregates(part) and self.beyond_keys(part) is not None:
+                    # What stands beside them is known of the group's rows alone.
+                    self.known_calls |= {(id(call), False): None for call in aggregates(part)}
+
+    def beyond_keys(self, expression: nodes.Expr) -> nodes.Piece | None:
+        """What keys and aggregates do not say of an expression over groups; None if all."""
+        known: list[nodes.Piece] = []
+        for piece in expression.walk():
+            if any(of.start <= piece.start and piece.end <= of.end for of in known):
+                continue
+            if isinstance(piece, nodes.AggregateCall) or \
+                    self.key_name(cut(expression, piece.start, piece.end)) is not None:
+                known.append(piece)
+            elif isinstance(piece, (nodes.ColumnRef, nodes.ModelCall)) or \
+                    self.program.analysis.depends(piece) or isinstance(piece, nodes.Subquery) and \
+                    self.builder.outer_columns(self.free(piece)):
+                return piece
+        return None
+
+    def free(self, piece: nodes.Subquery) -> set[tuple[str | None, str]]:
+        """Columns that a subquery may take from the group's rows; over GROUPING SETS, where nothing
+        else can be done, those that say so."""
+        return {(of, name) for of, name in free_columns(self.program, piece.query)
+                if of is not None or not self.grouping.sets}
 
     def arguments(self, call: nodes.AggregateCall) -> list[nodes.Expr]:
         """What an aggregate is of; count of the rows of a relation is count(*): these are never
@@ -86,7 +113,7 @@ class GroupAggregates:
             if self.builder.randoms(part) or self.program.analysis.depends(part):
                 return None
             made = self.builder.prepare(part)
-            if made.labelled:
+            if made.labelled or part.tokens[-1].value == "*":       # t.* in a list is its columns
                 return None
             if made.text not in self.grouping.fixed:
                 self.grouping.fixed.append(made.text)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pgrain.plan import nodes
 from pgrain.plan.lexer import tokenize, unbracketed
 from pgrain.plan.spine import read_tree
+from pgrain.provenance.algebra.program import cut
 from pgrain.provenance.algebra.select import Prepared
 
 
@@ -16,6 +17,32 @@ class GroupKeys:
         self.grouping.by = ", ".join(self.group_item(item) for item in self.select.group)
         if not self.keys and not self.grouping.sets:
             self.grouping.by = None         # GROUP BY (): one group, whatever there is
+
+    def add_labels(self, expressions: list[nodes.Expr]) -> None:
+        """Labels that are named beside the groups that decide them, as keys of their own: GROUP BY
+        x is GROUP BY x, predict('m', x), which is a possible row for each class."""
+        if not self.keys or self.grouping.sets:
+            return
+        before = list(self.keys)
+        for expression in expressions:
+            pieces = list(expression.walk())
+            for call in pieces:
+                if not isinstance(call, nodes.ModelCall) or call.function != "predict" or any(
+                        isinstance(piece, nodes.AggregateCall) and piece.start <= call.start
+                        and call.end <= piece.end for piece in pieces):
+                    continue
+                label = cut(expression, call.start, call.end)
+                if any(self.same(key, label) for key in self.keys):
+                    continue
+                within = any(isinstance(piece, nodes.ModelCall)
+                             and self.same(cut(key, piece.start, piece.end), label)
+                             for key in before for piece in key.walk())
+                columns = [cut(call.argument, piece.start, piece.end)
+                           for piece in call.argument.walk()]
+                if not within or all(any(self.same(key, column) for key in before)
+                                     for column in columns):
+                    self.keys.append(label)
+                    self.grouping.by += f", _pgrain_g{len(self.keys) - 1}"
 
     def group_item(self, item: nodes.GroupItem) -> str:
         """An item of GROUP BY over our names of the keys."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 from pgrain.plan import nodes
 from pgrain.plan.spine import Leaf as SpineLeaf
 from pgrain.plan.spine import Op, PieceLeaf, read_tree
@@ -114,9 +116,11 @@ class GroupBuilder(GroupKeys, GroupAggregates, Numbers):
             raise self.program.refuse("* beside aggregates", select, "Name the columns.")
         if select.group is not None:
             self.read_group()
+        asked = expressions + [item.expression for item in wanted] + on + (
+            [select.having] if select.having is not None else [])
+        self.add_labels(asked)
         self.place_keys()
-        self.touch(expressions + [item.expression for item in wanted] + on
-                   + ([select.having] if select.having is not None else []))
+        self.touch(asked)
         outputs: list[OutputSpec] = []
         for item in select.items:
             outputs.append(self.output(item.expression, item.alias or
@@ -224,8 +228,9 @@ class GroupBuilder(GroupKeys, GroupAggregates, Numbers):
         """A CASE whose conditions are comparisons of aggregates and whose values are texts."""
         replaced: dict[tuple[int, int], str] = {}
         self._having(expression, tree, replaced)
-        atoms = sorted({int(text.split(".")[0].removeprefix("_pgrain_h"))
-                        for text in replaced.values() if text.startswith("_pgrain_h")})
+        # BETWEEN and IN are several comparisons.
+        atoms = sorted({int(number) for text in replaced.values()
+                        for number in re.findall(r"_pgrain_h(\d+)\._pgrain_v", text)})
         self.grouping.cases.append((expression.substitute(replaced), atoms))
         column = Column(name, 0, shown=len(self.grouping.shown))
         self.grouping.shown.append(-len(self.grouping.cases))
@@ -274,19 +279,16 @@ class GroupBuilder(GroupKeys, GroupAggregates, Numbers):
     def over_keys(self, expression: nodes.Expr) -> str:
         """The expression over a group's rows: its grouping keys by our names (GROUPING SETS make
         them NULL), its aggregates by those of what they are of."""
+        if self.beyond_keys(expression) is not None:
+            place = "GROUPING SETS" if self.grouping.sets else "aggregates"
+            raise self.program.refuse(f"this expression over {place}", expression,
+                                      "Select the grouping expressions themselves.")
         replaced = {}
         for piece in expression.walk():
-            if any(start <= piece.start and piece.end <= end for start, end in replaced):
-                continue
             made = self.fixed_call(piece) if isinstance(piece, nodes.AggregateCall) else \
                 self.key_name(cut(expression, piece.start, piece.end))
             if made is not None:
                 replaced[piece.start, piece.end] = made
-            elif isinstance(piece, (nodes.ColumnRef, nodes.ModelCall)) or \
-                    self.program.analysis.depends(piece):
-                place = "GROUPING SETS" if self.grouping.sets else "aggregates"
-                raise self.program.refuse(f"this expression over {place}", expression,
-                                          "Select the grouping expressions themselves.")
         return expression.substitute(replaced)
 
     def type_of(self, expression: nodes.Expr) -> int:

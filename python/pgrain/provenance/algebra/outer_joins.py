@@ -18,16 +18,21 @@ def outer_join(builder, join: nodes.Join) -> None:
     from pgrain.provenance.algebra.select import SelectBuilder
     program = builder.program
     left, right = aliases_of(join.left), aliases_of(join.right)
-    shared = _shared(builder, join, left, right)
+    matched = SelectBuilder(program, builder.select, builder.key, builder.known)
+    _, *merged_before = matched.add_sides(join)
+    builder.merged |= matched.merged
+    shared = _shared(builder, join, left, right, *merged_before)
     on = join.on
     if join.using or join.natural:
         text = " AND ".join(f"{one} = {other}" for _, one, other in shared) or "true"
         on = read_statement(f"SELECT 1 WHERE {text}").query.body.where
+    elif on is not None:
+        known = {(p.start, p.end): matched.merged[p.name] for p in on.walk() if isinstance(
+            p, nodes.ColumnRef) and p.qualifier is None and p.name in matched.merged}
+        if known:
+            on = read_statement(f"SELECT 1 WHERE {on.substitute(known)}").query.body.where
     columns = [(alias, name, oid) for alias in left + right
                for name, oid in builder.known.get(alias, [])]
-    matched = SelectBuilder(program, builder.select, builder.key, builder.known)
-    matched.add_from(join.left)
-    matched.add_from(join.right)
     if on is not None:
         matched.conditions.append(on)
     matched.add_where(own=False)
@@ -60,8 +65,10 @@ def outer_join(builder, join: nodes.Join) -> None:
                                 "full": f"coalesce({one}, {other})"}[join.kind]
 
 
-def _shared(builder, join: nodes.Join, left: list[str], right: list[str]):
-    """(name, SQL on the left, SQL on the right) of the columns that USING or NATURAL merges."""
+def _shared(builder, join: nodes.Join, left: list[str], right: list[str], mine: dict,
+            theirs: dict):
+    """(name, SQL on the left, SQL on the right) of the columns that USING or NATURAL merges; mine,
+    theirs: SQL of those that each side has merged already."""
     def owner(aliases, name):
         return next((f"{quoted(alias)}.{quoted(name)}" for alias in aliases
                      if any(name == known for known, _ in builder.known.get(alias, []))), None)
@@ -70,7 +77,8 @@ def _shared(builder, join: nodes.Join, left: list[str], right: list[str]):
     if join.natural:
         names = [name for alias in left for name, _ in builder.known.get(alias, [])
                  if owner(right, name)]
-    return [(name, owner(left, name), owner(right, name)) for name in dict.fromkeys(names)]
+    return [(name, mine.get(name) or owner(left, name), theirs.get(name) or owner(right, name))
+            for name in dict.fromkeys(names)]
 
 
 def _rows(builder, columns, present: set, other: str = "") -> Relation:

@@ -180,6 +180,9 @@ def _star(builder: SelectBuilder, item: nodes.Item) -> list:
         spelled = [(alias, column) for column in builder.aliases[alias]]
     else:
         spelled = [pair for of in builder.select.from_ for pair in _spelled(builder, of)]
+    named = [(alias, column.name) for alias, column in spelled if alias is not None]
+    if len(set(named)) < len(named):
+        raise builder.program.refuse("a * over columns of one name", item, "Name the columns.")
     outputs = []
     for alias, column in spelled:
         if alias is None:
@@ -318,6 +321,8 @@ def _set_operation(program: Program, body: nodes.SetOperation, key: Key | None) 
              for side, query in zip(sides, (body.left, body.right), strict=True)]
     if len(sides[0].columns) != len(sides[1].columns):
         raise program.refuse("a set operation of unequal columns", body)
+    if not width:
+        raise program.refuse("a set operation of no columns", body, "Select something.")
     random = [n for n in range(width) if any(s.columns[n].random for s in sides)]
     if random and not (body.operator == "union" and body.all):
         if body.operator == "union" and all(side.single for side in sides) \
