@@ -24,6 +24,7 @@ CREATE TABLE nn (n int, k text);
 INSERT INTO nn VALUES (1, 'a'), (2, 'b');
 CREATE TABLE arr (id int, x text, a int[], ta text[]);
 INSERT INTO arr VALUES (1, 'f0', '{1,2}', '{a,z}'), (2, 'f1', '{3}', '{b}'), (3, 'f2', NULL, '{}');
+CREATE TABLE k (id int PRIMARY KEY, x text, v int);
 CREATE VIEW v1 AS SELECT id, pgrain.predict('m', x) AS lab, g FROM s;
 CREATE VIEW vg AS SELECT g, count(*) AS n FROM s WHERE pgrain.predict('m', x) = 'a' GROUP BY g;
 CREATE VIEW whole AS SELECT o.*, pgrain.predict('w', o.*) AS label FROM s AS o;
@@ -78,6 +79,11 @@ RIGHT = [
     f"SELECT x, {P} AS l, count(*) FROM s GROUP BY x",
     f"SELECT {P} = c, upper({P}), max(v) FROM s GROUP BY x, c HAVING {P} <> 'b' OR count(*) > 1",
     f"SELECT upper({P}) || '!', max(v) FROM s GROUP BY upper({P})",
+    f"SELECT x, pgrain.predict('m', s.x) || c, max(v) FROM s GROUP BY {P}, x, c",
+    f"SELECT x, {P}, pgrain.predict('m', c), max(v) FROM (SELECT x, 'f3' AS c, v FROM s) q "
+    "GROUP BY x, c, 3",
+    f"SELECT CASE WHEN count(*) FILTER (WHERE {P} = 'a') > 0 THEN {P} ELSE 'none' END FROM s "
+    "GROUP BY c, x",
     f"SELECT l, sum(n) FROM (SELECT {P} AS l, count(*) AS n FROM s GROUP BY x) AS q GROUP BY l",
     # DISTINCT ON a label: the first row of each class
     f"SELECT DISTINCT ON ({P}) id, c FROM s ORDER BY {P}, id",
@@ -184,6 +190,10 @@ REFUSED = [
      "WHERE EXISTS (SELECT 1 FROM r WHERE r.g = q.g AND n > 0)", "inside a subquery"),
     (f"SELECT id FROM s ORDER BY {P}, id", "ORDER BY"),
     ("SELECT q.* FROM (SELECT v1.id, r.id FROM v1 JOIN r USING (g)) AS q", "columns of one name"),
+    (f"SELECT {P} = 'a' AS l, pgrain.predict('m', k.x), max(v) FROM k GROUP BY id, {P} = 'a'",
+     "not grouped by"),
+    (f"SELECT {P} = 'a' AS l, pgrain.predict('m', k.x), count(*) FROM k GROUP BY id, {P} = 'a'",
+     "not grouped by"),
     (f"SELECT FROM s WHERE {P} = 'a' EXCEPT ALL SELECT FROM r", "of no columns"),
     (f"SELECT g, (SELECT count(*) FROM r WHERE r.g = s.g), count(*) FILTER (WHERE {P} = 'a') "
      "FROM s GROUP BY ROLLUP (g)", "over GROUPING SETS"),

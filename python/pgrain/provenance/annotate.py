@@ -148,11 +148,19 @@ class Annotator:
         grouped = {self.labels[call.start] for key in keys for call in key.calls}
         plain = {self.resolve(key.columns[0])[:2] for key in keys if len(key.columns) == 1
                  and _is_column(key.text) and self.resolve(key.columns[0]) is not None}
-        calls = [call for item in query.items if item.kind == "plain"
-                 for call in item.expression.calls]
-        return list(dict.fromkeys(
-            self.labels[call.start] for call in calls if self.labels[call.start] not in grouped
-            or {(self.resolve(column) or ())[:2] for column in call.columns} <= plain))
+        texts, shown = {key.text for key in keys}, {}
+        for item in query.items:
+            if item.kind != "plain" or item.expression.text in texts:
+                continue
+            for call in item.expression.calls:
+                label = self.labels[call.start]
+                if label not in grouped or \
+                        {(self.resolve(column) or ())[:2] for column in call.columns} <= plain:
+                    shown[label] = None
+                elif all(key.with_labels(self.labels) != label for key in keys):
+                    raise refuse("a prediction that is not grouped by", query.text, call.start,
+                                 call.end)
+        return list(shown)
 
     # --- names -----------------------------------------------------------------------------
 

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from pgrain.errors import UnsupportedOperator
 from pgrain.plan.expression import MODEL_FUNCTIONS, OWN_SCHEMA, refuse
 from pgrain.plan.from_clause import From
+from pgrain.plan.keywords import AGGREGATES as KNOWN_AGGREGATES
 from pgrain.plan.query import AGGREGATES, Query
 from pgrain.plan.select import Select
 from pgrain.provenance.annotate import quote
@@ -144,7 +145,7 @@ class Catalog:
     volatile: list                # (schema, name, visible)
     user_functions: set           # names outside pg_catalog and pgrain
     predict_is_ours: bool         # an unqualified predict is pgrain's
-    own_aggregates: list = field(default_factory=list)   # count, sum, avg of another schema
+    own_aggregates: list = field(default_factory=list)   # visible, named as PostgreSQL's
     sets: set = field(default_factory=set)    # names of set-returning functions
     views: dict = field(default_factory=dict)    # quoted name -> query of those that call a model
     hidden: list = field(default_factory=list)    # functions and such that call a model inside
@@ -179,7 +180,7 @@ class Catalog:
                 continue
             if kind[0] in "aw" and (flag == "true" or schema != "pg_catalog"):
                 catalog.aggregates.add(name)
-                if name in AGGREGATES and schema != "pg_catalog" and flag == "true":
+                if name in KNOWN_AGGREGATES and schema != "pg_catalog" and flag == "true":
                     catalog.own_aggregates.append((schema, name))
             if schema == OWN_SCHEMA and name in MODEL_FUNCTIONS:
                 pass
@@ -306,7 +307,7 @@ def check_names(catalog: Catalog, functions: set, calls) -> None:
     """Names that PostgreSQL may take for another function than ours or its own are refused."""
     check_policies(catalog)
     for schema, name in catalog.own_aggregates:
-        if name in functions:
+        if name in functions and name in AGGREGATES:
             raise UnsupportedOperator(
                 f"the aggregate {schema}.{name} has no provenance yet",
                 detail=f"In this search_path {name} may mean it.",

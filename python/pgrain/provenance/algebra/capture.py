@@ -159,7 +159,8 @@ def _compile(query: str, facts: PlanFacts, models: dict, probes: dict[str, Probe
         columns[id(core.select)] = read_columns(core, found.columns, found.types)[0]
         types |= _types(core, mark, probes)
     program, final = _lowered(analysis, columns, types,
-                              {name: models[name].classes for name in names}, catalog.exact)
+                              {name: models[name].classes for name in names}, catalog.exact,
+                              frozenset(name for _, name in catalog.own_aggregates))
     if reduced is not None and program.bounds:
         raise program.bounds[0].refusal     # which would quote what the caller did not write
     if not program.slots:
@@ -195,15 +196,18 @@ def _compile(query: str, facts: PlanFacts, models: dict, probes: dict[str, Probe
                           fingerprint_sql(statement, facts.functions), stamps, stamped)
 
 
-def _lowered(analysis, columns: dict, types: dict, classes: dict, exact: bool):
+def _lowered(analysis, columns: dict, types: dict, classes: dict, exact: bool,
+             own_aggregates: frozenset):
     """(program, the relation of its output); numbers of subqueries split into rows only where
     nothing else does."""
-    program = Program(analysis, columns, types, classes, exact=exact)
+    program = Program(analysis, columns, types, classes, exact=exact,
+                      own_aggregates=own_aggregates)
     try:
         return program, lower_query(program, analysis.statement.query, None)
     except UnsupportedOperator:
         with contextlib.suppress(UnsupportedOperator):
-            split = Program(analysis, columns, types, classes, exact=exact, split=True)
+            split = Program(analysis, columns, types, classes, exact=exact, split=True,
+                            own_aggregates=own_aggregates)
             return split, lower_query(split, analysis.statement.query, None)
         raise
 

@@ -106,7 +106,8 @@ class GroupAggregates:
 
     def read_fixed(self, call: nodes.AggregateCall) -> str | None:
         arguments = self.arguments(call)
-        if call.order or call.function not in (*FUNCTIONS, *_SPREADS) or len(arguments) > 1:
+        if call.order or call.function not in (*FUNCTIONS, *_SPREADS) or len(arguments) > 1 \
+                or call.function in self.program.own_aggregates:    # citext has a max of its own
             return None
         parts = []
         for part in [*arguments, *([call.filter] if call.filter is not None else [])]:

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from pgrain.plan import nodes
 from pgrain.plan.lexer import tokenize, unbracketed
-from pgrain.plan.spine import read_tree
+from pgrain.plan.spine import Op, PieceLeaf, read_tree
 from pgrain.provenance.algebra.program import cut
 from pgrain.provenance.algebra.select import Prepared
+
+
+def _words(expression: nodes.Expr) -> list[str]:
+    return [token.value for token in unbracketed(expression.tokens)]
 
 
 class GroupKeys:
@@ -32,17 +36,30 @@ class GroupKeys:
                         and call.end <= piece.end for piece in pieces):
                     continue
                 label = cut(expression, call.start, call.end)
-                if any(self.same(key, label) for key in self.keys):
+                alike = [key for key in self.keys if self.same(key, label)]
+                if any(_words(key) == _words(label) for key in alike):
                     continue
                 within = any(isinstance(piece, nodes.ModelCall)
                              and self.same(cut(key, piece.start, piece.end), label)
                              for key in before for piece in key.walk())
                 columns = [cut(call.argument, piece.start, piece.end)
                            for piece in call.argument.walk()]
-                if not within or all(any(self.same(key, column) for key in before)
+                if alike or not within or all(any(self.same(key, column) for key in before)
                                      for column in columns):
                     self.keys.append(label)
                     self.grouping.by += f", _pgrain_g{len(self.keys) - 1}"
+
+    def labels_decided(self, expression: nodes.Expr) -> bool:
+        """Whether each label in an expression over groups stands in a key."""
+        def decided(node) -> bool:
+            part = _words(cut(expression, node.start, node.end))
+            if any(_words(key) == part for key in self.keys):
+                return True
+            if isinstance(node, Op):
+                return all(child is None or decided(child) for child in node.args)
+            return not isinstance(node, PieceLeaf)
+
+        return decided(read_tree(expression, lambda piece: isinstance(piece, nodes.ModelCall)))
 
     def group_item(self, item: nodes.GroupItem) -> str:
         """An item of GROUP BY over our names of the keys."""

@@ -206,7 +206,7 @@ class GroupBuilder(GroupKeys, GroupAggregates, Numbers):
             return OutputSpec(column, where, text)
         tree = read_tree(expression, self.is_random)
         if _is_case(tree):
-            return self.cases(expression, tree, name)
+            return self.cases(expression, name)
         if isinstance(tree, Op) and tree.name in ("cast:text", "cast:varchar"):
             tree = tree.args[0]
         if isinstance(tree, Op) and tree.name in (*COMPARISONS, "is null", "is not null") or \
@@ -224,10 +224,10 @@ class GroupBuilder(GroupKeys, GroupAggregates, Numbers):
         self.grouping.cells.append(number)
         return OutputSpec(Column(name, oid, len(self.grouping.cells) - 1), "cell")
 
-    def cases(self, expression: nodes.Expr, tree: Op, name: str) -> OutputSpec:
+    def cases(self, expression: nodes.Expr, name: str) -> OutputSpec:
         """A CASE whose conditions are comparisons of aggregates and whose values are texts."""
         replaced: dict[tuple[int, int], str] = {}
-        self._having(expression, tree, replaced)
+        self._having(expression, read_tree(expression, self._matters), replaced)
         # BETWEEN and IN are several comparisons.
         atoms = sorted({int(number) for text in replaced.values()
                         for number in re.findall(r"_pgrain_h(\d+)\._pgrain_v", text)})
@@ -272,7 +272,7 @@ class GroupBuilder(GroupKeys, GroupAggregates, Numbers):
         if self.grouping.sets:
             return "key", self.over_keys(expression)
         made = self.builder.prepare(expression, labelled=self.grouping.by_entry)
-        if made.labelled and not self.grouping.by_entry:
+        if made.labelled and not (self.grouping.by_entry and self.labels_decided(expression)):
             raise self.program.refuse("a prediction that is not grouped by", expression)
         return ("entry" if made.labelled else "base"), made.text
 
@@ -420,12 +420,13 @@ class GroupBuilder(GroupKeys, GroupAggregates, Numbers):
 
     def having(self, expression: nodes.Expr) -> None:
         """Comparisons of aggregates become atoms, what is deterministic a column of the groups."""
-        tree = read_tree(expression, lambda piece: self.is_random(piece)
-                         or isinstance(piece, (nodes.ModelCall, nodes.ColumnRef,
-                                                            nodes.Subquery)))
         replaced: dict[tuple[int, int], str] = {}
-        self._having(expression, tree, replaced)
+        self._having(expression, read_tree(expression, self._matters), replaced)
         self.grouping.having = expression.substitute(replaced)
+
+    def _matters(self, piece: nodes.Piece) -> bool:
+        return self.is_random(piece) or isinstance(piece, (nodes.ModelCall, nodes.ColumnRef,
+                                                           nodes.Subquery))
 
     def _having(self, expression, node, replaced) -> None:
         part = cut(expression, node.start, node.end)

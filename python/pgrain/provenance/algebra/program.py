@@ -36,6 +36,7 @@ class Program:
     recursive: bool = False
     bounds: list[Bound] = field(default_factory=list)
     exact: bool = False          # no collation takes different texts for equal
+    own_aggregates: frozenset = frozenset()     # others that are named as PostgreSQL's
     # What a subquery's CASE over comparisons of numbers shows makes rows of its own, not numbers.
     split: bool = False
 
