@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 
 from pgrain.errors import UnsupportedOperator
 from pgrain.plan.expression import Expression, refuse
-from pgrain.plan.lexer import tokenize
+from pgrain.plan.lexer import tokenize, unbracketed
 from pgrain.plan.query import Query, resolve_keys
 from pgrain.provenance.grouping import known_type
 
@@ -148,16 +148,17 @@ class Annotator:
         grouped = {self.labels[call.start] for key in keys for call in key.calls}
         plain = {self.resolve(key.columns[0])[:2] for key in keys if len(key.columns) == 1
                  and _is_column(key.text) and self.resolve(key.columns[0]) is not None}
-        texts, shown = {key.text for key in keys}, {}
+        texts, shown = [_bare(key.with_labels(self.labels)) for key in keys], {}
         for item in query.items:
-            if item.kind != "plain" or item.expression.text in texts:
+            if item.kind != "plain" or \
+                    _bare(item.expression.with_labels(self.labels)) in texts:
                 continue
             for call in item.expression.calls:
                 label = self.labels[call.start]
                 if label not in grouped or \
                         {(self.resolve(column) or ())[:2] for column in call.columns} <= plain:
                     shown[label] = None
-                elif all(key.with_labels(self.labels) != label for key in keys):
+                elif _bare(label) not in texts:
                     raise refuse("a prediction that is not grouped by", query.text, call.start,
                                  call.end)
         return list(shown)
@@ -423,6 +424,10 @@ def present(sql: str) -> str:
 def quote(name: str) -> str:
     """A name as a quoted identifier."""
     return '"' + name.replace('"', '""') + '"'
+
+
+def _bare(text: str) -> list[str]:
+    return [token.value for token in unbracketed(tokenize(text))]
 
 
 def _is_column(argument: str) -> bool:
