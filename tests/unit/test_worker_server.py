@@ -147,9 +147,10 @@ def test_what_nobody_waits_for_ends_and_leaves_its_place(serve):
         return {"too": "late"}, []
     worker = serve(handler)
     worker._gate = Gate(2, 8)
-    cancel, threads = interrupted_calls(worker, 5)       # two compute, three wait for their turn
+    cancel, threads = interrupted_calls(worker, 2)       # these compute,
     for _ in range(2):
         assert began.acquire(timeout=10)
+    leave, queued = interrupted_calls(worker, 3)         # these wait for their turn
     while worker._gate._present < 5:
         time.sleep(0.005)
     answers = []
@@ -158,18 +159,20 @@ def test_what_nobody_waits_for_ends_and_leaves_its_place(serve):
     patient.start()
     time.sleep(0.1)
     assert not answers, "both places are taken"
+    leave.now.set()
+    until = time.monotonic() + 10
+    while worker._gate._present > 3 and time.monotonic() < until:
+        time.sleep(0.01)
+    assert worker._gate._present == 3, "who has left leaves the queue"
     cancel.now.set()
-    for thread in [*threads, patient]:
+    for thread in [*threads, *queued, patient]:
         thread.join(10)
     assert answers == [{"a": 1}]
     until = time.monotonic() + 10
     while worker._gate._present and time.monotonic() < until:
         time.sleep(0.01)
-    # One that queued may have begun in the moment before its own session left.
-    begun = 2
-    while began.acquire(blocking=False):
-        begun += 1
-    assert worker._gate._present == 0 and len(ended) == begun
+    assert worker._gate._present == 0 and len(ended) == 2
+    assert not began.acquire(blocking=False), "a request began that nobody waited for"
 
 
 def test_only_requests_are_interrupted():

@@ -21,7 +21,8 @@ from __future__ import annotations
 from pgrain.backend.session import STATE, Model, live_batch
 from pgrain.backend.spi import from_postgres, query
 from pgrain.errors import PgrainError
-from pgrain.wire.identity import DIGEST_BYTES, canonical, pack_value
+from pgrain.wire.identity import digest as digest_of
+from pgrain.wire.identity import pack_value, value_sql
 
 VALUES, VALUES_A_HIT = 64, 8            # predicted beforehand; more for each that was asked for
 ROWS, ROWS_A_MISS = 2000, 200           # looked at in a statement; more for each other value
@@ -74,7 +75,6 @@ class _Table:
         self.plan = plpy.prepare(
             f"SELECT t.ctid::pg_catalog.text AS place, {value} AS value FROM ONLY {name} AS t "
             "WHERE t.ctid OPERATOR(pg_catalog.>) $1 LIMIT $2", ["tid", "bigint"])
-
         self.fetch = 20
 
     def next(self, plpy, most: int) -> list:
@@ -126,7 +126,7 @@ def _others(plpy, model: Model, ahead: Ahead, digest: bytes) -> dict[bytes, byte
     """Values that come next in the tables and are not known: digest -> as the wire carries it."""
     if ahead.tables is None:
         rows = query(plpy, _TABLES, ["name[]", "oid[]"], [model.features, _TYPES.get(model.kind)])
-        ahead.tables = [_Table(plpy, row["name"], _value(model)) for row in rows]
+        ahead.tables = [_Table(plpy, row["name"], _value(plpy, model)) for row in rows]
     others: dict[bytes, bytes] = {}
     size = 0
     most = min(_REQUEST, VALUES + VALUES_A_HIT * ahead.hits - ahead.predicted)
@@ -141,13 +141,11 @@ def _others(plpy, model: Model, ahead: Ahead, digest: bytes) -> dict[bytes, byte
         for value in values:
             if value is None or (model.kind in ("bytea", "text") and value in model.met):
                 continue
-            keyed = STATE.hasher.copy()
             try:
-                keyed.update(canonical(value, model.kind, model.features))
+                name = digest_of(STATE.hasher, value, model.kind, model.features)
                 packed = pack_value(value, model.kind)
             except PgrainError:
                 continue        # one that the model cannot take: who asks for it is told
-            name = keyed.digest()[:DIGEST_BYTES]
             if name != digest and name not in model.live and model.code(name) is None:
                 others[name] = packed
                 size += len(packed)
@@ -155,10 +153,9 @@ def _others(plpy, model: Model, ahead: Ahead, digest: bytes) -> dict[bytes, byte
     return others
 
 
-def _value(model: Model) -> str:
+def _value(plpy, model: Model) -> str:
     """SQL for a row's value, as `predict` is given it."""
-    columns = ", ".join('t."' + name.replace('"', '""') + '"' for name in model.features)
+    columns = ", ".join(f"t.{plpy.quote_ident(name)}" for name in model.features)
     if model.kind == "columns":
-        return (f"(SELECT pg_catalog.to_jsonb(r) FROM (SELECT {columns}) AS r)"
-                "::pg_catalog.text")
-    return columns + ("::pg_catalog.text" if model.kind == "text" else "")
+        columns = f"(SELECT r FROM (SELECT {columns}) AS r)"
+    return value_sql(columns, model.kind)

@@ -146,10 +146,8 @@ def writes_nothing(function):
         result = None
         try:
             with plpy.subtransaction():
-                before = writers(plpy)
-                result = function(plpy, *arguments)
-                if writers(plpy) != before:
-                    raise written()
+                with _no_writer(plpy):
+                    result = function(plpy, *arguments)
                 raise _Done
         except _Done:
             return result
@@ -160,22 +158,23 @@ def writes_nothing(function):
 def only_reads(plpy):
     """25006 if what runs in here writes. In a subtransaction of its own, which holds an id as soon
     as something in it has written; the ids of those within are given up when they end."""
-    with plpy.subtransaction():
-        before = writers(plpy)
+    with plpy.subtransaction(), _no_writer(plpy):
         yield
-        if writers(plpy) != before:
-            raise written()
 
 
-def writers(plpy) -> int:
-    """How many transaction ids this transaction holds, those of its subtransactions included."""
+@contextmanager
+def _no_writer(plpy):
+    """25006 if this transaction holds more ids afterwards, those of its subtransactions included."""
+    before = _writers(plpy)
+    yield
+    if _writers(plpy) != before:
+        raise ReadOnly("the query writes", detail="A function that it calls wrote, whatever its "
+                       "mark says. What it wrote is undone.", hint="Only ask about queries that "
+                       "read.")
+
+
+def _writers(plpy) -> int:
     return plpy.execute(prepared(plpy, _WRITERS))[0]["n"]
-
-
-def written() -> ReadOnly:
-    """The error for a query by which `writers` has grown."""
-    return ReadOnly("the query writes", detail="A function that it calls wrote, whatever its mark "
-                    "says. What it wrote is undone.", hint="Only ask about queries that read.")
 
 
 def _unpack_sqlstate(code: int) -> str:
