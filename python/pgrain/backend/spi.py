@@ -164,7 +164,7 @@ def only_reads(plpy):
 
 @contextmanager
 def _no_writer(plpy):
-    """25006 if this transaction holds more ids afterwards, those of its subtransactions included."""
+    """25006 if the transaction, its subtransactions included, holds more ids afterwards."""
     before = _writers(plpy)
     yield
     if _writers(plpy) != before:

@@ -150,15 +150,7 @@ class GroupKeys:
                     found = self.builder.resolve(piece.qualifier, piece.name)
                     if found is not None:
                         replaced[piece.start, piece.end] = f'"{found[0]}"."{found[1].name}"'
-            return bare([t.value for t in tokenize(expression.substitute(replaced))])
-
-        def bare(words):
-            depth = 0
-            for at, word in enumerate(words):
-                depth += (word == "(") - (word == ")")
-                if not depth and at < len(words) - 1:
-                    return words
-            return bare(words[1:-1]) if len(words) > 2 and words[0] == "(" else words
+            return [t.value for t in unbracketed(tokenize(expression.substitute(replaced)))]
 
         return one.text == other.text or spelled(one) == spelled(other)
 
