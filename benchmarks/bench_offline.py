@@ -15,6 +15,7 @@ from collections import Counter
 from pathlib import Path
 
 from bench_common import Bench
+from bench_memory import memory
 
 from pgrain.demo import shop
 from pgrain.demo.timing import multiply_rate, say
@@ -60,7 +61,7 @@ def _case(bench: Bench, name: str, architecture: str, options: dict, rows: int, 
     # A worker that has done nothing yet: what it compiles counts, as it does for a user.
     bench.worker.stop()
     bench.worker.start()
-    before = _memory(bench.worker.pid, "VmRSS")
+    before = memory(bench.worker.pid, "VmRSS")
     wall, processor, phases = _step(
         bench, f"CALL pgrain.precompute('{name}', '{json.dumps(given)}')")
     sample, pairs = min(given["sample"], rows), given.get("pairs", 30)
@@ -77,7 +78,7 @@ def _case(bench: Bench, name: str, architecture: str, options: dict, rows: int, 
     phases["reading, compiling, storing: no phase reported"] = max(wall - phases.total(), 0.0)
     for phase, seconds in phases.most_common():
         bench.add(section, f"of it: {phase}", seconds, "s", note=f"{seconds / wall:.0%}")
-    peak = _memory(bench.worker.pid, "VmHWM")
+    peak = memory(bench.worker.pid, "VmHWM")
     encoded = round(rows * 28 * 28 / 1e6, 1)
     bench.add(section, "the worker's peak memory in it", peak, "MB",
               note=f"{before:.0f} before the job; the encoded rows are {encoded}; the inter"
@@ -128,10 +129,3 @@ def _processor(pid: int) -> float:
     """Seconds of processor time that a process has used, its threads together."""
     user, system = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[11:13]
     return (int(user) + int(system)) / os.sysconf("SC_CLK_TCK")
-
-
-def _memory(pid: int, what: str) -> float:
-    """MB: VmRSS now, VmHWM at most so far."""
-    line = next(line for line in Path(f"/proc/{pid}/status").read_text().splitlines()
-                if line.startswith(what))
-    return int(line.split()[1]) / 1e3

@@ -5,15 +5,14 @@ from __future__ import annotations
 
 import contextlib
 import json
-import re
 import statistics
 import time
-from pathlib import Path
 
 import numpy as np
 import psycopg
 from bench_common import Bench
 from bench_complain import complain
+from bench_memory import memory, of_session
 
 from pgrain.demo.shop import report
 from pgrain.demo.timing import median, say, times
@@ -133,12 +132,8 @@ def _sessions(bench: Bench, n: int = 100) -> None:
                     bench.cluster.connect(bench.connection.info.dbname))
                 session.execute(query).fetchall()
                 pid = session.execute("SELECT pg_backend_pid()").fetchone()[0]
-                fields = dict(re.findall(r"^(\w+): +(\d+) kB",
-                                         Path(f"/proc/{pid}/smaps_rollup").read_text(), re.M))
-                private.append((int(fields["Private_Dirty"]) + int(fields["Private_Clean"])) / 1e3)
-                maps = Path(f"/proc/{pid}/maps").read_text()
-                if found := re.search(r"^(\w+)-(\w+) .*memfd:pgrain predictions", maps, re.M):
-                    shared = (int(found[2], 16) - int(found[1], 16)) / 1e6
+                mine, shared = of_session(pid)
+                private.append(mine)
             return statistics.median(private), shared
 
         python, _ = sessions(3, "SELECT empty('x')")
@@ -171,10 +166,7 @@ def _memory(bench: Bench) -> None:
               floor=stored / bench.rows / models,
               floor_is="J and p - e_y of 30 pairs, 10 classes, float32",
               note="attached rows and versions included, so more than a training row alone")
-    status = Path(f"/proc/{bench.worker.pid}/status").read_text()
-    resident = next(int(line.split()[1]) for line in status.splitlines()
-                    if line.startswith("VmRSS"))
-    bench.add(section, "the worker's resident memory", resident / 1e3, "MB")
+    bench.add(section, "the worker's resident memory", memory(bench.worker.pid, "VmRSS"), "MB")
     bench.worker.stop()
     began = time.perf_counter()
     bench.worker.start()

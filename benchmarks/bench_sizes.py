@@ -4,15 +4,14 @@ the worker again, for a hundred sessions to hold. Few numbers a row: the rows ar
 from __future__ import annotations
 
 import contextlib
-import re
 import statistics
 import threading
 import time
 from collections.abc import Callable
-from pathlib import Path
 
 import psycopg
 from bench_common import Bench
+from bench_memory import memory, of_session
 
 from pgrain.demo.timing import say
 
@@ -40,8 +39,8 @@ def measure(bench: Bench, rows: int) -> None:
     whole = _batch(bench, section, "nothing of it stored", "SELECT id, x FROM large", rows)
     took, peak = _watched(bench.worker.pid,
                           lambda: bench.run("CALL pgrain.attach('large', 'large')"))
-    bench.add(section, "attach", took, "s", note=f"worker at most {peak / 1e3:,.0f} MB, "
-                                                 f"{before / 1e3:,.0f} before all this")
+    bench.add(section, "attach", took, "s", note=f"worker at most {peak:,.0f} MB, "
+                                                 f"{before:,.0f} before all this")
     stored = _batch(bench, section, "all of it stored", "SELECT id, x FROM large", rows)
     if whole != stored:
         raise AssertionError(f"stored and computed predictions differ: {stored} and {whole}")
@@ -61,7 +60,7 @@ def measure(bench: Bench, rows: int) -> None:
     bench.add(section, "restart until a complaint about all of it is answered",
               time.perf_counter() - began, "s")
     bench.add(section, "the worker's resident memory then",
-              memory(bench.worker.pid, "VmRSS") / 1e3, "MB")
+              memory(bench.worker.pid, "VmRSS"), "MB")
     _sessions(bench, section, rows)
 
 
@@ -80,8 +79,8 @@ def _batch(bench: Bench, section: str, what: str, query: str, rows: int) -> tupl
             bench.worker.pid, lambda: found.extend(session.execute(call, [query]).fetchall()),
             "VmRSS")[1]), "RssAnon")
     bench.add(section, f"predict_batch, {what}", rows / took, "rows/s",
-              note=f"the session's own memory {start / 1e3:.1f} MB, at most {peak / 1e3:.1f} "
-                   f"meanwhile; the worker's {worker_start / 1e3:,.0f}, {peaks[0] / 1e3:,.0f}")
+              note=f"the session's own memory {start:.1f} MB, at most {peak:.1f} "
+                   f"meanwhile; the worker's {worker_start:,.0f}, {peaks[0]:,.0f}")
     return found[0]
 
 
@@ -93,26 +92,16 @@ def _sessions(bench: Bench, section: str, rows: int) -> None:
                 bench.cluster.connect(bench.connection.info.dbname))
             session.execute("SELECT pgrain.predict('large', x) FROM large LIMIT 1").fetchall()
             pid = session.execute("SELECT pg_backend_pid()").fetchone()[0]
-            fields = dict(re.findall(r"^(\w+): +(\d+) kB",
-                                     Path(f"/proc/{pid}/smaps_rollup").read_text(), re.M))
-            private.append((int(fields["Private_Dirty"]) + int(fields["Private_Clean"])) / 1e3)
-            if found := re.search(r"^(\w+)-(\w+) .*memfd:pgrain predictions",
-                                  Path(f"/proc/{pid}/maps").read_text(), re.M):
-                shared = (int(found[2], 16) - int(found[1], 16)) / 1e6
+            mine, shared = of_session(pid)
+            private.append(mine)
     bench.add(section, f"each of {SESSIONS} sessions after its first prediction, private",
               statistics.median(private), "MB", note=f"{sum(private):,.0f} MB all of them")
     bench.add(section, "the map of stored predictions that they share, once a machine", shared,
               "MB", note=f"{1e6 * shared / rows:.0f} bytes an inference value")
 
 
-def memory(pid: int, what: str) -> int:
-    """KiB, of /proc/<pid>/status."""
-    return next(int(line.split()[1]) for line in
-                Path(f"/proc/{pid}/status").read_text().splitlines() if line.startswith(what))
-
-
-def _watched(pid: int, work: Callable[[], object], what: str = "VmRSS") -> tuple[float, int]:
-    """(seconds, the most KiB that the process had meanwhile, looked at fifty times a second)."""
+def _watched(pid: int, work: Callable[[], object], what: str = "VmRSS") -> tuple[float, float]:
+    """(seconds, the most MB that the process had meanwhile, looked at fifty times a second)."""
     over, most = threading.Event(), [memory(pid, what)]
 
     def look() -> None:
