@@ -21,7 +21,7 @@ def jobs(scale) -> list[Job]:
     if scale.name == "quick":
         return []
     settings = []
-    for seed in range(min(scale.seeds, 2)):
+    for seed in range(scale.seeds):
         settings += [
             scale.setting("fashion", "mlp", "bright", queries=("Q3",), seed=seed),
             scale.setting("fashion", "mlp", "flip", rate=scale.rate, queries=("Q1", "Q3"),

@@ -21,7 +21,7 @@ COUNTS = (1, 5, 10, 20, 40)
 def jobs(scale) -> list[Job]:
     settings = [scale.setting(data, "mlp", "flip", rate=scale.rate, seed=seed, queries=())
                 for data in (("mnist", "fashion") if scale.name != "quick" else ("mnist",))
-                for seed in range(scale.seeds if data == "mnist" else 1)]
+                for seed in range(scale.seeds)]
     settings += [scale.setting(scale.colour, a, "flip", rate=scale.rate, queries=())
                  for a in scale.wide_resnets[:1]]
     return [Job("points", setting.as_json()) for setting in settings]
