@@ -196,7 +196,7 @@ def test_windows_that_call_a_model() -> None:
 
 def test_aggregates_of_the_database() -> None:
     text = "SELECT low(a), s.low(a), low(a) OVER (), mode() WITHIN GROUP (ORDER BY b) FROM t"
-    items = read_statement(text, keywords.AGGREGATES | {"low"}).query.body.items
+    items = read_statement(text, keywords.AGGREGATES | {"low", "s.low"}).query.body.items
     kinds = [[type(p).__name__ for p in i.expression.pieces] for i in items]
     assert kinds == [["AggregateCall"], ["AggregateCall"], ["WindowCall"], ["AggregateCall"]]
     assert items[1].expression.pieces[0].function == "s.low"

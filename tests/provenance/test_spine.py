@@ -72,7 +72,7 @@ STRUCTURES = [
     ("a || b + c = d", ("=", ("operator:||", "<a>", ("+", "<b>", "<c>")), "<d>")),
     ("@ a + b", ("operator:@", ("+", "<a>", "<b>"))),
     ("a OPERATOR(pg_catalog.+) b * c",
-     ("operator:OPERATOR(pg_catalog.+)", "<a>", ("*", "<b>", "<c>"))),
+     ("+", "<a>", ("*", "<b>", "<c>"))),
     ("NOT a = b IS NULL", ("not", ("is null", ("=", "<a>", "<b>")))),
     ("NOT a AND b OR c AND d AND e",
      ("or", ("and", ("not", "<a>"), "<b>"), ("and", "<c>", "<d>", "<e>"))),

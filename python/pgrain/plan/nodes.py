@@ -42,7 +42,8 @@ class ModelCall(Piece):
 class AggregateCall(Piece):
     """``f([DISTINCT] argument, …) [FILTER (WHERE …)]``; no argument for ``count(*)``.
 
-    order_by: the expressions of its ORDER BY, or of WITHIN GROUP (ORDER BY …).
+    order_by: the expressions of its ORDER BY, or of WITHIN GROUP (ORDER BY …). qualified: it is
+    written ``pg_catalog.f``.
     """
 
     function: str
@@ -51,6 +52,7 @@ class AggregateCall(Piece):
     filter: Expr | None
     order: bool              # has an ORDER BY of its own
     order_by: list[Expr] = field(default_factory=list)
+    qualified: bool = False
 
 
 @dataclass(eq=False)

@@ -12,7 +12,6 @@ from pgrain.plan.expression import (
     model_arguments,
     refuse,
 )
-from pgrain.plan.keywords import AGGREGATES
 from pgrain.plan.lexer import Token
 from pgrain.plan.nodes import AggregateCall, Expr, ModelCall, OrderItem, Piece, WindowCall
 from pgrain.plan.spine import Node
@@ -67,11 +66,13 @@ class CallReader(Cursor):
         if names[0].value == OWN_SCHEMA and len(names) == 2 \
                 or len(names) == 1 and name in MODEL_FUNCTIONS:
             return self.piece(self._model_call(names))
-        known = len(names) == 1 or names[0].value == "pg_catalog" and len(names) == 2
+        qualified = names[0].value == "pg_catalog" and len(names) == 2
+        known = len(names) == 1 or qualified
         first = self.index
         arguments = self.arguments(name if len(names) == 1 and names[0].kind == "word" else "")
         aggregate = arguments.star or arguments.distinct or bool(arguments.order) or (
-            name in self.aggregates and (known or name not in AGGREGATES))
+            name in self.aggregates if known
+            else ".".join(token.value for token in names[-2:]) in self.aggregates)
         if self.accept("within", "group"):
             self.expect_mark("(")
             arguments.order += self.order_by()
@@ -97,13 +98,15 @@ class CallReader(Cursor):
             function = name if known else ".".join(token.value for token in names)
             return self.piece(AggregateCall(
                 start, self.last_end, function, arguments.expressions, arguments.distinct, where,
-                bool(arguments.order), [item.expression for item in arguments.order]))
+                bool(arguments.order), [item.expression for item in arguments.order], qualified))
         self._absorb(parts, pieces=True)
         if known and name in _ARITHMETIC and arguments.plain:
             label = _ARITHMETIC[name]
         else:
             label = ("function:" if arguments.plain else "special:") + ".".join(map(_sql, names))
-        return self.op(label, [part.tree for part in parts], start)
+        made = self.op(label, [part.tree for part in parts], start)
+        made.qualified = qualified
+        return made
 
     def _absorb(self, parts: list[Expr], pieces: bool) -> None:
         """What was found in the parts of a call belongs to the expression around it too."""

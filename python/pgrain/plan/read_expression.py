@@ -128,6 +128,13 @@ class ExpressionReader(CallReader):
         self.index = end or self.index + 1
         return self.text[start:self.last_end]
 
+    def _of_postgresql(self, first: Token) -> str | None:
+        """The operator of the ``OPERATOR(pg_catalog.…)`` from `first` to this place, if it is."""
+        words = self.tokens[bisect_left(self.tokens, first.start, key=lambda t: t.start):self.index]
+        if len(words) == 6 and first.is_word("operator") and words[2].value == "pg_catalog":
+            return words[4].value
+        return None
+
     def _infix(self, left: Node, level: int, restricted: bool) -> tuple[Node, int | None]:
         """`left` with the operator here, and the level that may not follow at once."""
         start, token = left.start, self.token
@@ -160,9 +167,12 @@ class ExpressionReader(CallReader):
         name = "<>" if name == "!=" else name
         if self.token.is_word("any", "some", "all") and not restricted:
             return self._quantified(left, name), None
+        qualified = self._of_postgresql(token)
         right = self.parse(level + 1, restricted)
-        return (self.op(name if name in _LEVELS else f"operator:{name}", [left, right], start),
-                level if level in _NONASSOCIATIVE else None)
+        made = self.op(name if name in _LEVELS else f"operator:{name}", [left, right], start)
+        if qualified in _LEVELS:        # OPERATOR(pg_catalog.+) is +, only as tight as any other
+            made.name, made.qualified = "<>" if qualified == "!=" else qualified, True
+        return made, level if level in _NONASSOCIATIVE else None
 
     def _is(self, left: Node, restricted: bool) -> tuple[Node, int | None]:
         start, word = left.start, self.advance().value

@@ -8,7 +8,8 @@ The `name` of an `Op`, and its arguments:
 
 ``and`` ``or``                       two or more (a chain without brackets is one node)
 ``not`` ``neg`` ``pos``              one; the last two are the signs
-``=`` ``<>`` ``<`` ``<=`` ``>`` ``>=`` ``+`` ``-`` ``*`` ``/`` ``%`` ``^``     two
+``=`` ``<>`` ``<`` ``<=`` ``>`` ``>=`` ``+`` ``-`` ``*`` ``/`` ``%`` ``^``     two; also as
+                                     ``OPERATOR(pg_catalog.=)``
 ``is null`` ``is true`` ``is false`` ``is unknown``, also ``is not …``        one; ``is [not]
                                      document``, ``is [not] json``, ``is [not] normalized`` too
 ``is [not] distinct from``           two
@@ -64,10 +65,14 @@ class PieceLeaf(Node):
 
 @dataclass(eq=False)
 class Op(Node):
-    """An operator, function or other construct over parts of which at least one matters."""
+    """An operator, function or other construct over parts of which at least one matters.
+
+    qualified: it is written with PostgreSQL's schema, so that no namesake of it can be meant.
+    """
 
     name: str
     args: list[Node | None]
+    qualified: bool = False
 
 
 def read_tree(expression: Expr, interesting: Callable[[Piece], bool]) -> Node:
@@ -81,7 +86,7 @@ def read_tree(expression: Expr, interesting: Callable[[Piece], bool]) -> Node:
         if isinstance(node, Op):
             args = [arg and reduce(arg) for arg in node.args]
             if any(isinstance(arg, (Op, PieceLeaf)) for arg in args):
-                return Op(node.start, node.end, node.name, args)
+                return Op(node.start, node.end, node.name, args, node.qualified)
         offset = expression.start
         return Leaf(node.start, node.end, expression.text[node.start - offset:node.end - offset])
 

@@ -195,11 +195,11 @@ def compile(query: str, explain, models: dict[str, ModelFacts],
 def _compile_disguised(query: str, facts, models: dict[str, ModelFacts],
                        probes: dict[str, ProbeResult]) -> Probes | Capture | OverJoin | None:
     """A join on predictions: calls in subqueries, arithmetic or HAVING over aggregates."""
-    statement, _, wanted = read_expanded(query, facts, probes)
+    statement, catalog, wanted = read_expanded(query, facts, probes)
     if wanted is not None:
         return wanted
     flat = flatten(statement)
-    over = split(flat or statement.text)
+    over = None if catalog.number_namesakes else split(flat or statement.text)
     if over is None:
         return flat and _compile_named("flat:", flat, facts, models, probes, query)
     inner = _compile_named("over:", over.text, facts, models, probes)

@@ -136,6 +136,7 @@ class _Reader(Numbers):
     """Reads arithmetic whose numbers are aggregates, and hides what these need."""
 
     select = None
+    namesakes = frozenset()     # a query with some is not read here
 
     def __init__(self, hidden: list[str], types: list[int] | None):
         self.hidden, self.types = hidden, types

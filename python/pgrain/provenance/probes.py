@@ -14,11 +14,12 @@ from dataclasses import dataclass, field
 from pgrain.errors import UnsupportedOperator
 from pgrain.plan.expression import MODEL_FUNCTIONS, OWN_SCHEMA, refuse
 from pgrain.plan.from_clause import From
-from pgrain.plan.keywords import AGGREGATES as KNOWN_AGGREGATES
 from pgrain.plan.query import AGGREGATES, Query
 from pgrain.plan.select import Select
 from pgrain.provenance.annotate import quote
 from pgrain.provenance.capture_sql import literal
+from pgrain.provenance.namesakes import CATALOG as NAMESAKES
+from pgrain.provenance.namesakes import TYPES
 from pgrain.provenance.stamps import plain_table
 
 _CATALOG = """WITH RECURSIVE named (written, oid) AS (
@@ -94,7 +95,8 @@ SELECT DISTINCT 'function', n.nspname::text, p.proname::text,
  p.prokind::text || p.provolatile::text || CASE WHEN p.proretset THEN 'r' ELSE '' END,
  pg_catalog.pg_function_is_visible(p.oid)::text
  FROM pg_catalog.pg_proc AS p JOIN pg_catalog.pg_namespace AS n ON n.oid = p.pronamespace
- WHERE p.proname = ANY ({functions})"""
+ WHERE p.proname = ANY ({functions})
+UNION ALL""" + NAMESAKES
 _FINGERPRINT = """SELECT pg_catalog.md5(pg_catalog.string_agg(part, ',' ORDER BY part
  COLLATE "C")) AS fingerprint FROM (
 SELECT pg_catalog.concat_ws(':', 'f', p.oid, p.xmin, pg_catalog.pg_function_is_visible(p.oid))
@@ -105,6 +107,11 @@ SELECT pg_catalog.concat_ws(':', 'a', a.attrelid, a.attnum, a.xmin)
  FROM pg_catalog.unnest({tables}) AS n JOIN pg_catalog.pg_attribute AS a
  ON a.attrelid OPERATOR(pg_catalog.=) pg_catalog.to_regclass(n)::pg_catalog.oid
  WHERE a.attnum OPERATOR(pg_catalog.>) 0::pg_catalog.int2
+UNION ALL
+SELECT pg_catalog.concat_ws(':', 't', t.oid, t.xmin, pg_catalog.pg_type_is_visible(t.oid))
+ FROM pg_catalog.pg_type AS t
+ WHERE t.typname OPERATOR(pg_catalog.=) ANY ({types}::pg_catalog.name[])
+ AND t.oid OPERATOR(pg_catalog.>=) 16384::pg_catalog.oid
 UNION ALL
 SELECT pg_catalog.concat_ws(':', 'o', o.oid, o.xmin, pg_catalog.pg_operator_is_visible(o.oid))
  FROM pg_catalog.pg_operator AS o
@@ -145,7 +152,9 @@ class Catalog:
     volatile: list                # (schema, name, visible)
     user_functions: set           # names outside pg_catalog and pgrain
     predict_is_ours: bool         # an unqualified predict is pgrain's
-    own_aggregates: list = field(default_factory=list)   # visible, named as PostgreSQL's
+    # (kind, name) of what may be meant in place of PostgreSQL's own, and of those for numbers.
+    namesakes: set = field(default_factory=set)
+    number_namesakes: set = field(default_factory=set)
     sets: set = field(default_factory=set)    # names of set-returning functions
     views: dict = field(default_factory=dict)    # quoted name -> query of those that call a model
     hidden: list = field(default_factory=list)    # functions and such that call a model inside
@@ -163,6 +172,11 @@ class Catalog:
                 catalog.relations.add((schema, name))
                 catalog.kinds[schema, name] = kind
                 continue
+            if what == "namesake":
+                catalog.namesakes.add((schema, name))
+                if flag == "true":
+                    catalog.number_namesakes.add((schema, name))
+                continue
             if what == "inexact":
                 catalog.exact = False
                 continue
@@ -179,9 +193,7 @@ class Catalog:
                 catalog.readable[schema].append(name)
                 continue
             if kind[0] in "aw" and (flag == "true" or schema != "pg_catalog"):
-                catalog.aggregates.add(name)
-                if name in KNOWN_AGGREGATES and schema != "pg_catalog" and flag == "true":
-                    catalog.own_aggregates.append((schema, name))
+                catalog.aggregates |= {name, f"{schema}.{name}"}
             if schema == OWN_SCHEMA and name in MODEL_FUNCTIONS:
                 pass
             elif kind[1] == "v":
@@ -217,12 +229,13 @@ def fingerprint_sql(select: Select, functions: set) -> str:
     """SQL for one text that changes when a name in the query may mean something else.
 
     Functions by the names used (and whether they are visible), the relations and their columns,
-    operators and casts that are not PostgreSQL's own. EXPLAIN's text shows none of these: it prints
-    another function of the same name, or a column of another type, just as before.
+    types, operators and casts that are not PostgreSQL's own. EXPLAIN's text shows none of these: it
+    prints another function of the same name, or a column of another type, just as before.
     """
     tables = [".".join(quote(part) for part in table) for table in select.tables]
     names = select.functions | functions | set(AGGREGATES) | {"predict"}
-    return _FINGERPRINT.format(tables=array(tables), functions=array(sorted(names)))
+    return _FINGERPRINT.format(tables=array(tables), functions=array(sorted(names)),
+                               types=array(TYPES))
 
 
 def output_sql(select: Select) -> str:
@@ -300,18 +313,16 @@ def check_catalog(operators: Query, catalog: Catalog) -> None:
             place = token.start if token else 0
             raise refuse(f"the volatile function {schema}.{name}", select.query, place, None,
                          "Declare it STABLE if its result does not change within a statement.")
-    check_names(catalog, select.functions, calls)
+    for name in AGGREGATES:
+        if name in select.functions and ("function", name) in (
+                catalog.namesakes if name == "count" else catalog.number_namesakes):
+            raise UnsupportedOperator(f"{name}, which may be another function")
+    check_names(catalog, calls)
 
 
-def check_names(catalog: Catalog, functions: set, calls) -> None:
-    """Names that PostgreSQL may take for another function than ours or its own are refused."""
+def check_names(catalog: Catalog, calls) -> None:
+    """Names that PostgreSQL may take for another function than ours are refused."""
     check_policies(catalog)
-    for schema, name in catalog.own_aggregates:
-        if name in functions and name in AGGREGATES:
-            raise UnsupportedOperator(
-                f"the aggregate {schema}.{name} has no provenance yet",
-                detail=f"In this search_path {name} may mean it.",
-                hint="Take its schema out of the search_path.")
     for call in calls:
         if call.bare and not catalog.predict_is_ours:
             raise UnsupportedOperator(

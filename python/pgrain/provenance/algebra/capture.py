@@ -14,13 +14,14 @@ from pgrain.plan.keywords import AGGREGATES
 from pgrain.plan.reader import read_statement
 from pgrain.provenance.algebra.blocks import Relation
 from pgrain.provenance.algebra.from_items import select_sql
-from pgrain.provenance.algebra.program import Program
+from pgrain.provenance.algebra.program import OVER, Program
 from pgrain.provenance.algebra.queries import lower_query
-from pgrain.provenance.algebra.scope import Core, analyse, columns_sql, read_columns
+from pgrain.provenance.algebra.scope import Core, analyse, columns_sql, over_sql, read_columns
 from pgrain.provenance.algebra.sql import Capture as Renderer
 from pgrain.provenance.algebra.views import expand_views
 from pgrain.provenance.flatten import flatten
 from pgrain.provenance.grouping import equal_is_same
+from pgrain.provenance.namesakes import decide_sql
 from pgrain.provenance.output import OutputColumn, match_sql, result_sql
 from pgrain.provenance.probes import (
     Catalog,
@@ -160,18 +161,15 @@ def _compile(query: str, facts: PlanFacts, models: dict, probes: dict[str, Probe
         types |= _types(core, mark, probes)
     program, final = _lowered(analysis, columns, types,
                               {name: models[name].classes for name in names}, catalog.exact,
-                              frozenset(name for _, name in catalog.own_aggregates))
+                              catalog.namesakes, _meant(probes))
     if reduced is not None and program.bounds:
         raise program.bounds[0].refusal     # which would quote what the caller did not write
     if not program.slots:
         raise UnsupportedOperator("a query of whose result nothing depends on a prediction",
                                   detail="It calls a model in ORDER BY, or where nobody reads it.",
                                   hint="Call the model in SELECT, WHERE, ON or GROUP BY.")
-    if program.wanted:
-        return Probes({f"type:{mark}:{core.number}:{text}": columns_sql(core, catalog.readable,
-                                                                        [text])
-                       for core in analysis.cores
-                       for text in program.wanted.get(id(core.select), ())})
+    if program.wanted or program.wanted_over or program.asked:
+        return _asked(program, mark, catalog.readable)
     described = describe(probes["output"])
     if isinstance(described, Probes):
         return described
@@ -197,17 +195,17 @@ def _compile(query: str, facts: PlanFacts, models: dict, probes: dict[str, Probe
 
 
 def _lowered(analysis, columns: dict, types: dict, classes: dict, exact: bool,
-             own_aggregates: frozenset):
+             namesakes: set, meant: dict):
     """(program, the relation of its output); numbers of subqueries split into rows only where
     nothing else does."""
-    program = Program(analysis, columns, types, classes, exact=exact,
-                      own_aggregates=own_aggregates)
+    program = Program(analysis, columns, types, classes, exact=exact, namesakes=namesakes,
+                      meant=meant)
     try:
         return program, lower_query(program, analysis.statement.query, None)
     except UnsupportedOperator:
         with contextlib.suppress(UnsupportedOperator):
             split = Program(analysis, columns, types, classes, exact=exact, split=True,
-                            own_aggregates=own_aggregates)
+                            namesakes=namesakes, meant=meant)
             return split, lower_query(split, analysis.statement.query, None)
         raise
 
@@ -237,9 +235,32 @@ def _mark(text: str) -> str:
 
 def _types(core: Core, mark: str, probes: dict) -> dict:
     """Types of expressions over a SELECT that were asked for in earlier rounds."""
-    prefix = f"type:{mark}:{core.number}:"
-    return {(id(core.select), name.removeprefix(prefix)): result.types[-1]
-            for name, result in probes.items() if name.startswith(prefix)}
+    found = {}
+    for over in ("", OVER):
+        prefix = f"{over}type:{mark}:{core.number}:"
+        found |= {(id(core.select), over + name.removeprefix(prefix)): result.types[-1]
+                  for name, result in probes.items() if name.startswith(prefix)}
+    return found
+
+
+def _asked(program: Program, mark: str, readable: dict) -> Probes:
+    """What the program must know before it is one."""
+    asked = {}
+    for core in program.analysis.cores:
+        for text in program.wanted.get(id(core.select), ()):
+            asked[f"type:{mark}:{core.number}:{text}"] = columns_sql(core, readable, [text])
+        for text in program.wanted_over.get(id(core.select), ()):
+            asked[f"{OVER}type:{mark}:{core.number}:{text}"] = over_sql(core, program.text, text)
+    for kind, name, *types in program.asked:
+        asked[" ".join(("namesake", kind, name, *map(str, types)))] = decide_sql(kind, name, types)
+    return Probes(asked)
+
+
+def _meant(probes: dict) -> dict[tuple, str | None]:
+    """`Program.meant` from the answers of `decide_sql`."""
+    return {(kind, of, *map(int, types)): result.rows[0][0] if result.rows else None
+            for name, result in probes.items() if name.startswith("namesake ")
+            for _, kind, of, *types in [name.split(" ")]}
 
 
 def read_expanded(query: str, facts: PlanFacts, probes: dict):
@@ -273,7 +294,7 @@ def _check(statement: nodes.Statement, analysis, catalog: Catalog, facts: PlanFa
             raise refuse(f"the volatile function {schema}.{name}", statement.text, max(place, 0),
                          None, "Declare it STABLE if its result does not change within a "
                                "statement.")
-    check_names(catalog, statement.functions, analysis.calls)
+    check_names(catalog, analysis.calls)
     for core in analysis.cores:
         for item in core.select.items if not core.plain else ():
             for name in item.expression.functions if item.expression else ():

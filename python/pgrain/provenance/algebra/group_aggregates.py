@@ -5,9 +5,10 @@ from __future__ import annotations
 from pgrain.plan import nodes
 from pgrain.plan.spine import read_tree
 from pgrain.provenance.algebra.blocks import Aggregate
-from pgrain.provenance.algebra.program import conjuncts, cut, free_columns
+from pgrain.provenance.algebra.program import conjuncts, cut, free_columns, untyped
 from pgrain.provenance.algebra.queries import shows_number
 from pgrain.provenance.annotate import present
+from pgrain.provenance.namesakes import UNKNOWN
 
 NUMBER_OIDS = (20, 21, 23, 700, 701, 1700)
 # Sums of these are the same in whatever order their rows come.
@@ -107,7 +108,7 @@ class GroupAggregates:
     def read_fixed(self, call: nodes.AggregateCall) -> str | None:
         arguments = self.arguments(call)
         if call.order or call.function not in (*FUNCTIONS, *_SPREADS) or len(arguments) > 1 \
-                or call.function in self.program.own_aggregates:    # citext has a max of its own
+                or self.namesake_of(call):
             return None
         parts = []
         for part in [*arguments, *([call.filter] if call.filter is not None else [])]:
@@ -148,6 +149,11 @@ class GroupAggregates:
         if call.function not in FUNCTIONS:
             raise self.program.refuse(f"the aggregate {call.function}", call,
                                       "Use count, sum, avg, min, max, bool_and or bool_or.")
+        namesake = self.namesake_of(call)
+        if namesake:
+            raise self.program.refuse(
+                f"{call.function}, which may mean {namesake} here,", call,
+                f"Write pg_catalog.{call.function} if PostgreSQL's own is meant.")
         if call.order:
             raise self.program.refuse("ORDER BY inside an aggregate", call, "Leave it out.")
         function = "bool_and" if call.function == "every" else call.function
@@ -163,6 +169,14 @@ class GroupAggregates:
         made.flag_base = " AND ".join(flags["base"]) or None
         made.flag_entry = " AND ".join(flags["entry"]) or None
         return made
+
+    def namesake_of(self, call: nodes.AggregateCall) -> str | None:
+        """What an aggregate may mean in place of PostgreSQL's own."""
+        if call.qualified or ("function", call.function) not in self.program.namesakes:
+            return None
+        types = [UNKNOWN if untyped(part.text) is not None
+                 else self.program.type_of(self.select, part.text) for part in call.arguments]
+        return self.program.namesake("function", call.function, types)
 
     def argument(self, call, argument: nodes.Expr, made: Aggregate, flags) -> None:
         if self.is_number(argument):

@@ -34,13 +34,12 @@ from pgrain.provenance.algebra.numbers import (
     INTEGER_OIDS,
     Numbers,
 )
-from pgrain.provenance.algebra.program import cut
+from pgrain.provenance.algebra.program import cut, untyped
 from pgrain.provenance.algebra.queries import (
     order_refusal,
     output_name,
     part_refusal,
     position,
-    untyped,
 )
 from pgrain.provenance.algebra.select import Prepared
 
@@ -235,6 +234,9 @@ class GroupBuilder(GroupKeys, GroupAggregates, Numbers):
         column = Column(name, 0, shown=len(self.grouping.shown))
         self.grouping.shown.append(-len(self.grouping.cases))
         return OutputSpec(column, "shown")
+
+    def type_here(self, text: str) -> int:
+        return self.program.type_of(self.select, text, over=True)
 
     def boolean_aggregate(self, tree) -> bool:
         return isinstance(tree, PieceLeaf) and isinstance(tree.piece, nodes.AggregateCall) \

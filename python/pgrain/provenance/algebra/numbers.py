@@ -14,7 +14,8 @@ from pgrain.plan.spine import Leaf as SpineLeaf
 from pgrain.plan.spine import Op, PieceLeaf, read_tree
 from pgrain.provenance.algebra.blocks import Atom, Number
 from pgrain.provenance.algebra.linear import CONST, OTHER, PROBA, threshold_problem
-from pgrain.provenance.algebra.program import cut
+from pgrain.provenance.algebra.program import cut, untyped
+from pgrain.provenance.namesakes import UNKNOWN
 
 COMPARISONS = ("=", "<>", "<", "<=", ">", ">=")
 CONNECTIVES = ("and", "or", "not", "is true", "is not true", "is false", "is not false",
@@ -24,6 +25,7 @@ ARITHMETIC = {"+": "+", "-": "-", "*": "*", "/": "/", "%": "%", "neg": "neg", "a
               "trunc": "trunc", "coalesce": "coalesce", "nullif": "nullif",
               "greatest": "greatest", "least": "least", "sqrt": "sqrt", "exp": "exp", "ln": "ln",
               "power": "power", "pow": "power", "^": "power"}
+_SPELLINGS = {"ceil": ("ceil", "ceiling"), "power": ("power", "pow")}
 INTEGER_OIDS = (20, 21, 23)
 FLOAT_OIDS = (700, 701)
 _FLOATING = ("numeric", "decimal", "real", "float", "float4", "float8", "double precision")
@@ -115,12 +117,17 @@ class Numbers:
             return
         if isinstance(node, Op) and node.name in ("between", "not between"):
             x, low, high = node.args
+            self.check_own(expression, node, ">=", [x, low])
+            self.check_own(expression, node, "<=", [x, high])
             made = [self.atom_column(self.atom(expression, op, a, b))
                     for op, a, b in ((">=", x, low), ("<=", x, high))]
             text = f"({made[0]} AND {made[1]})"
             replaced[node.start, node.end] = text if node.name == "between" else f"(NOT {text})"
             return
         if isinstance(node, Op) and node.name in ("in", "not in"):
+            for other in node.args[1:]:
+                self.check_own(expression, node, "=" if node.name == "in" else "<>",
+                               [node.args[0], other])
             made = [self.atom_column(self.atom(expression, "=", node.args[0], other))
                     for other in node.args[1:]]
             text = f"({' OR '.join(made)})"
@@ -131,6 +138,7 @@ class Numbers:
     def read_atom(self, expression, node) -> Atom:
         """The comparison that a node of the expression is; 0A000 for anything else."""
         if isinstance(node, Op) and node.name in COMPARISONS:
+            self.check_own(expression, node, node.name, node.args)
             return self.atom(expression, node.name, *node.args)
         if isinstance(node, Op) and node.name in ("is null", "is not null"):
             return Atom(node.name, self.number(expression, node.args[0]), None)
@@ -200,6 +208,9 @@ class Numbers:
                 "Aggregate the number: max(extract(epoch FROM x)), not extract(epoch FROM max(x))."
                 if plain in ("extract", "date_part", "age", "date_trunc")
                 else "Select the number itself, and format it outside the query.")
+        if plain not in ("coalesce", "greatest", "least"):     # these are grammar
+            self.check_own(expression, node, {"neg": "-", "nullif": "="}.get(plain, plain),
+                           node.args)
         args = [self._tree(expression, child, leaves) for child in node.args]
         if plain == "coalesce":
             args = [_given(arg, leaves) for arg in args]
@@ -210,9 +221,32 @@ class Numbers:
             operator = "//int"
         return (operator, *args)
 
+    def check_own(self, expression, node: Op, name: str, args: list) -> None:
+        """0A000 if a function or operator over numbers may not be PostgreSQL's own."""
+        kind = "function" if name.isalpha() else "operator"
+        for of in _SPELLINGS.get(name, (name,)):
+            if node.qualified or (kind, of) not in self.program.namesakes:
+                continue
+            texts = [expression.text[arg.start - expression.start:arg.end - expression.start]
+                     for arg in args]
+            namesake = self.program.namesake(kind, of, [
+                UNKNOWN if untyped(text) is not None else self.type_here(text) for text in texts])
+            if namesake:
+                own = f"pg_catalog.{of}" if kind == "function" else f"OPERATOR(pg_catalog.{of})"
+                raise self.refuse_at(expression, node, f"{of}, which may mean {namesake} here,",
+                                     f"Write {own} if PostgreSQL's own is meant.")
+
+    def type_here(self, text: str) -> int:
+        """Type of an expression of this SELECT; 0, and asked for, if not known yet."""
+        return self.program.type_of(self.select, text)
+
     def _cast(self, expression, node, leaves) -> tuple:
-        target = node.name.removeprefix("cast:").strip().lower().removeprefix("pg_catalog.")
+        written = node.name.removeprefix("cast:").strip().lower()
+        target = written.removeprefix("pg_catalog.")
         kind = target.split("(")[0].strip()
+        if target == written and ("type", kind) in self.program.namesakes:
+            raise self.refuse_at(expression, node, f"the type {kind}, which may be another here,",
+                                 f"Write pg_catalog.{kind} if PostgreSQL's own is meant.")
         inner = self._tree(expression, node.args[0], leaves)
         if kind in _FLOATING and "(" not in target:
             return ("identity", inner)

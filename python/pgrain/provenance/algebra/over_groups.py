@@ -130,6 +130,9 @@ class OverGroups(SelectBuilder):
             return f"{self.alias}._pgrain_o{len(self.keys) + at}"
         return super().stands_for(piece)
 
+    def type_here(self, text: str) -> int:
+        return self.program.type_of(self.select, text, over=True)
+
     def column(self, piece: nodes.AggregateCall) -> Column:
         """The column of an aggregate."""
         text = self.program.text[piece.start:piece.end]

@@ -7,10 +7,12 @@ from dataclasses import dataclass, field
 
 from pgrain.plan import nodes
 from pgrain.plan.expression import refuse
-from pgrain.plan.lexer import tokenize
+from pgrain.plan.lexer import tokenize, unbracketed
 from pgrain.plan.spine import Op
 from pgrain.provenance.algebra.blocks import Bound, Key, Relation, Slot
 from pgrain.provenance.algebra.scope import Analysis, group_expressions
+
+OVER = "over:"
 
 
 @dataclass
@@ -18,7 +20,7 @@ class Program:
     """Blocks in order, the columns that PostgreSQL told, and what is still to be asked.
 
     columns: id of a Select -> alias -> [(name, type oid)]; types: (id of Select, text) -> oid;
-    wanted: texts whose types must be known, by Select.
+    wanted: texts whose types must be known, by Select; wanted_over: the same over its groups.
     """
 
     analysis: Analysis
@@ -30,15 +32,25 @@ class Program:
     slots: list[Slot] = field(default_factory=list)
     relations: dict[int, Relation] = field(default_factory=dict)   # id of Cte or Query -> its rows
     wanted: dict[int, list[str]] = field(default_factory=dict)
+    wanted_over: dict[int, list[str]] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     kept: list = field(default_factory=list)
     plain: list[nodes.Cte] = field(default_factory=list)
     recursive: bool = False
     bounds: list[Bound] = field(default_factory=list)
     exact: bool = False          # no collation takes different texts for equal
-    own_aggregates: frozenset = frozenset()     # others that are named as PostgreSQL's
+    # (kind, name) of what may be meant in place of PostgreSQL's own; what PostgreSQL said of
+    # (kind, name, types of the arguments), and what it is still to be asked (namesakes.py).
+    namesakes: set = field(default_factory=set)
+    meant: dict[tuple, str | None] = field(default_factory=dict)
+    asked: set[tuple] = field(default_factory=set)
     # What a subquery's CASE over comparisons of numbers shows makes rows of its own, not numbers.
     split: bool = False
+
+    @property
+    def own_comparisons(self) -> bool:
+        """Whether = and < on PostgreSQL's own types are PostgreSQL's own."""
+        return ("comparison", "") not in self.namesakes
 
     @property
     def text(self) -> str:
@@ -61,15 +73,34 @@ class Program:
         """0A000 with the place of a node."""
         return refuse(construct, self.text, place.start, place.end, hint)
 
-    def type_of(self, select: nodes.Select, text: str) -> int:
-        """Type of an expression over the SELECT's FROM; 0, and asked for, if not known yet."""
-        known = self.types.get((id(select), text))
+    def type_of(self, select: nodes.Select, text: str, over: bool = False) -> int:
+        """Type of an expression over the SELECT's FROM; 0, and asked for, if not known yet. over:
+        of one that stands beside its aggregates."""
+        known = self.types.get((id(select), OVER + text if over else text))
         if known is None:
-            texts = self.wanted.setdefault(id(select), [])
+            texts = (self.wanted_over if over else self.wanted).setdefault(id(select), [])
             if text not in texts:
                 texts.append(text)
             return 0
         return known
+
+    def namesake(self, kind: str, name: str, types: list[int]) -> str | None:
+        """The function or operator that a call may mean in place of PostgreSQL's own; None, and
+        asked for, if that is not known yet. types: of its arguments, 0 if not known yet."""
+        if (kind, name) not in self.namesakes or 0 in types:
+            return None
+        key = (kind, name, *types)
+        if key not in self.meant:
+            self.asked.add(key)
+        schema = self.meant.get(key)
+        return schema and f"{schema}.{name}"
+
+
+def untyped(text: str) -> str | None:
+    """The text if it is a bare string or NULL: what is around it says of which type it is."""
+    tokens = unbracketed(tokenize(text))
+    bare = len(tokens) == 1 and (tokens[0].kind == "string" or tokens[0].is_word("null"))
+    return text if bare else None
 
 
 def cut(expression: nodes.Expr, start: int, end: int) -> nodes.Expr:

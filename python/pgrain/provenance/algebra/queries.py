@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pgrain.errors import UnsupportedOperator
 from pgrain.plan import nodes
-from pgrain.plan.lexer import string_value, tokenize, unbracketed
+from pgrain.plan.lexer import string_value, unbracketed
 from pgrain.plan.reader import read_statement
 from pgrain.provenance.algebra.blocks import (
     Atom,
@@ -20,7 +20,7 @@ from pgrain.provenance.algebra.blocks import (
     quoted,
 )
 from pgrain.provenance.algebra.inline import may_inline
-from pgrain.provenance.algebra.program import Program
+from pgrain.provenance.algebra.program import Program, untyped
 from pgrain.provenance.algebra.scope import aliases_of
 from pgrain.provenance.algebra.select import Prepared, SelectBuilder
 
@@ -290,13 +290,6 @@ def finish_rows(builder: SelectBuilder, outputs: list) -> Relation:
     program.blocks.append(block)
     return Relation(block.number, block.row, columns, block.key is not None, degrees=degrees,
                     settled=block.settled and not block.enumerated)
-
-
-def untyped(text: str) -> str | None:
-    """The text if it is a bare string or NULL: its type is the set operation's to choose."""
-    tokens = tokenize(text)
-    bare = len(tokens) == 1 and (tokens[0].kind == "string" or tokens[0].is_word("null"))
-    return text if bare else None
 
 
 def _plain(program: Program, query: nodes.Query, key: Key | None, n_columns: int) -> Relation:

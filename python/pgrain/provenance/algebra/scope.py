@@ -309,8 +309,20 @@ def columns_sql(core: Core, readable: dict, expressions: Sequence[str] = ()) -> 
             [f"{quote(alias)}.*"]
         columns.append(f"1 AS {SEPARATOR}")
     columns += [f"({text}\n)" for text in expressions]
-    sql = (core.with_ + f"SELECT {', '.join(columns) or '1'}"
-           + (f" FROM {from_}" if from_ else ""))
+    return _within(core, core.with_ + f"SELECT {', '.join(columns) or '1'}"
+                   + (f" FROM {from_}" if from_ else ""))
+
+
+def over_sql(core: Core, statement: str, expression: str) -> str:
+    """The probe of an expression beside a SELECT's aggregates: its last column."""
+    items, end = core.select.items, core.select.end
+    shown = statement[items[0].start:items[-1].end] + ",\n" if items else ""
+    at = items[-1].end if items else core.select.start + len("SELECT")
+    return _within(core, f"{core.with_}SELECT {shown}({expression}\n){statement[at:end]}\n")
+
+
+def _within(core: Core, sql: str) -> str:
+    """A probe's SELECT where it sees what `core` does; no row of it is asked for."""
     for with_, outer in reversed(core.levels):
         sql = f"(\n{sql}\n LIMIT 0) AS _pgrain_probe"
         sql = with_ + "SELECT _pgrain_probe.* FROM " + (

@@ -126,7 +126,7 @@ class SelectBuilder(FromItems, Numbers):
         """Note a condition that two columns are equal: one of a table and one that the key brings
         in, or both ours."""
         tree = part.tree
-        if not isinstance(tree, Op) or tree.name != "=":
+        if not isinstance(tree, Op) or tree.name != "=" or not self.program.own_comparisons:
             return
         pieces = [arg.piece for arg in tree.args if isinstance(arg, PieceLeaf)]
         if len(pieces) != 2 or not all(isinstance(piece, nodes.ColumnRef) for piece in pieces):

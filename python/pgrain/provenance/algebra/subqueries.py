@@ -137,7 +137,8 @@ def _compared(program, piece, relation: Relation, key: Key | None, operand: str)
     names = [f"_pgrain_r._pgrain_o{number}" for number in range(len(relation.columns))]
     other = names[0] if len(names) == 1 else f"ROW({', '.join(names)})"
     operator = piece.operator
-    if piece.form == "all" and operator in _NEGATED and len(names) == 1:
+    if piece.form == "all" and operator in _NEGATED and len(names) == 1 \
+            and program.own_comparisons:
         test = f"(({operand}\n) {_NEGATED[operator]} {other})"
     elif piece.form == "all":
         test = f"(NOT (({operand}\n) {operator} {other}))"
