@@ -80,6 +80,27 @@ def _(p: Parts) -> Query:
                  {} if having else {"n": EXPECTED, "s": EXPECTED})
 
 
+@family("over aggregates: sums of arithmetic over counts")
+def _(p: Parts) -> Query:
+    def inner(a: str) -> str:
+        return (f"(SELECT {a}.g, {a}.c, count(*) AS n, sum({a}.v) AS s, max({a}.v) AS top FROM"
+                f" {p.pick('solo', 't', 'u', 'p')} AS {a} WHERE {p.on_m(a)} GROUP BY {a}.g, {a}.c)")
+    value = p.pick("2 * q.n", "q.n * q.g", "q.n + 1", "-q.n", "q.n::numeric", "q.n / 2.0",
+                   "coalesce(q.s, 0)", "q.s * 3", "coalesce(q.s, 1)", "q.n - q.g",
+                   "CASE WHEN q.g > 0 THEN q.n ELSE 0 END", "round(q.s, 1)", "q.n")
+    of = p.pick(
+        f"{inner('l')} AS q", f"{inner('l')} AS q JOIN u AS k ON k.g = q.g",
+        f"(SELECT z.g, z.n, z.s FROM {inner('l')} AS z) AS q",
+        f"(SELECT z.g, z.n, z.s FROM {inner('l')} AS z UNION ALL SELECT z.g, z.n, z.s FROM"
+        f" {inner('r')} AS z) AS q", f"u AS k LEFT JOIN {inner('l')} AS q USING (g)")
+    if p.chance(0.3):
+        of, value = f"solo AS k JOIN {inner('l')} AS q USING (g, c)", p.pick("q.top", "q.n + k.id")
+        of = of.replace("FROM t ", "FROM solo ").replace("FROM u ", "FROM solo ")
+    if "LEFT JOIN" in of:
+        value = p.pick("coalesce(q.n, 0)", "q.n", "coalesce(q.s, 0)", "coalesce(2 * q.n, 0)")
+    return Query(f"SELECT sum({value}) AS n FROM {of}", {"n": EXPECTED})
+
+
 BUCKETS = ("CASE WHEN q.n > 1 THEN 'many' ELSE 'few' END", "q.n > 1", "q.n BETWEEN 1 AND 2",
            "CASE WHEN q.n >= 2 THEN 2 WHEN q.n = 1 THEN 1 END",
            "CASE WHEN q.n > 1 AND q.g > 0 THEN 'big' WHEN q.g IS NULL THEN 'none' ELSE 'small' END",

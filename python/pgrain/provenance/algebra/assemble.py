@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -24,6 +25,7 @@ from pgrain.provenance.algebra.blocks import (
     Unit,
     gapped,
 )
+from pgrain.provenance.algebra.given import IfKnown
 from pgrain.provenance.algebra.groups_wired import Groups
 from pgrain.provenance.algebra.packed import Packed
 from pgrain.provenance.algebra.program import Program
@@ -43,7 +45,8 @@ class Rows:
     (n,) places of threes; origin: cell -> (Groups or Base, (n,) group or row of each row, Number
     over these), where one of them made it (-1: the cell is NULL); shown: -> (row, text, literal) of
     each text that it can be, or (row, element, literal) in the order of an array whose elements
-    they are.
+    they are; given: cell -> what makes its places given that the row is there (see `there`); sums:
+    cells whose number counts as 0 where it is NULL, as that of a sum does.
     """
 
     literals: np.ndarray
@@ -53,6 +56,13 @@ class Rows:
     shown: dict[int, tuple] = field(default_factory=dict)
     base: np.ndarray | None = None      # (n,) rows of one base row exclude each other
     key: np.ndarray | None = None       # (n,) of a SELECT: the key whose row each is
+    given: dict[int, Callable[[], np.ndarray]] = field(default_factory=dict)
+    sums: set[int] = field(default_factory=set)
+
+    def there(self, cell: int) -> np.ndarray:
+        """(n,) places of a cell given that its row is there: a count of a group is 0 in the worlds
+        without the group, and its place in `cells` says so."""
+        return self.given[cell]() if cell in self.given else self.cells[cell]
 
     def __len__(self) -> int:
         return len(self.literals)
@@ -133,14 +143,26 @@ class Base:
     def constant(self, leaf: tuple) -> np.ndarray:
         return self.leaves[leaf[1]]
 
-    def place(self, leaf: tuple) -> np.ndarray:
-        """(n,) places in X of a leaf that is a number of the circuit."""
+    def place(self, leaf: tuple, there: bool = False) -> np.ndarray:
+        """(n,) places in X of a leaf that is a number of the circuit; `there`: given that the rows
+        are."""
         if leaf[0] == "proba":
             out = self.assembly.wiring.numbers(self.n)
             self.assembly.wiring.add(FromLiterals(out, self.probability(leaf[1], leaf[2])))
             return out + np.arange(self.n)
         rows, index = self.units[leaf[1]]
-        return rows.cells[leaf[2]][index]
+        places = (rows.there(leaf[2]) if there else rows.cells[leaf[2]])[index]
+        return self._if_known(places) if leaf[3:] and leaf[2] in rows.sums else places
+
+    def sums(self, number: Number) -> bool:
+        """Whether a Number counts as 0 where it is NULL."""
+        return any(leaf[0] == "cell" and not leaf[3:] and leaf[2] in self.units[leaf[1]][0].sums
+                   for leaf in number.leaves)
+
+    def _if_known(self, places: np.ndarray) -> np.ndarray:
+        out = self.assembly.wiring.numbers(self.n)
+        self.assembly.wiring.add(IfKnown(out, places))
+        return out + np.arange(self.n)
 
     def three(self, leaf: tuple) -> np.ndarray:
         """(n,) places of threes of a leaf that is a boolean of the circuit."""
@@ -169,9 +191,9 @@ class Base:
                 null |= self.variable(self.block.slots[leaf[1]]) < 0
         return null
 
-    def places(self, number: Number) -> np.ndarray:
+    def places(self, number: Number, there: bool = False) -> np.ndarray:
         """(n,) places in X of a Number, computed for each row if it is no plain cell."""
-        return arithmetic(self, number, self.n)
+        return arithmetic(self, number, self.n, there)
 
     def pairs(self):
         """(base row, assignment, literals (T, L)) of all assignments that pass."""
@@ -246,10 +268,10 @@ def _skips_null(tree) -> bool:
         _skips_null(child) for child in tree[1:] if isinstance(child, tuple))
 
 
-def arithmetic(rows, number: Number, n: int) -> np.ndarray:
-    """(n,) places in X of a Number over `rows` (a Base or Groups)."""
+def arithmetic(rows, number: Number, n: int, there: bool = False) -> np.ndarray:
+    """(n,) places in X of a Number over `rows` (a Base or Groups); `there`: given that they are."""
     if number.tree[0] == "x":
-        return rows.place(number.leaves[number.tree[1]])
+        return rows.place(number.leaves[number.tree[1]], there)
     leaves = []
     for leaf in number.leaves:
         if leaf[0] == "leaf":
@@ -257,7 +279,7 @@ def arithmetic(rows, number: Number, n: int) -> np.ndarray:
         elif leaf[0] in ("condition", "flag"):
             leaves.append(rows.three(leaf))
         else:
-            leaves.append(rows.place(leaf))
+            leaves.append(rows.place(leaf, there))
     wiring = rows.assembly.wiring
     out = wiring.numbers(n)
     wiring.add(Arithmetic(out, n, number.tree, leaves))
@@ -336,6 +358,8 @@ class Assembly:
                     key=None if base.key is None else base.key[row])
         for number, made in enumerate(block.cells):
             rows.cells[number] = base.places(made)[row]
+            rows.given[number] = lambda made=made: base.places(made, True)[row]
+            rows.sums |= {number} if base.sums(made) else set()
             rows.origin[number] = base, row, made
             if made.tree[0] == "x" and made.leaves[made.tree[1]][0] == "cell":
                 leaf = made.leaves[made.tree[1]]
@@ -402,11 +426,13 @@ class Assembly:
             key = self.packed.ints(f"{block.number}.s.k")
         out = self.wiring.any_of(count, key, inner.literals)
         none = out + 3 * np.arange(count)
-        rows = Rows(_stack(inner.literals, none[:, None]))
+        rows = Rows(_stack(inner.literals, none[:, None]), sums=inner.sums)
         for number, places in inner.cells.items():
             nothing = self.wiring.numbers(1)
             self.wiring.add(Constants(nothing, np.array([np.nan])))
             rows.cells[number] = np.concatenate([places, np.full(count, nothing)])
+            rows.given[number] = lambda number=number, nothing=nothing: np.concatenate(
+                [inner.there(number), np.full(count, nothing)])
             if number in inner.origin:
                 source, of, made = inner.origin[number]
                 rows.origin[number] = source, np.concatenate([of, np.full(count, -1)]), made
@@ -477,13 +503,20 @@ class Assembly:
                 constant = packed.floats(f"{n}.m.f{c}")
                 out = self.wiring.numbers(len(side))
                 self.wiring.add(Constants(out, constant))
-                places = out + np.arange(len(side))
-                for number, relation in enumerate(block.sides):
-                    cell = relation.columns[c].cell
-                    if cell is not None:
-                        mine = side == number
-                        places[mine] = sides[number].cells[cell][source[mine]]
-                rows.cells[column.cell] = places
+                cells = [relation.columns[c].cell for relation in block.sides]
+
+                def places(of, out=out, cells=cells) -> np.ndarray:
+                    made = out + np.arange(len(side))
+                    for number, cell in enumerate(cells):
+                        if cell is not None:
+                            mine = side == number
+                            made[mine] = of(sides[number], cell)[source[mine]]
+                    return made
+
+                rows.cells[column.cell] = places(lambda rows, cell: rows.cells[cell])
+                rows.given[column.cell] = lambda places=places: places(Rows.there)
+                if any(cell in sides[k].sums for k, cell in enumerate(cells)):
+                    rows.sums.add(column.cell)
                 self._joint_origin(block, c, rows, sides, side, source, constant)
             elif column.flag is not None:
                 places = np.zeros(len(side), np.int64)
@@ -518,8 +551,8 @@ class Assembly:
         kept = np.zeros(len(inner), np.int64)
         kept[ids] = self._first(block, part, events, None if inner.base is None
                                 else inner.base[ids])
-        return Rows(kept[:, None], inner.cells, inner.flags, inner.origin, inner.shown)
-
+        return Rows(kept[:, None], inner.cells, inner.flags, inner.origin, inner.shown,
+                    given=inner.given, sums=inner.sums)
 
     def _first(self, block: LimitBlock, part, events, base) -> np.ndarray:
         """(n,) literals: the row is there and among the first, of rows in order.

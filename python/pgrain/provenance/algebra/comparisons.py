@@ -9,8 +9,9 @@ import numpy as np
 from pgrain.errors import UnsupportedOperator
 from pgrain.plan.expression import refuse
 from pgrain.provenance.algebra.blocks import Atom, Number
+from pgrain.provenance.algebra.given import Given
 from pgrain.provenance.algebra.linear import moved, without_steps
-from pgrain.provenance.algebra.small_gates import BooleanAggregate, Given, Known, Nulls
+from pgrain.provenance.algebra.small_gates import BooleanAggregate, Known, Nulls
 from pgrain.provenance.algebra.wiring import CERTAIN, NEVER, Buckets
 from pgrain.provenance.gates.proba_step import ProbaStep
 from pgrain.provenance.gates.threshold import Threshold

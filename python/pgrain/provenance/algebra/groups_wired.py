@@ -13,10 +13,10 @@ import numpy as np
 from pgrain import settings
 from pgrain.provenance.algebra import chains, comparisons
 from pgrain.provenance.algebra.blocks import Aggregate, Number
+from pgrain.provenance.algebra.given import Conditional, OfThere
 from pgrain.provenance.algebra.small_gates import (
     BooleanAggregate,
     Chosen,
-    Conditional,
     Disjoint,
     KnownEvent,
     Quotient,
@@ -158,11 +158,13 @@ class Groups:
     def constant(self, leaf: tuple) -> np.ndarray:
         return self.leaves[leaf[1]]
 
-    def place(self, leaf: tuple) -> np.ndarray:
-        """(n,) places in X of an aggregate, or of a cell that all rows of a group stand beside."""
+    def place(self, leaf: tuple, there: bool = False) -> np.ndarray:
+        """(n,) places in X of an aggregate, or of a cell that all rows of a group stand beside;
+        `there`: given that the group is."""
         if leaf[0] == "cell":
-            rows, index = self.base.units[leaf[1]]
-            return rows.cells[leaf[2]][index[self.first_rows()]]
+            return self.base.place(leaf, there)[self.first_rows()]
+        if there:
+            return self._there(leaf)
         if leaf[2] == "sum given":
             key = ("given", leaf[1])
             if key not in self._made:
@@ -173,6 +175,24 @@ class Groups:
         key = ("place", leaf[1])
         if key not in self._made:
             self._made[key] = self._aggregate(leaf[1], self.grouping.aggregates[leaf[1]])
+        return self._made[key]
+
+    def sums(self, number: Number) -> bool:
+        """Whether a Number counts as 0 where it is NULL."""
+        return self.base.sums(number) or any(leaf[2:] == ("sum",) and leaf[0] == "aggregate"
+                                             for leaf in number.leaves)
+
+    def _there(self, leaf: tuple) -> np.ndarray:
+        """(n,) places in X of an aggregate given that the group is there."""
+        number, any_ = self.place(leaf), self.any()
+        if (any_ <= NEVER).all():
+            return number
+        key = ("there", leaf)
+        if key not in self._made:
+            out = self.wiring.numbers(self.n)
+            self.wiring.add(OfThere(out, number, any_, zero=leaf[2] in ("count", "sum"),
+                                    null=leaf[2] != "count"))
+            self._made[key] = out + np.arange(self.n)
         return self._made[key]
 
     def first_rows(self) -> np.ndarray:
@@ -253,7 +273,8 @@ class Groups:
         there = np.flatnonzero(~base.surely_null(number)[terms.row])
         terms = Terms(terms.group[there], terms.row[there], terms.literals[there], None)
         self._made["terms", j] = terms
-        places = base.places(number)[terms.row]
+        # A term occurs only where the groups that its number is of are there.
+        places = base.places(number, True)[terms.row]
         events = self.wiring.events(terms.literals)
         groups = np.arange(self.n)
         if aggregate.function in ("min", "max"):
@@ -270,7 +291,8 @@ class Groups:
             if aggregate.function == "count":
                 return count + groups
         summed, given = self._without_own(aggregate, terms, events, places)
-        self.wiring.add(Sums(out, self.n, terms.group, summed, number=given))
+        self.wiring.add(Sums(out, self.n, terms.group, summed, number=given,
+                             known=None if base.sums(number) else places))
         return self._quotient(out, count if aggregate.function == "avg" else None, known)
 
     def _with_number(self, number: Number, terms: Terms, events, places) -> np.ndarray:
@@ -286,29 +308,21 @@ class Groups:
         """Events that a row's number is multiplied with, and the places of the numbers.
 
         A count or sum over a group is 0 where the group is not there, and its expectation says so
-        already: the group's own presence must not be multiplied in again. Where another event
-        implies that presence (the row is among those that LIMIT keeps), the number is taken given
-        that the group is there.
+        already: if the group's own presence is among the literals, it can be left out in place of
+        dividing the number by it, which has a slope where the presence is impossible, too.
         """
         number, base = aggregate.number, self.base
         if number.tree[0] != "x" or number.leaves[number.tree[1]][0] != "cell":
             return events, places
         _, unit, cell = number.leaves[number.tree[1]]
-        relation = self.block.units[unit].relation
         rows, index = base.units[unit]
-        if relation.degrees.get(cell) not in ("linear", "count") or cell not in rows.origin \
-                or not isinstance(rows.origin[cell][0], Groups) \
-                or rows.origin[cell][0].grouping.having is not None:
+        groups, of, made = rows.origin.get(cell, (None, None, None))
+        if not isinstance(groups, Groups) or made.tree[0] != "x" \
+                or made.leaves[made.tree[1]][2] not in ("count", "sum"):
             return events, places
-        groups, of, _ = rows.origin[cell]
         own = groups.any()[of[index[terms.row]]]
         mine = (terms.literals == own[:, None]) & (own > NEVER)[:, None]
-        implied = np.flatnonzero(~mine.any(axis=1) & (own > NEVER))
-        if len(implied):
-            given = self.wiring.numbers(len(implied))
-            self.wiring.add(Conditional(given, places[implied], own[implied]))
-            places = places.copy()
-            places[implied] = given + np.arange(len(implied))
+        places = np.where(mine.any(axis=1), base.places(number)[terms.row], places)
         literals = np.where(mine, CERTAIN, terms.literals)
         return self.wiring.events(self.wiring.conjunction(literals)), places
 
@@ -328,10 +342,10 @@ class Groups:
             self._made[key] = out + 3 * np.arange(self.n)
         return self._made[key]
 
-    def places(self, number: Number) -> np.ndarray:
+    def places(self, number: Number, there: bool = False) -> np.ndarray:
         """(n,) places in X of arithmetic over aggregates."""
         from pgrain.provenance.algebra.assemble import arithmetic
-        return arithmetic(self, number, self.n)
+        return arithmetic(self, number, self.n, there)
 
     def shown(self, j: int):
         """(group, text, literal) of everything that min or max of texts can be.
@@ -384,6 +398,8 @@ class Groups:
         everyone = np.arange(self.n)
         for number, made in enumerate(self.grouping.cells):
             rows.cells[number] = self.places(made)
+            rows.given[number] = lambda made=made: self.places(made, True)
+            rows.sums |= {number} if self.sums(made) else set()
             rows.origin[number] = self, everyone, made
         for number, atom in enumerate(self.grouping.flags):
             rows.flags[number] = comparisons.place(self, atom)

@@ -52,8 +52,9 @@ def compared_arrays(expression: nodes.Expr) -> list[tuple[Op, nodes.Subquery]]:
 
 def _given(tree: tuple, leaves: list) -> tuple:
     """A sum under COALESCE: its expectation where it is not NULL (elsewhere it counts as 0)."""
-    if tree[0] == "x" and leaves[tree[1]][0] == "aggregate" and leaves[tree[1]][2] == "sum":
-        leaf = (*leaves[tree[1]][:2], "sum given")
+    found = leaves[tree[1]] if tree[0] == "x" else ("",)
+    if found[0] == "cell" or found[0] == "aggregate" and found[2] == "sum":
+        leaf = (*found[:2], "sum given") if found[0] == "aggregate" else (*found[:3], "given")
         if leaf not in leaves:
             leaves.append(leaf)
         return "x", leaves.index(leaf)

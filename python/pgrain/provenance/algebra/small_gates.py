@@ -7,18 +7,18 @@ import numpy as np
 from pgrain.provenance.gates.network import Gradient, Layer, State, three_edges
 
 
-def _add(vector: np.ndarray, at: np.ndarray, values: np.ndarray) -> None:
+def add(vector: np.ndarray, at: np.ndarray, values: np.ndarray) -> None:
     vector += np.bincount(at, values, len(vector))
 
 
-class _Layer(Layer):
+class SmallLayer(Layer):
     """Knows where the numbers begin in node numbers."""
 
     def prepare(self, owners) -> None:
         self.n_p = owners.n_p
 
 
-class Disjoint(_Layer):
+class Disjoint(SmallLayer):
     """true = sum of the probabilities of events that exclude each other; false = 1 - true."""
 
     three = True
@@ -35,13 +35,13 @@ class Disjoint(_Layer):
 
     def backward(self, state: State, grad: Gradient) -> None:
         place = self.out + 3 * np.arange(self.n)
-        _add(grad.P, self.event, (grad.P[place + 1] - grad.P[place])[self.target])
+        add(grad.P, self.event, (grad.P[place + 1] - grad.P[place])[self.target])
 
     def edges(self):
         return three_edges(self.out, self.n, self.target, self.event)
 
 
-class Combination(_Layer):
+class Combination(SmallLayer):
     """P = sum of weight x P[literal]: of an event that is made of differences of others."""
 
     def __init__(self, out: int, n: int, target: np.ndarray, literal: np.ndarray,
@@ -59,13 +59,13 @@ class Combination(_Layer):
 
     def backward(self, state: State, grad: Gradient) -> None:
         up = grad.P[self.out:self.out + self.n_literals] * (self._total(state) > 0)
-        _add(grad.P, self.literal, up[self.target] * self.weight)
+        add(grad.P, self.literal, up[self.target] * self.weight)
 
     def edges(self):
         return self.out + self.target, self.literal
 
 
-class Share(_Layer):
+class Share(SmallLayer):
     """P = kept part / whole: what falls to one of several events that exclude each other."""
 
     def __init__(self, out: int, kept: np.ndarray, part: np.ndarray, whole: np.ndarray):
@@ -81,55 +81,16 @@ class Share(_Layer):
         up = grad.P[self.out:self.out + self.n_literals]
         kept, part, whole = (state.P[at] for at in (self.kept, self.part, self.whole))
         safe = np.where(whole > 0, whole, 1.0)
-        _add(grad.P, self.kept, up * part / safe)
-        _add(grad.P, self.part, up * kept / safe)
-        _add(grad.P, self.whole, -up * kept * part / safe ** 2)
+        add(grad.P, self.kept, up * part / safe)
+        add(grad.P, self.part, up * kept / safe)
+        add(grad.P, self.whole, -up * kept * part / safe ** 2)
 
     def edges(self):
         out = self.out + np.arange(self.n_literals)
         return np.tile(out, 3), np.concatenate([self.kept, self.part, self.whole])
 
 
-class Given(_Layer):
-    """A comparison given that its group has a row.
-
-    For a group without rows the comparison has the state `empty` (0 false, 1 true, 2 NULL), which
-    is part of its probability: (P[state] - [state = empty] (1 - A)) / A, A = P[any].
-    """
-
-    three = True
-
-    def __init__(self, out: int, three: np.ndarray, any_: np.ndarray, empty: np.ndarray):
-        self.out, self.three_of, self.any, self.empty = out, three, any_, empty
-        self.n = len(three)
-        self.n_literals = 3 * self.n
-
-    def forward(self, state: State) -> None:
-        A = state.P[self.any]
-        safe = np.where(A > 1e-12, A, 1.0)
-        for code in range(3):
-            part = state.P[self.three_of + code] - (self.empty == code) * (1.0 - A)
-            value = np.where(A > 1e-12, np.clip(part / safe, 0.0, 1.0), 0.0)
-            state.P[self.out + 3 * np.arange(self.n) + code] = value
-
-    def backward(self, state: State, grad: Gradient) -> None:
-        A = state.P[self.any]
-        safe = np.where(A > 1e-12, A, 1.0)
-        for code in range(3):
-            up = np.where(A > 1e-12, grad.P[self.out + 3 * np.arange(self.n) + code], 0.0)
-            here = self.empty == code
-            part = state.P[self.three_of + code] - here * (1.0 - A)
-            up = np.where((part < -1e-12) | (part > safe + 1e-12), 0.0, up)     # clipped
-            _add(grad.P, self.three_of + code, up / safe)
-            _add(grad.P, self.any, up * (here / safe - part / safe ** 2))
-
-    def edges(self):
-        groups = np.arange(self.n)
-        return three_edges(self.out, self.n, np.concatenate([groups, groups]),
-                           np.concatenate([self.three_of, self.any]))
-
-
-class Nulls(_Layer):
+class Nulls(SmallLayer):
     """A comparison that is NULL where one of its aggregates has no rows.
 
     K = product of P[known]. With `exact` the raw comparison is `empty` (0 or 1) wherever that one
@@ -161,11 +122,11 @@ class Nulls(_Layer):
         for code in range(2):
             up = grad.P[place + code]
             raw = state.P[self.three_of + code]
-            _add(grad.P, self.three_of + code, np.where(self.exact, up, up * K))
+            add(grad.P, self.three_of + code, np.where(self.exact, up, up * K))
             to_k = to_k + np.where(self.exact, up * (self.empty == code), up * raw)
         for column in range(known.shape[1]):
             others = np.delete(known, column, axis=1).prod(axis=1)
-            _add(grad.P, self.known[:, column], to_k * others)
+            add(grad.P, self.known[:, column], to_k * others)
 
     def edges(self):
         groups = np.arange(self.n)
@@ -174,7 +135,7 @@ class Nulls(_Layer):
                            np.concatenate([self.three_of, self.known.ravel()]))
 
 
-class BooleanAggregate(_Layer):
+class BooleanAggregate(SmallLayer):
     """bool_or: true if any term is true, NULL if none is known, else false; bool_and mirrored.
 
     decided, known: literals "true" of the disjunctions over deciding and over known terms.
@@ -198,8 +159,8 @@ class BooleanAggregate(_Layer):
         place = self.out + 3 * np.arange(self.n)
         wins, loses, null = (grad.P[place + self.wins], grad.P[place + 1 - self.wins],
                              grad.P[place + 2])
-        _add(grad.P, self.decided, wins - loses)
-        _add(grad.P, self.known, loses - null)
+        add(grad.P, self.decided, wins - loses)
+        add(grad.P, self.known, loses - null)
 
     def edges(self):
         groups = np.arange(self.n)
@@ -207,7 +168,7 @@ class BooleanAggregate(_Layer):
                            np.concatenate([self.decided, self.known]))
 
 
-class Known(_Layer):
+class Known(SmallLayer):
     """Whether a number is NULL (or, negated, is not)."""
 
     three = True
@@ -223,13 +184,13 @@ class Known(_Layer):
 
     def backward(self, state: State, grad: Gradient) -> None:
         place = self.out + 3 * np.arange(self.n)
-        _add(grad.K, self.number, grad.P[place + self.negated] - grad.P[place + 1 - self.negated])
+        add(grad.K, self.number, grad.P[place + self.negated] - grad.P[place + 1 - self.negated])
 
     def edges(self):
         return three_edges(self.out, self.n, np.arange(self.n), self.n_p + self.number)
 
 
-class KnownEvent(_Layer):
+class KnownEvent(SmallLayer):
     """P = P[event] K[number]: it occurs, and its number is not NULL."""
 
     def __init__(self, out: int, event: np.ndarray, number: np.ndarray):
@@ -241,15 +202,15 @@ class KnownEvent(_Layer):
 
     def backward(self, state: State, grad: Gradient) -> None:
         up = grad.P[self.out:self.out + self.n_literals]
-        _add(grad.P, self.event, up * state.K[self.number])
-        _add(grad.K, self.number, up * state.P[self.event])
+        add(grad.P, self.event, up * state.K[self.number])
+        add(grad.K, self.number, up * state.P[self.event])
 
     def edges(self):
         out = self.out + np.arange(self.n_literals)
         return np.tile(out, 2), np.concatenate([self.event, self.n_p + self.number])
 
 
-class Quotient(_Layer):
+class Quotient(SmallLayer):
     """X = sum / count of independent expectations, K = P[known]; `count` None: X = sum."""
 
     def __init__(self, out: int, total: np.ndarray, count: np.ndarray | None, known: np.ndarray):
@@ -268,15 +229,15 @@ class Quotient(_Layer):
     def backward(self, state: State, grad: Gradient) -> None:
         at = slice(self.out, self.out + self.n_numbers)
         up = np.where(state.K[at] > 0, grad.X[at], 0.0)
-        _add(grad.P, self.known, grad.K[at])
+        add(grad.P, self.known, grad.K[at])
         if self.count is None:
-            _add(grad.X, self.total, up)
+            add(grad.X, self.total, up)
             return
         count = state.X[self.count]
         safe = np.where(count > 0, count, 1.0)
         up = np.where(count > 0, up, 0.0)
-        _add(grad.X, self.total, up / safe)
-        _add(grad.X, self.count, -up * state.X[self.total] / safe ** 2)
+        add(grad.X, self.total, up / safe)
+        add(grad.X, self.count, -up * state.X[self.total] / safe ** 2)
 
     def edges(self):
         out = self.n_p + self.out + np.arange(self.n_numbers)
@@ -286,31 +247,7 @@ class Quotient(_Layer):
         return np.tile(out, len(sources)), np.concatenate(sources)
 
 
-class Conditional(_Layer):
-    """X = X[total] / P[known]: the expectation of a sum given that there is something to add."""
-
-    def __init__(self, out: int, total: np.ndarray, known: np.ndarray):
-        self.out, self.total, self.known, self.n_numbers = out, total, known, len(total)
-
-    def forward(self, state: State) -> None:
-        at = slice(self.out, self.out + self.n_numbers)
-        known = state.P[self.known]
-        state.K[at] = known
-        state.X[at] = np.where(known > 0, state.X[self.total] / np.where(known > 0, known, 1.0), 0)
-
-    def backward(self, state: State, grad: Gradient) -> None:
-        at = slice(self.out, self.out + self.n_numbers)
-        known = state.P[self.known]
-        up = np.where(known > 0, grad.X[at], 0.0) / np.where(known > 0, known, 1.0)
-        _add(grad.X, self.total, up)
-        _add(grad.P, self.known, grad.K[at] - up * state.X[at])
-
-    def edges(self):
-        out = self.n_p + self.out + np.arange(self.n_numbers)
-        return np.tile(out, 2), np.concatenate([self.n_p + self.total, self.known])
-
-
-class FromLiterals(_Layer):
+class FromLiterals(SmallLayer):
     """X = P of a (raw) literal, K = 1; literal -1: NULL."""
 
     def __init__(self, out: int, literal: np.ndarray):
@@ -325,14 +262,14 @@ class FromLiterals(_Layer):
     def backward(self, state: State, grad: Gradient) -> None:
         there = self.literal >= 0
         up = grad.X[self.out:self.out + self.n_numbers]
-        _add(grad.P, self.literal[there], up[there])
+        add(grad.P, self.literal[there], up[there])
 
     def edges(self):
         there = np.flatnonzero(self.literal >= 0)
         return self.n_p + self.out + there, self.literal[there]
 
 
-class KnownIf(_Layer):
+class KnownIf(SmallLayer):
     """X = X[number]; K = K[number] P[event]: NULL where the event does not occur."""
 
     def __init__(self, out: int, number: np.ndarray, event: np.ndarray):
@@ -345,16 +282,16 @@ class KnownIf(_Layer):
 
     def backward(self, state: State, grad: Gradient) -> None:
         at = slice(self.out, self.out + self.n_numbers)
-        _add(grad.X, self.number, grad.X[at])
-        _add(grad.K, self.number, grad.K[at] * state.P[self.event])
-        _add(grad.P, self.event, grad.K[at] * state.K[self.number])
+        add(grad.X, self.number, grad.X[at])
+        add(grad.K, self.number, grad.K[at] * state.P[self.event])
+        add(grad.P, self.event, grad.K[at] * state.K[self.number])
 
     def edges(self):
         out = self.n_p + self.out + np.arange(self.n_numbers)
         return np.tile(out, 2), np.concatenate([self.n_p + self.number, self.event])
 
 
-class Constants(_Layer):
+class Constants(SmallLayer):
     """Numbers that depend on nothing; NaN: NULL."""
 
     def __init__(self, out: int, values: np.ndarray):
@@ -373,7 +310,7 @@ class Constants(_Layer):
         return np.zeros(0, np.int64), np.zeros(0, np.int64)
 
 
-class Chosen(_Layer):
+class Chosen(SmallLayer):
     """min or max of numbers of the circuit over the terms that occur.
 
     Relaxed: the numbers stand at their expectations, and the extreme of those terms that occur is
@@ -424,7 +361,7 @@ class Chosen(_Layer):
         up = np.where(some > 0, grad.X[at] / safe, 0.0)
         mean = state.X[at]
         to_weight = up[target] * (x - mean[target]) + grad.K[at][target]
-        _add(grad.X, self.number[order], up[target] * p * before)
+        add(grad.X, self.number[order], up[target] * p * before)
         # d weight_i / d p_j: before_i for j = i, -weight_i / (1 - p_j) for j before i.
         pushed = to_weight * p * before
         after = np.cumsum(pushed[::-1])[::-1] - pushed
@@ -434,8 +371,8 @@ class Chosen(_Layer):
         ends = np.append(starts[1:], len(target)) - 1
         after = after - np.repeat(after[ends] if len(ends) else after, size)
         to_p = to_weight * before - np.where(p < 1.0, after / np.where(p < 1.0, 1.0 - p, 1.0), 0.0)
-        _add(grad.P, self.event[order], to_p * state.K[self.number[order]])
-        _add(grad.K, self.number[order], to_p * state.P[self.event[order]])
+        add(grad.P, self.event[order], to_p * state.K[self.number[order]])
+        add(grad.K, self.number[order], to_p * state.P[self.event[order]])
 
     def edges(self):
         out = self.n_p + self.out + self.target

@@ -163,7 +163,7 @@ def _candidates(groups, j: int):
     found = moments(assembly, value.take(terms.row))
     event = assembly.wiring.events(terms.literals)
     if value.nulls:
-        places = groups.base.places(groups.grouping.aggregates[j].number)[terms.row]
+        places = groups.base.places(groups.grouping.aggregates[j].number, True)[terms.row]
         out = assembly.wiring.singles(len(event))
         assembly.wiring.add(KnownEvent(out, event, places))
         event = out + np.arange(len(event))

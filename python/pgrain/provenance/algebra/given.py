@@ -1,0 +1,129 @@
+"""What is known of a group given that it is there: comparisons, and numbers."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from pgrain.provenance.algebra.small_gates import SmallLayer, add
+from pgrain.provenance.gates.network import Gradient, State, three_edges
+
+
+class Given(SmallLayer):
+    """A comparison given that its group has a row.
+
+    For a group without rows the comparison has the state `empty` (0 false, 1 true, 2 NULL), which
+    is part of its probability: (P[state] - [state = empty] (1 - A)) / A, A = P[any].
+    """
+
+    three = True
+
+    def __init__(self, out: int, three: np.ndarray, any_: np.ndarray, empty: np.ndarray):
+        self.out, self.three_of, self.any, self.empty = out, three, any_, empty
+        self.n = len(three)
+        self.n_literals = 3 * self.n
+
+    def forward(self, state: State) -> None:
+        A = state.P[self.any]
+        safe = np.where(A > 1e-12, A, 1.0)
+        for code in range(3):
+            part = state.P[self.three_of + code] - (self.empty == code) * (1.0 - A)
+            value = np.where(A > 1e-12, np.clip(part / safe, 0.0, 1.0), 0.0)
+            state.P[self.out + 3 * np.arange(self.n) + code] = value
+
+    def backward(self, state: State, grad: Gradient) -> None:
+        A = state.P[self.any]
+        safe = np.where(A > 1e-12, A, 1.0)
+        for code in range(3):
+            up = np.where(A > 1e-12, grad.P[self.out + 3 * np.arange(self.n) + code], 0.0)
+            here = self.empty == code
+            part = state.P[self.three_of + code] - here * (1.0 - A)
+            up = np.where((part < -1e-12) | (part > safe + 1e-12), 0.0, up)     # clipped
+            add(grad.P, self.three_of + code, up / safe)
+            add(grad.P, self.any, up * (here / safe - part / safe ** 2))
+
+    def edges(self):
+        groups = np.arange(self.n)
+        return three_edges(self.out, self.n, np.concatenate([groups, groups]),
+                           np.concatenate([self.three_of, self.any]))
+
+
+class Conditional(SmallLayer):
+    """X = X[total] / P[known]: the expectation of a sum given that there is something to add."""
+
+    def __init__(self, out: int, total: np.ndarray, known: np.ndarray):
+        self.out, self.total, self.known, self.n_numbers = out, total, known, len(total)
+
+    def forward(self, state: State) -> None:
+        at = slice(self.out, self.out + self.n_numbers)
+        known = state.P[self.known]
+        state.K[at] = known
+        state.X[at] = np.where(known > 0, state.X[self.total] / np.where(known > 0, known, 1.0), 0)
+
+    def backward(self, state: State, grad: Gradient) -> None:
+        at = slice(self.out, self.out + self.n_numbers)
+        known = state.P[self.known]
+        up = np.where(known > 0, grad.X[at], 0.0) / np.where(known > 0, known, 1.0)
+        add(grad.X, self.total, up)
+        add(grad.P, self.known, grad.K[at] - up * state.X[at])
+
+    def edges(self):
+        out = self.n_p + self.out + np.arange(self.n_numbers)
+        return np.tile(out, 2), np.concatenate([self.n_p + self.total, self.known])
+
+
+class OfThere(SmallLayer):
+    """A number of a group given that the group is there, A = P[any].
+
+    X is divided by A for counts and sums, which are 0 where the group is not there; K is, but for
+    counts, which are never NULL.
+    """
+
+    def __init__(self, out: int, number: np.ndarray, any_: np.ndarray, zero: bool, null: bool):
+        self.out, self.number, self.any, self.n_numbers = out, number, any_, len(number)
+        self.zero, self.null = zero, null
+
+    def forward(self, state: State) -> None:
+        at = slice(self.out, self.out + self.n_numbers)
+        A, X, K = state.P[self.any], state.X[self.number], state.K[self.number]
+        safe = np.where(A > 0, A, 1.0)
+        state.X[at] = X / safe if self.zero else X
+        state.K[at] = np.minimum(K / safe, 1.0) if self.null else K
+
+    def backward(self, state: State, grad: Gradient) -> None:
+        at = slice(self.out, self.out + self.n_numbers)
+        A = state.P[self.any]
+        safe = np.where(A > 0, A, 1.0)
+        for divided, up, into, value in ((self.zero, grad.X[at], grad.X, state.X),
+                                         (self.null, grad.K[at], grad.K, state.K)):
+            if not divided:
+                add(into, self.number, up)
+                continue
+            add(into, self.number, up / safe)
+            add(grad.P, self.any, np.where(A > 0, -up * value[self.number] / safe ** 2, 0.0))
+
+    def edges(self):
+        out = self.n_p + self.out + np.arange(self.n_numbers)
+        return np.tile(out, 2), np.concatenate([self.n_p + self.number, self.any])
+
+
+class IfKnown(SmallLayer):
+    """X = X / K: a number that counts as 0 where it is NULL, given that it is not."""
+
+    def __init__(self, out: int, number: np.ndarray):
+        self.out, self.number, self.n_numbers = out, number, len(number)
+
+    def forward(self, state: State) -> None:
+        at = slice(self.out, self.out + self.n_numbers)
+        K = state.K[self.number]
+        state.K[at] = K
+        state.X[at] = np.where(K > 0, state.X[self.number] / np.where(K > 0, K, 1.0), 0.0)
+
+    def backward(self, state: State, grad: Gradient) -> None:
+        at = slice(self.out, self.out + self.n_numbers)
+        K = state.K[self.number]
+        up = np.where(K > 0, grad.X[at], 0.0) / np.where(K > 0, K, 1.0)
+        add(grad.X, self.number, up)
+        add(grad.K, self.number, grad.K[at] - up * state.X[at])
+
+    def edges(self):
+        return self.n_p + self.out + np.arange(self.n_numbers), self.n_p + self.number
