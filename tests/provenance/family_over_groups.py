@@ -101,6 +101,25 @@ def _(p: Parts) -> Query:
     return Query(f"SELECT sum({value}) AS n FROM {of}", {"n": EXPECTED})
 
 
+@family("over aggregates: counts of two groupings compared")
+def _(p: Parts) -> Query:
+    q = f"(SELECT l.g, count(*) AS n FROM solo AS l WHERE {p.on_m('l')} GROUP BY l.g) AS q"
+    r = f"(SELECT k.g, count(*) AS n FROM solo AS k WHERE {p.on_n('k')} GROUP BY k.g) AS r"
+    compared = p.pick("q.n > r.n", "q.n <= r.n", "q.n = r.n", "q.n - r.n >= 0", "r.n <> q.n",
+                      "2 * q.n < r.n + 1", "q.n >= r.n AND q.n <> r.n", "q.n < r.n OR r.n < q.n",
+                      "CASE WHEN q.n > r.n THEN q.g > 0 WHEN q.n < r.n THEN true END")
+    rows = p.pick(
+        Query(f"SELECT q.g, r.g AS h FROM {q} {p.pick(f'CROSS JOIN {r}', f'JOIN {r} ON r.g = q.g')}"
+              f" WHERE {compared}", {ROW: ""}),
+        Query(f"SELECT l.g FROM solo AS l WHERE {p.on_m('l')} GROUP BY l.g HAVING count(*)"
+              f" {p.pick('>', '<=', '=')} (SELECT count(*) FROM solo AS k WHERE {p.on_n('k')})",
+              {ROW: ""}),
+        Query(f"WITH q AS (SELECT l.g, count(*) AS n FROM solo AS l WHERE {p.on_m('l')} GROUP BY"
+              f" l.g) SELECT q.g, r.g AS h FROM q, q AS r WHERE {compared} AND q.g <= r.g",
+              {ROW: ""}))
+    return rows
+
+
 BUCKETS = ("CASE WHEN q.n > 1 THEN 'many' ELSE 'few' END", "q.n > 1", "q.n BETWEEN 1 AND 2",
            "CASE WHEN q.n >= 2 THEN 2 WHEN q.n = 1 THEN 1 END",
            "CASE WHEN q.n > 1 AND q.g > 0 THEN 'big' WHEN q.g IS NULL THEN 'none' ELSE 'small' END",

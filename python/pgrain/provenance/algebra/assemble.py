@@ -293,6 +293,7 @@ class Assembly:
         self.program, self.packed = program, Packed(rows)
         self._read_variables()
         self.gapped = gapped(program.blocks)
+        self._settled: dict[int, int] = {}      # state -> place of a boolean that is always in it
         self.rows: dict[int, Rows] = {}
         self.bases: dict[int, Base] = {}
         for block in program.blocks:
@@ -440,12 +441,15 @@ class Assembly:
 
     def null(self) -> int:
         """Place of a boolean that is NULL for certain."""
-        if self._null is None:
-            self._null = self.wiring.any_of(1, np.zeros(1, np.int64), np.zeros((1, 1), np.int64),
-                                            np.ones(1, bool))
-        return self._null
+        return self.settled(2)
 
-    _null = None
+    def settled(self, state: int) -> int:
+        """Place of a boolean that is false (0), true (1) or NULL (2) for certain."""
+        if state not in self._settled:
+            terms = np.zeros(int(state > 0), np.int64)
+            self._settled[state] = self.wiring.any_of(1, terms, terms[:, None] + CERTAIN,
+                                                      terms + state == 2)
+        return self._settled[state]
 
     def _merge(self, block: MergeBlock) -> Rows:
         packed, n = self.packed, block.number

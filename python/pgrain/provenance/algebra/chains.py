@@ -1,8 +1,9 @@
 """Several comparisons of one number with constants, wired together: they are not independent.
 
-n >= 2 and n = 1 exclude each other; n BETWEEN 2 AND 3 is an interval. The constants cut the line
-into cells (below the first, the first itself, between it and the second, …), each of which has the
-probability P(n >= a) - P(n > a) or so, and every state of the comparisons is a set of cells.
+n >= 2 and n = 1 exclude each other; n BETWEEN 2 AND 3 is an interval; a > b and a < b are about one
+difference. The constants cut the line into cells (below the first, the first itself, between it and
+the second, …), each of which has the probability P(n >= a) - P(n > a) or so, and every state of the
+comparisons is a set of cells.
 """
 
 from __future__ import annotations
@@ -35,7 +36,8 @@ def literals(rows, atoms: list[Atom], codes: np.ndarray, at: np.ndarray) -> list
         if len(members) == 1:
             made.append(comparisons.place(rows, atoms[numbers[0]])[at] + codes[:, numbers[0]])
             continue
-        bounds = [comparisons.constant(rows, right) for _, _, right in members]
+        bounds = [np.zeros(rows.n) if right is None else comparisons.constant(rows, right)
+                  for _, _, right in members]
         made.append(_joint(rows, left, [operator for _, operator, _ in members],
                            np.stack(bounds, axis=1), codes[:, numbers], at,
                            atoms[numbers[0]].place))

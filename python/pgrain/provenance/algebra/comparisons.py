@@ -17,6 +17,9 @@ from pgrain.provenance.gates.proba_step import ProbaStep
 from pgrain.provenance.gates.threshold import Threshold
 
 LARGEST = 2.0 ** 53      # integers above have neighbours that float64 takes for equal
+_SOURCES = 3             # groups of which a comparison is taken given that they are there
+_TESTS = {"<": np.less, "<=": np.less_equal, ">": np.greater, ">=": np.greater_equal,
+          "=": np.equal, "<>": np.not_equal}
 _MIRRORED = {"<": ">", "<=": ">=", ">": "<", ">=": "<=", "=": "=", "<>": "<>"}
 
 
@@ -33,13 +36,28 @@ def place_bound(rows, left: Number, operator: str, bound: np.ndarray, place) -> 
     return _named(rows, Atom(operator, left, zero, place), bound)
 
 
-def with_constant(atom: Atom) -> tuple[Number, str, Number] | None:
-    """(number, operator, deterministic number) of a comparison of such; else None."""
-    if atom.operator not in _MIRRORED or _varies(atom.left) == _varies(atom.right):
+def with_constant(atom: Atom) -> tuple[Number, str, Number | None] | None:
+    """(number, operator, deterministic number or None for 0) of a comparison; None of what is none.
+    Two numbers of the circuit are their difference and 0."""
+    if atom.operator not in _MIRRORED:
         return None
+    if _varies(atom.left) == _varies(atom.right):
+        return _difference(atom)
     if _varies(atom.left):
         return atom.left, atom.operator, atom.right
     return atom.right, _MIRRORED[atom.operator], atom.left
+
+
+def _difference(atom: Atom) -> tuple[Number, str, None] | None:
+    """a - b, operator, 0; the two in an order that does not hang on how the query writes them."""
+    sides = sorted(((repr(side), side) for side in (atom.left, atom.right)), key=lambda s: s[0])
+    (_, left), (_, right) = sides
+    if left.tree[0] != "x" or right.tree[0] != "x":
+        return None
+    number = Number(("-", ("x", 0), ("x", 1)), [left.leaves[left.tree[1]],
+                                                right.leaves[right.tree[1]]])
+    operator = atom.operator if left is atom.left else _MIRRORED[atom.operator]
+    return number, operator, None
 
 
 def _named(rows, atom: Atom, bound: np.ndarray | None) -> np.ndarray:
@@ -175,7 +193,7 @@ def _of_extreme(rows, groups, of, j: int, operator: str, bound: np.ndarray) -> n
                                 decided + 3 * np.arange(rows.n) + 1, groups.known(j)[of]))
     places = out + 3 * np.arange(rows.n)
     places[np.isnan(bound) | (of < 0)] = rows.assembly.null()
-    return _given(rows, places, groups, of, np.full(rows.n, 2))
+    return _given(rows, places, groups, of, np.full(rows.n, rows.assembly.null()))
 
 
 @dataclass
@@ -191,8 +209,9 @@ class _Few:
 
 
 def _given(rows, places, groups, of, empty) -> np.ndarray:
-    """The comparison given that the group is there, whose presence is counted elsewhere."""
-    if groups.certain or (groups is not rows and groups.grouping.having is not None):
+    """The comparison given that the group is there, whose presence is counted elsewhere; `empty`:
+    (n,) places of what it is without the group."""
+    if _settled(rows, groups):
         return places
     wiring = rows.assembly.wiring
     there = np.where(of < 0, CERTAIN, groups.any()[of])
@@ -200,6 +219,11 @@ def _given(rows, places, groups, of, empty) -> np.ndarray:
     out = wiring.threes(len(first))
     wiring.add(Given(out, places[first], there[first], empty[first]))
     return (out + 3 * np.arange(len(first)))[which]
+
+
+def _settled(rows, groups) -> bool:
+    """Whether comparisons need not ask if a group is there."""
+    return groups.certain or (groups is not rows and groups.grouping.having is not None)
 
 
 # --- sums ----------------------------------------------------------------------------------
@@ -231,6 +255,15 @@ class Linear:
     def plus(self, other: Linear) -> Linear:
         return Linear(self.constant + other.constant, self.parts + other.parts,
                       self.nulls + other.nulls, self.wholes + other.wholes)
+
+    def without(self, groups, of: np.ndarray) -> Linear:
+        """The same where the groups `of` have no rows."""
+        def other(one, theirs: np.ndarray) -> np.ndarray:
+            return np.where(theirs == of, -1, theirs) if one is groups else theirs
+
+        parts = [(g, other(g, rows), j, part, c) for g, rows, j, part, c in self.parts]
+        return Linear(self.constant, [part for part in parts if (part[1] >= 0).any()],
+                      [(g, other(g, rows), j) for g, rows, j in self.nulls], self.wholes)
 
     def take(self, of: np.ndarray) -> Linear:
         """The rows `of`; NULL where there is none (-1)."""
@@ -359,7 +392,8 @@ def _with_wholes(rows, whole: Linear, operator: str) -> np.ndarray:
                            *(x for _, of, _, c in whole.wholes for x in (of, c))])
     places = compare(rows, whole.take(first), operator)[which]
     # Which group has the aggregate is counted where the group is.
-    return _given(rows, places, groups, of, np.full(rows.n, 2)) if groups is rows else places
+    return _given(rows, places, groups, of, np.full(rows.n, rows.assembly.null())) \
+        if groups is rows else places
 
 
 def evaluate(rows, number: Number) -> tuple[Linear, Linear | None]:
@@ -378,35 +412,62 @@ def _alike(columns: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
 
 
 def threshold_of(rows, whole: Linear, operator: str) -> np.ndarray:
+    """(n,) places of threes: `whole` compared with 0, given that the groups that it is of are there
+    (their presence is counted elsewhere)."""
+    sources = []
+    for groups, of, *_ in whole.parts:
+        if not _settled(rows, groups) and all(groups is not known or (of != other).any()
+                                              for known, other in sources):
+            sources.append((groups, of))
+    return _given_all(rows, whole, operator, sources[:_SOURCES])
+
+
+def _given_all(rows, whole: Linear, operator: str, sources: list) -> np.ndarray:
+    if not sources:
+        return _against_zero(rows, whole, operator)
+    (groups, of), *rest = sources
+    places = _given_all(rows, whole, operator, rest)
+    if whole.spread:            # where the row's own group is not there, the others decide
+        sign = np.sign(sum(np.bincount(row, c, len(of)) for row, _, _, _, _, c in whole.spread))
+        empty = _constant_places(rows, operator, np.where(sign != 0, sign, whole.constant))
+    else:
+        empty = _given_all(rows, whole.without(groups, of), operator, rest)
+    for other, theirs in rest:          # rows whose group is asked for already
+        of = np.where((groups is other) & (of == theirs), -1, of)
+    return _given(rows, places, groups, of, empty)
+
+
+def _constant_places(rows, operator: str, constant: np.ndarray) -> np.ndarray:
+    """(n,) places of threes of comparisons of constants with 0."""
+    states = np.array([rows.assembly.settled(state) for state in range(3)])
+    return states[np.where(np.isnan(constant), 2, _TESTS[operator](constant, 0.0))]
+
+
+def _against_zero(rows, whole: Linear, operator: str) -> np.ndarray:
     """(n,) places of threes: `whole` compared with 0."""
     wiring, n = rows.assembly.wiring, len(whole.constant)
     unknown = np.isnan(whole.constant)
     constant = np.where(unknown, 0.0, whole.constant)
     target, literals, weights = terms_of(whole.parts, n, whole.spread)
-    _within(np.bincount(target, np.abs(weights), n) + np.abs(constant))
-    out = wiring.threes(n)
-    wiring.add(Threshold(out, n, operator, target, literals, weights, constant))
-    places = out + 3 * np.arange(n)
-    tests = {"<": np.less, "<=": np.less_equal, ">": np.greater, ">=": np.greater_equal,
-             "=": np.equal, "<>": np.not_equal}
-    empty = tests[operator](constant, 0.0).astype(np.int64)
-    nulls = {g.signature(j): g.known(j)[of] for g, of, j in whole.nulls}
+    if len(target):
+        _within(np.bincount(target, np.abs(weights), n) + np.abs(constant))
+        out = wiring.threes(n)
+        wiring.add(Threshold(out, n, operator, target, literals, weights, constant))
+        places = out + 3 * np.arange(n)
+    else:
+        places = _constant_places(rows, operator, constant)
+    nulls = {}
+    for groups, of, j in whole.nulls:
+        known = np.where(of < 0, NEVER, groups.known(j)[of])
+        nulls.setdefault((groups.signature(j), of.tobytes()), known)
     if nulls:
-        signatures = {g.signature(j) for g, _, j, _, _ in whole.parts}
+        signatures = {(g.signature(j), of.tobytes()) for g, of, j, _, _ in whole.parts}
         exact = len(nulls) == 1 and signatures <= set(nulls)
         out = wiring.threes(n)
-        wiring.add(Nulls(out, places, np.stack(list(nulls.values()), axis=1),
-                         np.full(n, exact), empty))
-        places, empty = out + 3 * np.arange(n), np.full(n, 2)
-    places = np.where(unknown, rows.assembly.null(), places)
-    sources = {id(g): (g, of) for g, of, _, _, _ in whole.parts}
-    if len(sources) == 1:
-        groups, of = next(iter(sources.values()))
-        if whole.spread:        # where the row's own group is not there, the others decide
-            sign = np.sign(sum(np.bincount(row, c, n) for row, _, _, _, _, c in whole.spread))
-            empty = np.where(sign != 0, tests[operator](sign, 0.0), empty)
-        places = _given(rows, places, groups, of, np.where(unknown, 2, empty))
-    return places
+        wiring.add(Nulls(out, places, np.stack(list(nulls.values()), axis=1), np.full(n, exact),
+                         _TESTS[operator](constant, 0.0).astype(np.int64)))
+        places = out + 3 * np.arange(n)
+    return np.where(unknown, rows.assembly.null(), places)
 
 
 def terms_of(parts, n: int, spread=()):

@@ -11,8 +11,8 @@ from pgrain.provenance.gates.network import Gradient, State, three_edges
 class Given(SmallLayer):
     """A comparison given that its group has a row.
 
-    For a group without rows the comparison has the state `empty` (0 false, 1 true, 2 NULL), which
-    is part of its probability: (P[state] - [state = empty] (1 - A)) / A, A = P[any].
+    For a group without rows the comparison has the states of `empty` (a three of its own), which
+    are part of its probability: (P[state] - P[empty's state] (1 - A)) / A, A = P[any].
     """
 
     three = True
@@ -26,7 +26,7 @@ class Given(SmallLayer):
         A = state.P[self.any]
         safe = np.where(A > 1e-12, A, 1.0)
         for code in range(3):
-            part = state.P[self.three_of + code] - (self.empty == code) * (1.0 - A)
+            part = state.P[self.three_of + code] - state.P[self.empty + code] * (1.0 - A)
             value = np.where(A > 1e-12, np.clip(part / safe, 0.0, 1.0), 0.0)
             state.P[self.out + 3 * np.arange(self.n) + code] = value
 
@@ -35,16 +35,17 @@ class Given(SmallLayer):
         safe = np.where(A > 1e-12, A, 1.0)
         for code in range(3):
             up = np.where(A > 1e-12, grad.P[self.out + 3 * np.arange(self.n) + code], 0.0)
-            here = self.empty == code
-            part = state.P[self.three_of + code] - here * (1.0 - A)
+            empty = state.P[self.empty + code]
+            part = state.P[self.three_of + code] - empty * (1.0 - A)
             up = np.where((part < -1e-12) | (part > safe + 1e-12), 0.0, up)     # clipped
             add(grad.P, self.three_of + code, up / safe)
-            add(grad.P, self.any, up * (here / safe - part / safe ** 2))
+            add(grad.P, self.empty + code, -up * (1.0 - A) / safe)
+            add(grad.P, self.any, up * (empty / safe - part / safe ** 2))
 
     def edges(self):
         groups = np.arange(self.n)
-        return three_edges(self.out, self.n, np.concatenate([groups, groups]),
-                           np.concatenate([self.three_of, self.any]))
+        return three_edges(self.out, self.n, np.tile(groups, 3), np.concatenate(
+            [self.three_of, self.any, self.empty]))
 
 
 class Conditional(SmallLayer):
