@@ -166,6 +166,22 @@ def _(p: Parts) -> Query:
                         f"SELECT count(DISTINCT {text}) AS n, bool_or(q.n > 1) FROM {inner}"))
 
 
+@family("over aggregates: CASE over aggregates that names columns and labels")
+def _(p: Parts) -> Query:
+    some = f"count(*) FILTER (WHERE {p.on_m('l')})"
+    condition = p.pick(f"{some} > 1", f"{some} = 0", f"sum(l.v) FILTER (WHERE {p.on_m('l')}) > 1",
+                       f"bool_or({p.on_m('l')})", f"count(*) > 1 AND {some} > 0")
+    by, one, other = p.pick(("l.c, l.x", "l.c", "l.x"), ("l.c, l.x", "l.c", p.m("l")),
+                            ("l.g", "max(l.c)", "min(l.x)"), ("l.d", "l.d", "NULL"),
+                            (f"l.c, {p.m('l')}", p.m("l"), "l.c"), ("l.g", "l.g > 0", "false"))
+    case = f"CASE WHEN {condition} THEN {one} ELSE {other} END"
+    if p.chance(0.3):
+        case = f"coalesce({case}, {one})"
+    inner = f"SELECT {case} AS shown, count(*) AS n FROM {p.plain_relation('l')} GROUP BY {by}"
+    return Query(inner if p.chance(0.7) else f"SELECT q.shown, count(*) AS n FROM ({inner}) AS q "
+                 "GROUP BY q.shown")
+
+
 @family("over aggregates: GROUP BY a text made of aggregates in a subquery")
 def _(p: Parts) -> Query:
     some = f"count(*) FILTER (WHERE {p.on_m('l')})"

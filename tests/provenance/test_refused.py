@@ -54,6 +54,27 @@ REFUSED = [
     (f"SELECT sum(s) FROM t WHERE {P} = 'a'", "0A000", "sum of what is no number"),
     ("SELECT id FROM t WHERE id = (SELECT max(k.id) FROM t AS k WHERE pgrain.predict('m', k.x) ="
      " 'a')", "0A000", "compared for equality"),
+    # Aggregates of the rows outside, inside a subquery.
+    *((query, "0A000", "an aggregate of the outer query") for query in (
+        f"SELECT g, (SELECT count(t.x)) FROM t WHERE {P} = 'a' GROUP BY g",
+        f"SELECT g, (SELECT count(x)) FROM t WHERE {P} = 'a' GROUP BY g",
+        f"SELECT g, (SELECT max(k.v) FROM t AS k WHERE k.g = count(t.x)) FROM t WHERE {P} = 'a' "
+        "GROUP BY g",
+        f"SELECT g, (SELECT max(k.v) + sum(t.v) FROM t AS k) FROM t WHERE {P} = 'a' GROUP BY g",
+        "SELECT g, (SELECT count(*) FROM t AS k WHERE pgrain.predict('m', k.x) = 'a' AND k.v > "
+        "avg(t.v)) FROM t GROUP BY g",
+        f"SELECT (SELECT max(v) FROM (VALUES (count(t.x))) AS q (v)) FROM t WHERE {P} = 'a'",
+        f"SELECT (SELECT count(*) FILTER (WHERE t.id > 1)) FROM t WHERE {P} = 'a'",
+        f"SELECT g FROM t WHERE {P} = 'a' GROUP BY g HAVING EXISTS (SELECT FROM stored AS o WHERE "
+        "o.id > sum(v))")),
+    # Numbers beyond double precision, and what is none.
+    (f"SELECT count(*) > 1e400::numeric FROM t WHERE {P} = 'a'", "0A000", "does not hold"),
+    (f"SELECT g FROM t WHERE {P} = 'a' GROUP BY g HAVING sum(v) > 1e-400", "0A000",
+     "does not hold"),
+    (f"SELECT count(*) * interval '1 day' FROM t WHERE {P} = 'a'", "0A000", "what is no number"),
+    (f"SELECT date '2026-01-01' + count(*)::int FROM t WHERE {P} = 'a'", "0A000",
+     "what is no number"),
+    (f"SELECT max(s) FILTER (WHERE {P} = 'a') * 2 FROM t", "0A000", "of what is no number"),
     # What is made of numbers that depend on predictions.
     (f"SELECT json_build_object('n', count(*)) FROM t WHERE {P} = 'a'", "0A000",
      "json_build_object"),

@@ -52,6 +52,15 @@ RIGHT = [
     "USING (g)",
     f"SELECT g, count(*) FROM r NATURAL LEFT JOIN (SELECT g FROM s WHERE {P} = 'a') q GROUP BY g",
     f"SELECT g, count(*) FROM r FULL JOIN (SELECT g FROM s WHERE {P} = 'a') q USING (g) GROUP BY g",
+    # CASE over aggregates whose values do not show what type they have
+    f"SELECT CASE WHEN count(*) > 1 THEN c ELSE {P} END AS l FROM s GROUP BY c, x",
+    f"SELECT CASE WHEN bool_or({P} = 'a') THEN c ELSE x END AS l FROM s GROUP BY c, x",
+    f"SELECT g, coalesce(CASE WHEN count(*) FILTER (WHERE {P} = 'a') > 0 THEN max(c) END, min(x)) "
+    "AS l FROM s GROUP BY g",
+    f"SELECT q.l, count(*) FROM (SELECT CASE WHEN count(*) FILTER (WHERE {P} = 'a') > 0 THEN c "
+    "ELSE x END AS l FROM s GROUP BY c, x) AS q GROUP BY q.l",
+    f"SELECT g, CASE WHEN sum(v) FILTER (WHERE {P} = 'a') > 1 THEN g > 0 END FROM s GROUP BY g",
+    f"SELECT g, count(*), (SELECT max(v) FROM r) AS m FROM s WHERE {P} = 'a' GROUP BY g",
     # * over USING and NATURAL: the merged columns first
     f"SELECT * FROM s JOIN (SELECT id, 5 AS z FROM r) AS k USING (id) WHERE {P} = 'a'",
     f"SELECT * FROM (SELECT id, 5 AS z FROM r) AS k JOIN s USING (id) WHERE {P} = 'a'",

@@ -386,11 +386,24 @@ def condition(plpy, kept: dict[str, object], sql: str):
     return statement
 
 
+def _shortened(message: str) -> str:
+    return message if len(message) <= 200 else f"{message[:100]} ... {message[-90:]}"
+
+
 def _run_capture(plpy, plan: dict, stamped: list[str]) -> tuple[dict, list]:
-    if stamped:
-        rows = fetch_all(plpy, _statement(plpy, plan, "stamped"), [])
-    else:
-        rows = fetch_all(plpy, _statement(plpy, plan, "capture", "bytea"), [session.STATE.secret])
+    try:
+        if stamped:
+            rows = fetch_all(plpy, _statement(plpy, plan, "stamped"), [])
+        else:
+            rows = fetch_all(plpy, _statement(plpy, plan, "capture", "bytea"),
+                             [session.STATE.secret])
+    except plpy.SPIError as error:
+        if getattr(error, "sqlstate", None) != "22003":
+            raise
+        # Numbers of the circuit are float8, which holds less than numeric does.
+        raise UnsupportedOperator(
+            "a number that is out of range has no provenance", detail=_shortened(str(error)),
+            hint="If the query itself runs, filter such numbers out, or divide them.") from None
     head, blobs = [], []
     for row in rows:
         parts = [row["a"], row["b"], row["c"]]

@@ -11,9 +11,11 @@ from dataclasses import dataclass, field, replace
 
 from pgrain.errors import ComplaintSyntax, UnsupportedOperator
 from pgrain.plan.explain import check_calls, check_relations, read_explain
+from pgrain.plan.keywords import AGGREGATES
 from pgrain.plan.query import bare_name, build, check_single_model, is_ordinal, model_names
 from pgrain.plan.reader import read_statement
 from pgrain.plan.select import read_select
+from pgrain.provenance.algebra.aggregate_levels import outer_aggregates
 from pgrain.provenance.algebra.capture import bare, compile_network, read_expanded
 from pgrain.provenance.annotate import Annotated, Annotator
 from pgrain.provenance.capture_sql import capture_sql, digests, side_from, with_clause
@@ -257,6 +259,9 @@ def _compile_join(query: str, facts, models: dict[str, ModelFacts],
     if wanted.sql or wanted.models:
         return wanted
     catalog = Catalog.read(probes["catalog"])
+    if query.lower().count("select") > 1 and any(outer_aggregates(
+            read_statement(query, frozenset(catalog.aggregates | AGGREGATES)).query, {})):
+        raise UnsupportedOperator("aggregates that may be of the outer query inside a subquery")
     operators = build(select, catalog.aggregates)
     check_catalog(operators, catalog)
     check_calls(facts, operators.calls(), catalog.predict_is_ours)

@@ -21,6 +21,7 @@ from pgrain.plan.lexer import tokenize
 from pgrain.plan.reader import read_statement
 from pgrain.plan.spine import Leaf as SpineLeaf
 from pgrain.plan.spine import read_tree
+from pgrain.provenance.algebra.aggregate_levels import outer_aggregates
 from pgrain.provenance.algebra.blocks import Number
 from pgrain.provenance.algebra.numbers import (
     COMPARISONS,
@@ -30,7 +31,6 @@ from pgrain.provenance.algebra.numbers import (
     Numbers,
 )
 from pgrain.provenance.algebra.program import conjuncts, cut
-from pgrain.provenance.algebra.scope import aggregates_outside, aliases_of
 from pgrain.provenance.annotate import quote
 from pgrain.provenance.circuit import Circuit
 from pgrain.provenance.flatten import join_conditions
@@ -74,7 +74,7 @@ def split(text: str) -> Split | None:
     if not isinstance(body, nodes.Select) or body.distinct \
             or body.distinct_on or body.window or statement.query.limit is not None \
             or statement.query.offset is not None or any(item.star for item in body.items) \
-            or not _joins_on_calls(body) or _aggregates_inside(body):
+            or not _joins_on_calls(body) or any(outer_aggregates(statement.query, {})):
         return None
     reader, expressions, replaced = _Reader([], None), {}, []
     for column, item in enumerate(body.items):
@@ -103,14 +103,6 @@ def split(text: str) -> Split | None:
         at = stop
     return Split("".join(made) + statement.text[at:], expressions, reader.hidden, len(body.items),
                  body.having)
-
-
-def _aggregates_inside(body: nodes.Select) -> bool:
-    """Whether a subquery has aggregates of these rows in it."""
-    aliases = {alias for item in body.from_ for alias in aliases_of(item)}
-    return any(isinstance(piece, nodes.Subquery) and aggregates_outside(piece.query, aliases)
-               for expression in (*(item.expression for item in body.items), body.having)
-               if expression is not None for piece in expression.walk())
 
 
 def _joins_on_calls(body: nodes.Select) -> bool:

@@ -12,6 +12,7 @@ from pgrain.plan.explain import PlanFacts, check_calls, check_relations
 from pgrain.plan.expression import refuse
 from pgrain.plan.keywords import AGGREGATES
 from pgrain.plan.reader import read_statement
+from pgrain.provenance.algebra.aggregate_levels import check_levels
 from pgrain.provenance.algebra.blocks import Relation
 from pgrain.provenance.algebra.from_items import select_sql
 from pgrain.provenance.algebra.program import OVER, Program
@@ -146,6 +147,7 @@ def _compile(query: str, facts: PlanFacts, models: dict, probes: dict[str, Probe
     if reduced is not None:
         statement = read_statement(reduced.text, frozenset(catalog.aggregates | AGGREGATES))
         analysis = analyse(statement)
+    check_levels(statement, {})
     mark = _mark(statement.text)
     if "output" not in probes:
         ask.sql["output"] = f"SELECT * FROM (\n{query}\n) AS _pgrain_output LIMIT 0"
@@ -159,17 +161,18 @@ def _compile(query: str, facts: PlanFacts, models: dict, probes: dict[str, Probe
         found = probes[f"scope:{mark}:{core.number}"]
         columns[id(core.select)] = read_columns(core, found.columns, found.types)[0]
         types |= _types(core, mark, probes)
+    check_levels(statement, columns)
     program, final = _lowered(analysis, columns, types,
                               {name: models[name].classes for name in names}, catalog.exact,
                               catalog.namesakes, _meant(probes))
+    if program.wanted or program.wanted_over or program.asked:
+        return _asked(program, mark, catalog.readable)
     if reduced is not None and program.bounds:
         raise program.bounds[0].refusal     # which would quote what the caller did not write
     if not program.slots:
         raise UnsupportedOperator("a query of whose result nothing depends on a prediction",
                                   detail="It calls a model in ORDER BY, or where nobody reads it.",
                                   hint="Call the model in SELECT, WHERE, ON or GROUP BY.")
-    if program.wanted or program.wanted_over or program.asked:
-        return _asked(program, mark, catalog.readable)
     described = describe(probes["output"])
     if isinstance(described, Probes):
         return described
@@ -203,6 +206,9 @@ def _lowered(analysis, columns: dict, types: dict, classes: dict, exact: bool,
     try:
         return program, lower_query(program, analysis.statement.query, None)
     except UnsupportedOperator:
+        if program.wanted_over:         # it may not be refused once these types are known
+            program.wanted.clear()
+            return program, None
         with contextlib.suppress(UnsupportedOperator):
             split = Program(analysis, columns, types, classes, exact=exact, split=True,
                             namesakes=namesakes, meant=meant)

@@ -5,12 +5,12 @@ from __future__ import annotations
 from pgrain.plan import nodes
 from pgrain.plan.spine import read_tree
 from pgrain.provenance.algebra.blocks import Aggregate
+from pgrain.provenance.algebra.numbers import NUMBER_OIDS
 from pgrain.provenance.algebra.program import conjuncts, cut, free_columns, untyped
 from pgrain.provenance.algebra.queries import shows_number
 from pgrain.provenance.annotate import present
 from pgrain.provenance.namesakes import UNKNOWN
 
-NUMBER_OIDS = (20, 21, 23, 700, 701, 1700)
 # Sums of these are the same in whatever order their rows come.
 _EXACT_OIDS = (20, 21, 23, 1186, 1700)
 _SPREADS = ("stddev", "stddev_pop", "stddev_samp", "variance", "var_pop", "var_samp")
@@ -186,6 +186,8 @@ class GroupAggregates:
             tree = read_tree(argument, self.builder.is_random)
             made.number = self.builder.number(argument, tree)
             return
+        if made.function in ("sum", "avg") and not argument.pieces:
+            self.builder.check_number(argument)
         part = self.builder.prepare(argument)
         where = "entry" if part.labelled else "base"
         flags[where].append(present(f"({part.text}\n)"))

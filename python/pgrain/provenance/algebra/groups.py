@@ -32,6 +32,7 @@ from pgrain.provenance.algebra.numbers import (
     CONNECTIVES,
     FLOAT_OIDS,
     INTEGER_OIDS,
+    NUMBER_OIDS,
     Numbers,
 )
 from pgrain.provenance.algebra.program import cut, untyped
@@ -43,6 +44,7 @@ from pgrain.provenance.algebra.queries import (
 )
 from pgrain.provenance.algebra.select import Prepared
 
+_ATOMS = (*COMPARISONS, "between", "not between", "in", "not in", "is null", "is not null")
 DATE_OIDS = {1082: "pg_catalog.date", 1114: "pg_catalog.timestamp", 1184: "pg_catalog.timestamptz"}
 
 
@@ -59,7 +61,24 @@ def shows_case(builder) -> bool:
     the program is `split`) any CASE over them."""
     return any(item.expression is not None and aggregates(item.expression) and (
         _is_case(item.expression.tree) or builder.program.split
-        and getattr(item.expression.tree, "name", "") == "case") for item in builder.select.items)
+        and getattr(item.expression.tree, "name", "") == "case"
+        or _has_case(item.expression.tree) and is_no_number(builder, item.expression))
+        for item in builder.select.items)
+
+
+def _has_case(tree) -> bool:
+    """Whether a CASE is in it whose values do not show what type they have."""
+    if not isinstance(tree, Op):
+        return False
+    values = [*tree.args[1::2], tree.args[-1]] if tree.name == "case" else []
+    return any(child is not None and not (isinstance(child, SpineLeaf) and child.text.isdigit())
+               for child in values) or any(map(_has_case, tree.args))
+
+
+def is_no_number(builder, expression: nodes.Expr) -> bool:
+    """Whether an expression beside aggregates is known to be a text, a truth, a date, …"""
+    return builder.program.type_of(builder.select, expression.text, over=True) not in (
+        0, *NUMBER_OIDS)
 
 
 def _is_case(tree) -> bool:
@@ -204,7 +223,8 @@ class GroupBuilder(GroupKeys, GroupAggregates, Numbers):
                 self.builder.randoms(expression))
             return OutputSpec(column, where, text)
         tree = read_tree(expression, self.is_random)
-        if _is_case(tree):
+        if _is_case(tree) or isinstance(tree, Op) and _has_case(tree) and self.evaluable(tree) \
+                and is_no_number(self, expression):
             return self.cases(expression, name)
         if isinstance(tree, Op) and tree.name in ("cast:text", "cast:varchar"):
             tree = tree.args[0]
@@ -241,6 +261,9 @@ class GroupBuilder(GroupKeys, GroupAggregates, Numbers):
     def boolean_aggregate(self, tree) -> bool:
         return isinstance(tree, PieceLeaf) and isinstance(tree.piece, nodes.AggregateCall) \
             and tree.piece.function in ("bool_and", "bool_or", "every")
+
+    def evaluable(self, node) -> bool:
+        return self.boolean_aggregate(node) or super().evaluable(node)
 
     def numbers_in(self, expression: nodes.Expr) -> bool:
         """Whether an expression over groups has numbers of the circuit in it."""
@@ -446,6 +469,12 @@ class GroupBuilder(GroupKeys, GroupAggregates, Numbers):
                     self._having(expression, child, replaced)
         else:
             found = read_tree(part, self.is_random)
+            if isinstance(found, Op) and isinstance(node, Op) and found.name not in _ATOMS \
+                    and all(child is None or self.evaluable(child) for child in found.args):
+                for child in node.args:     # of the same places, with columns and labels apart
+                    if child is not None:
+                        self._having(expression, child, replaced)
+                return
             self._atoms(part, found, replaced)
 
 

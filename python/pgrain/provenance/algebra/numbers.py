@@ -8,7 +8,11 @@ values true, false and NULL, so that PostgreSQL evaluates everything around it.
 
 from __future__ import annotations
 
+import math
+import re
+
 from pgrain.plan import nodes
+from pgrain.plan.expression import called
 from pgrain.plan.lexer import tokenize
 from pgrain.plan.spine import Leaf as SpineLeaf
 from pgrain.plan.spine import Op, PieceLeaf, read_tree
@@ -28,6 +32,9 @@ ARITHMETIC = {"+": "+", "-": "-", "*": "*", "/": "/", "%": "%", "neg": "neg", "a
 _SPELLINGS = {"ceil": ("ceil", "ceiling"), "power": ("power", "pow")}
 INTEGER_OIDS = (20, 21, 23)
 FLOAT_OIDS = (700, 701)
+NUMBER_OIDS = (*INTEGER_OIDS, *FLOAT_OIDS, 1700)
+# What may make a number of no number, or the other way round.
+_SAYS_TYPE = re.compile(r"'|::|\b(cast|case|array|row|interval)\b", re.IGNORECASE)
 _FLOATING = ("numeric", "decimal", "real", "float", "float4", "float8", "double precision")
 _INTEGER = ("int", "integer", "bigint", "smallint", "int2", "int4", "int8")
 
@@ -330,11 +337,37 @@ class Numbers:
 
     def leaf_of(self, expression: nodes.Expr, boolean: bool = False) -> int:
         """A deterministic part of the arithmetic, as a leaf."""
+        if not boolean:
+            self.check_number(expression)
         text = self.prepare(expression)
         if text.labelled:
             raise self.program.refuse("a class and a number of predictions in one expression",
                                       expression, "Give the condition in FILTER (WHERE …).")
         return self.leaf_text(f"({text.text}\n)::pg_catalog.int4" if boolean else text.text)
+
+    def check_number(self, expression: nodes.Expr) -> None:
+        """0A000 for what is added to numbers, or compared with them, and is none in float8."""
+        calls = called(list(expression.tokens))
+        if not expression.pieces and not calls:
+            values = [float(token.value) for token in expression.tokens if token.kind == "number"
+                      if any(digit in "123456789" for digit in token.value.lower().split("e")[0])]
+            if any(math.isinf(value) or not value for value in values):
+                raise self.program.refuse("a number that double precision does not hold",
+                                          expression, "Leave it out, or make it less extreme.")
+        known = all(isinstance(piece, nodes.ColumnRef) and self.is_number_column(piece)
+                    for piece in expression.pieces)
+        if known and not calls and not _SAYS_TYPE.search(expression.text):
+            return
+        if untyped(expression.text) is None and self.type_here(expression.text) not in (
+                0, *NUMBER_OIDS):
+            raise self.program.refuse("arithmetic of predictions with what is no number",
+                                      expression, "Make it a number, as with extract(epoch FROM "
+                                      "…), or do it outside the query.")
+
+    def is_number_column(self, piece: nodes.ColumnRef) -> bool:
+        """Whether a column is known to be a number."""
+        found = self.resolve(piece.qualifier, piece.name)
+        return found is not None and found[1].oid in NUMBER_OIDS
 
     def leaf_text(self, text: str) -> int:
         """A deterministic text as a leaf."""

@@ -15,7 +15,6 @@ from pgrain.provenance.algebra.group_aggregates import aggregates
 from pgrain.provenance.algebra.groups import GroupBuilder
 from pgrain.provenance.algebra.numbers import INTEGER_OIDS
 from pgrain.provenance.algebra.program import cut
-from pgrain.provenance.algebra.scope import aggregates_outside
 from pgrain.provenance.algebra.select import Prepared, SelectBuilder
 
 
@@ -39,10 +38,6 @@ def check_subqueries(builder, order: list[nodes.OrderItem]) -> None:
                     "an aggregate compared with the rows of a subquery", piece,
                     "Compare it with a list of values, or with a scalar subquery's minimum or "
                     "maximum.")
-            if aggregates_outside(piece.query, set(builder.aliases)):
-                raise builder.program.refuse(
-                    "an aggregate of the outer query inside a subquery", piece,
-                    "Group in a subquery in FROM, and join what is asked to its rows.")
 
 
 def _expressions(select: nodes.Select, order) -> list[nodes.Expr]:
@@ -128,7 +123,15 @@ class OverGroups(SelectBuilder):
             at = next(n for n, column in enumerate(self.columns.values())
                       if column is self.column(piece))
             return f"{self.alias}._pgrain_o{len(self.keys) + at}"
+        if isinstance(piece, nodes.ModelCall):
+            return self.key_column(self.program.text[piece.start:piece.end])
         return super().stands_for(piece)
+
+    def key_column(self, text: str) -> str | None:
+        """The column of the grouping key that `text` spells."""
+        words = [token.value for token in tokenize(text)]
+        return next((f"{self.alias}._pgrain_o{number}" for number, key in enumerate(self.keys)
+                     if [token.value for token in tokenize(key.text)] == words), None)
 
     def type_here(self, text: str) -> int:
         return self.program.type_of(self.select, text, over=True)
@@ -151,6 +154,11 @@ class OverGroups(SelectBuilder):
             return self.column(piece).oid in INTEGER_OIDS
         return super().integer_piece(piece)
 
+    def evaluable(self, node) -> bool:
+        if isinstance(node, PieceLeaf) and isinstance(node.piece, nodes.AggregateCall):
+            return self.column(node.piece).flag is not None
+        return super().evaluable(node)
+
     def read_atom(self, expression, node) -> Atom:
         if isinstance(node, PieceLeaf) and isinstance(node.piece, nodes.AggregateCall) \
                 and self.column(node.piece).flag is not None:
@@ -159,10 +167,9 @@ class OverGroups(SelectBuilder):
         return super().read_atom(expression, node)
 
     def prepare(self, expression: nodes.Expr, labelled: bool = False) -> Prepared:
-        words = [token.value for token in tokenize(expression.text)]
-        for number, key in enumerate(self.keys):
-            if [token.value for token in tokenize(key.text)] == words:
-                return Prepared(f"{self.alias}._pgrain_o{number}", False)
+        key = self.key_column(expression.text)
+        if key is not None:
+            return Prepared(key, False)
         for piece in _outside(expression):
             if isinstance(piece, nodes.ColumnRef) and not self.randoms(expression) \
                     and self.resolve(piece.qualifier, piece.name) is None \

@@ -162,13 +162,14 @@ def _random_output(builder, expression, name) -> tuple[Column, object]:
 def shows_number(builder, expression: nodes.Expr, tree) -> bool:
     """Whether what an expression over comparisons shows is a number of the circuit."""
     from pgrain.plan.spine import Leaf as SpineLeaf
-    from pgrain.provenance.algebra.group_aggregates import NUMBER_OIDS
+    from pgrain.provenance.algebra.numbers import NUMBER_OIDS
     if tree.name != "case" or builder.program.split and (
             builder.nested or builder.select.distinct):
         return False
     if any(isinstance(piece, nodes.AggregateCall) for piece in expression.walk()):
         return not any(isinstance(child, SpineLeaf) and untyped(child.text) is not None
-                       for child in [*tree.args[1::2], tree.args[-1]])
+                       for child in [*tree.args[1::2], tree.args[-1]]) and \
+            builder.type_here(expression.text) in (0, *NUMBER_OIDS)
     return builder.program.type_of(builder.select, expression.text) in NUMBER_OIDS
 
 

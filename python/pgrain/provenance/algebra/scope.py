@@ -172,29 +172,6 @@ def aliases_of(item: nodes.FromItem) -> list[str]:
     return [item.alias] if item.alias else []
 
 
-def aggregates_outside(query: nodes.Query, outer: set[str], inner: frozenset[str] = frozenset()) \
-        -> bool:
-    """Whether an aggregate in `query` is of columns of the relations `outer` alone, named with
-    them: then PostgreSQL aggregates the rows of the query outside. inner: names that hide them."""
-    body = query.body
-    if isinstance(body, nodes.SetOperation):
-        return any(aggregates_outside(side, outer, inner) for side in (body.left, body.right))
-    if not isinstance(body, nodes.Select):
-        return False
-    inner = inner | {alias for item in body.from_ for alias in aliases_of(item)}
-    found = [item.expression for item in body.items] + [body.where, body.having]
-    found += [item.expression for item in query.order]
-    for piece in (piece for expression in found if expression for piece in expression.walk()):
-        if isinstance(piece, nodes.Subquery) and aggregates_outside(piece.query, outer, inner):
-            return True
-        if isinstance(piece, nodes.AggregateCall):
-            names = [p.qualifier and p.qualifier.rsplit(".", 1)[-1] for argument in piece.arguments
-                     for p in argument.walk() if isinstance(p, nodes.ColumnRef)]
-            if names and all(name in outer and name not in inner for name in names):
-                return True
-    return False
-
-
 def _mentions(query: nodes.Query, name: str) -> bool:
     return any(token.is_name and token.value == name for token in tokenize(query.text))
 
@@ -275,9 +252,19 @@ def _collect_expression(analysis: Analysis, expression: nodes.Expr, levels: list
         if analysis.depends(piece.query):
             _collect(analysis, piece.query, levels, "")
         elif isinstance(body, nodes.Select) and not piece.query.ctes \
-                and _names_one_of(piece.query, analysis):
+                and (_names_one_of(piece.query, analysis) or body.from_ and _aggregates(body)):
             aliases = [alias for item in body.from_ for alias in aliases_of(item)]
             analysis.cores.append(Core(len(analysis.cores), body, levels, "", aliases, True))
+
+
+def _aggregates(select: nodes.Select) -> bool:
+    """Whether aggregates of columns without their table stand in a SELECT: of whose rows they are
+    hangs on what columns it has."""
+    return any(isinstance(piece, nodes.AggregateCall) and any(
+        isinstance(column, nodes.ColumnRef) and column.qualifier is None
+        for column in nodes.walk_piece(piece))
+        for expression in (*(item.expression for item in select.items), select.where, select.having)
+        if expression is not None for piece in expression.walk())
 
 
 def _names_one_of(query: nodes.Query, analysis: Analysis) -> bool:
