@@ -223,6 +223,22 @@ def _(p: Parts) -> Query:
                  f" {p.pick('l.id', 'l.id DESC', 'l.g NULLS FIRST, l.id')} {limit}", exact)
 
 
+@family("over aggregates: FETCH FIRST WITH TIES")
+def _(p: Parts) -> Query:
+    m, order = p.on_m("l"), p.pick("l.g", "l.g DESC", "l.c NULLS FIRST", "l.g, l.c", "l.v")
+    first = f"FETCH FIRST {p.pick('1 ROW', '2 ROWS', '3 ROWS')} WITH TIES"
+    kept = f"FROM solo AS l WHERE {m} ORDER BY {order} {first}"
+    return p.pick(
+        Query(f"SELECT l.id, l.c {kept}", {ROW: ""}),
+        Query(f"SELECT count(*) AS n, sum(q.v) AS s FROM (SELECT l.v {kept}) AS q",
+              {"n": EXPECTED, "s": EXPECTED}),
+        Query(f"SELECT l.id, {p.m('l')} AS shown FROM {p.pick('t', 'solo')} AS l ORDER BY {order} "
+              f"{first}", {"shown": TEXTS, ROW: ""}),
+        Query(f"SELECT l.g, count(*) AS k, count(*) FILTER (WHERE {m}) AS n FROM t AS l GROUP BY"
+              f" l.g ORDER BY k {first}", {ROW: ""}),
+        Query(f"SELECT DISTINCT l.g, l.d FROM t AS l WHERE {m} ORDER BY l.d {first}"))
+
+
 @family("over aggregates: LIMIT of groups")
 def _(p: Parts) -> Query:
     return Query(f"SELECT l.g, count(*) AS n FROM {p.pick('solo', 't')} AS l WHERE {p.on_m('l')}"

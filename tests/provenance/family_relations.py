@@ -243,6 +243,21 @@ def _(p: Parts) -> Query:
                  {"n": EXPECTED})
 
 
+@family("joins: USING with an alias")
+def _(p: Parts) -> Query:
+    kind = p.pick("JOIN", "LEFT JOIN", "FULL JOIN", "RIGHT JOIN")
+    inner = p.pick("u AS r", f"(SELECT * FROM u AS k WHERE {p.on_m('k')}) AS r",
+                   f"(SELECT g, count(*) AS id FROM u AS k WHERE {p.on_m('k')} GROUP BY g) AS r")
+    joined = f"t AS l {kind} {inner} USING (g) AS j"
+    condition = p.pick("j.g > 0 OR j.g IS NULL", f"coalesce({p.on_m('l')}, true) AND j.g < 2",
+                       f"{p.on_m('l')} OR (SELECT count(*) FROM u AS k WHERE k.g = j.g) > 1",
+                       f"{p.m('l')} = 'a' OR EXISTS (SELECT FROM u AS k WHERE k.g = j.g AND "
+                       f"{p.on_m('k')})")
+    return Query(p.pick(f"SELECT j.g AS k, count(*) AS n FROM {joined} WHERE {condition} GROUP BY "
+                        "j.g", f"SELECT j.*, l.id, {p.m('l')} AS shown FROM {joined} WHERE "
+                        f"{condition}"))
+
+
 @family("joins: LATERAL without a model call")
 def _(p: Parts) -> Query:
     return grouped(p, f"t AS l{p.pick(',', ' CROSS JOIN')} LATERAL (SELECT k.* FROM u AS k WHERE"

@@ -47,6 +47,38 @@ def test_relaxed_is_the_expectation_and_so_are_its_slopes(seed, offset, limit):
         assert tangent(world.gradient(P, d)) == pytest.approx(expected, rel=1e-9, abs=1e-12)
 
 
+@pytest.mark.parametrize("limit", [1, 2, 3, 9])
+@pytest.mark.parametrize("approximate", [False, True])
+def test_ties_are_kept_together(limit, approximate, monkeypatch):
+    """WITH TIES: a term is kept if fewer than `limit` occur before the first of its peers."""
+    rng = np.random.default_rng(limit)
+    V, R = 7, 2
+    literals = 1 + rng.permutation(V) * R + rng.integers(R, size=V)
+    target = np.array([0, 0, 0, 0, 1, 1, 1])
+    peers = np.array([5, 5, 6, 6, 6, 7, 7])
+    if approximate:
+        monkeypatch.setattr(first, "WORK", 0)
+    world = World(V, R, First(1 + V * R, target, literals, 0, limit, peers), V)
+
+    def function(classes):
+        there = np.array([bool(holds([literal], classes, R)) for literal in literals])
+        return np.array([there[j] and sum(there[(target == target[j]) & (np.arange(V) < j)
+                                                & (peers != peers[j])]) < limit for j in range(V)])
+
+    for how in ("inner", "any", "hard"):
+        P = probabilities(rng, V, R, how)
+        if not approximate:
+            assert world.literals(P) == pytest.approx(world.expectation(P, function), rel=1e-11,
+                                                      abs=1e-14)
+        d = rng.normal(size=V)
+        if not approximate:
+            expected = slopes(P, lambda Q, d=d: world.literals(Q) @ d)
+            assert tangent(world.gradient(P, d)) == pytest.approx(expected, rel=1e-9, abs=1e-12)
+        elif how == "inner":
+            expected = differences(P, lambda Q, d=d: world.literals(Q) @ d)
+            assert tangent(world.gradient(P, d)) == pytest.approx(expected, rel=1e-5, abs=1e-7)
+
+
 def shared_world(seed, offset, limit):
     """Terms of few variables, some of them the same literal, one of them certain."""
     rng = np.random.default_rng(seed)

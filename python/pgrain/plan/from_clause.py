@@ -69,6 +69,8 @@ def _join_tree(query: str, tokens: list[Token], result: From) -> None:
                 conditions.append(right[on[0] + 1:])
             continue
         whole = tokens[:end]
+        if using and right[closing(right, using[0] + 1) + 1:]:
+            raise refuse("an alias of JOIN USING", query, right[using[0]].start)
         if mentions_model(whole):
             kind = " ".join(t.value for t in tokens[first:j + 1]) + (" using" if using else "")
             place = next(i for i in range(len(whole)) if mentions_model(whole[i:i + 4]))

@@ -195,7 +195,8 @@ class FunctionItem(FromItem):
 class Join(FromItem):
     """``left kind JOIN right``; kind: inner, left, right, full, cross.
 
-    The place of a join includes its brackets. One with an alias is a `Derived`.
+    The place of a join includes its brackets. One with an alias is a `Derived`. alias: what
+    ``USING (…) AS alias`` names, the merged columns alone.
     """
 
     kind: str
@@ -204,6 +205,7 @@ class Join(FromItem):
     on: Expr | None
     using: list[str] | None
     natural: bool
+    alias: str | None = None
 
 
 @dataclass(eq=False)
@@ -290,6 +292,7 @@ class Query:
     order: list[OrderItem] = field(default_factory=list)
     limit: Expr | None = None        # LIMIT or FETCH FIRST; None for LIMIT ALL
     offset: Expr | None = None
+    ties: bool = False               # FETCH FIRST … WITH TIES
 
 
 @dataclass(eq=False)

@@ -54,7 +54,7 @@ class FromReader(ExpressionReader):
             self.accept("outer")
         self.expect("join")
         right = self._primary_item()
-        on = using = None
+        on = using = alias = None
         if not natural and kind != "cross":
             # a JOIN b JOIN c ON … ON …: the second ON is the first join's
             while self.token.is_word(*_JOINS):
@@ -64,11 +64,10 @@ class FromReader(ExpressionReader):
             else:
                 self.expect("using")
                 using = self.names()
-                if self.token.is_word("as"):
-                    raise refuse("an alias of JOIN USING", self.text, self.token.start, None,
-                                 "Write (SELECT … FROM a JOIN b USING (…)) AS j.")
+                if self.accept("as"):
+                    alias = self.name()
         return Join(left.start, self.last_end, self.slice(left.start, self.last_end), kind, left,
-                    right, on, using, natural)
+                    right, on, using, natural, alias)
 
     def names(self) -> list[str]:
         """``(a, b, …)``"""

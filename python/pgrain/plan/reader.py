@@ -124,7 +124,7 @@ class StatementReader(FromReader):
         query = self._compound()
         end = self.last_end
         order = self.order_by() if self.token.is_word("order") else []
-        limit, offset = self._limits()
+        limit, offset, ties = self._limits()
         if self.token.is_word("for"):
             raise refuse("FOR UPDATE or SHARE", self.text, self.token.start, None, "Leave it out.")
         del self.scopes[outer:]
@@ -137,7 +137,7 @@ class StatementReader(FromReader):
                          start)
         return Query(start, self.last_end, self.slice(start, self.last_end), query.body,
                      ctes or query.ctes, recursive or query.recursive, order or query.order,
-                     limit or query.limit, offset or query.offset)
+                     limit or query.limit, offset or query.offset, ties or query.ties)
 
     def _with(self) -> tuple[list[Cte], bool]:
         if not self.accept("with"):
@@ -356,9 +356,9 @@ class StatementReader(FromReader):
                 break
         self.window_models |= mentions_model(self.tokens[first:self.index])
 
-    def _limits(self) -> tuple[Expr | None, Expr | None]:
-        """LIMIT or FETCH FIRST, and OFFSET, in either order."""
-        limit = offset = None
+    def _limits(self) -> tuple[Expr | None, Expr | None, bool]:
+        """LIMIT or FETCH FIRST, and OFFSET, in either order; whether it is WITH TIES."""
+        limit, offset, ties = None, None, False
         while True:
             if self.accept("limit"):
                 limit = None if self.accept("all") else self.expression()
@@ -366,13 +366,12 @@ class StatementReader(FromReader):
                 offset = self.expression()
                 self.accept("row") or self.accept("rows")
             elif self.accept("fetch"):
-                limit = self._fetch()
+                limit, ties = self._fetch()
             else:
-                return limit, offset
+                return limit, offset, ties
 
-    def _fetch(self) -> Expr:
-        """``FETCH FIRST [n] ROWS ONLY`` after its first word."""
-        start = self.tokens[self.index - 1].start
+    def _fetch(self) -> tuple[Expr, bool]:
+        """``FETCH FIRST [n] ROWS ONLY|WITH TIES`` after its first word."""
         self.accept("first") or self.expect("next")
         if self.token.is_word("row", "rows"):
             # One row. The constant is nowhere in the text: it has the place of ROW.
@@ -382,10 +381,10 @@ class StatementReader(FromReader):
         else:
             limit = self.expression()
         self.accept("row") or self.expect("rows")
-        if self.token.is_word("with"):
-            raise refuse("FETCH FIRST … WITH TIES", self.text, start)
-        self.expect("only")
-        return limit
+        ties = self.accept("with", "ties")
+        if not ties:
+            self.expect("only")
+        return limit, ties
 
     def _compare(self) -> None:
         """That sqlglot, where it can read the text, finds the same SELECTs, CTEs, tables, ….

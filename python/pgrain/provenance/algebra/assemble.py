@@ -553,12 +553,13 @@ class Assembly:
         part = np.unique(part, return_inverse=True)[1] if len(part) else part
         events = self.wiring.events(inner.literals[ids])
         kept = np.zeros(len(inner), np.int64)
+        peers = packed.ints(f"{block.number}.o.peers") if block.ties else None
         kept[ids] = self._first(block, part, events, None if inner.base is None
-                                else inner.base[ids])
+                                else inner.base[ids], peers)
         return Rows(kept[:, None], inner.cells, inner.flags, inner.origin, inner.shown,
                     given=inner.given, sums=inner.sums)
 
-    def _first(self, block: LimitBlock, part, events, base) -> np.ndarray:
+    def _first(self, block: LimitBlock, part, events, base, peers) -> np.ndarray:
         """(n,) literals: the row is there and among the first, of rows in order.
 
         Rows of one base row under different labels exclude each other: together they are one
@@ -567,7 +568,7 @@ class Assembly:
         """
         if base is None:
             out = self.wiring.singles(len(events))
-            self.wiring.add(First(out, part, events, block.offset, block.limit))
+            self.wiring.add(First(out, part, events, block.offset, block.limit, peers))
             return out + np.arange(len(events))
         term = base.astype(np.int64) * (int(part.max(initial=0)) + 1) + part
         _, first, which = np.unique(term, return_index=True, return_inverse=True)
@@ -579,7 +580,8 @@ class Assembly:
         self.wiring.add(Disjoint(whole, len(first), which, events))
         whole = whole + 3 * np.arange(len(first)) + 1
         out = self.wiring.singles(len(first))
-        self.wiring.add(First(out, part[first[order]], whole, block.offset, block.limit))
+        self.wiring.add(First(out, part[first[order]], whole, block.offset, block.limit,
+                              None if peers is None else peers[first[order]]))
         kept = out + np.arange(len(first))
         shares = self.wiring.singles(len(events))
         self.wiring.add(Share(shares, kept[which], events, whole[which]))

@@ -389,7 +389,7 @@ class MergeBlock:
 
 @dataclass
 class LimitBlock:
-    """LIMIT, OFFSET, DISTINCT ON: rows in order, of which some are kept."""
+    """LIMIT, OFFSET, WITH TIES, DISTINCT ON: rows in order, of which some are kept."""
 
     number: int
     relation: Relation
@@ -397,6 +397,7 @@ class LimitBlock:
     limit: int | None
     offset: int
     partition: str = ""
+    ties: bool = False
     kind: str = "limit"
 
 

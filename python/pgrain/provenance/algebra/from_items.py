@@ -41,9 +41,11 @@ class FromItems:
                 if item.on is not None:
                     self.conditions.append(item.on)
                 self._using(item, *merged)
+                self.name_merged(item)
                 return
             from pgrain.provenance.algebra.outer_joins import outer_join
             outer_join(self, item)
+            self.name_merged(item)
             return
         if isinstance(item, nodes.FunctionItem):
             raise self.program.refuse("a model call in a function of FROM", item,
@@ -77,6 +79,18 @@ class FromItems:
         else:
             relation = known[id(item.query)] = lower_query(self.program, item.query, None)
         self.add_unit(item.alias, relation)
+
+    def name_merged(self, join: nodes.Join) -> None:
+        """The columns that USING merges, under the alias that they have been given."""
+        if join.alias is None:
+            return
+        owner = {}
+        for alias, columns in self.aliases.items():
+            for column in columns:
+                owner.setdefault(column.name, f"{quoted(alias)}.{quoted(column.name)}")
+        made = [f"{self.merged.get(name, owner[name])} AS {quoted(name)}" for name in join.using]
+        self.block.from_.append(f"LATERAL (SELECT {', '.join(made)}) AS {quoted(join.alias)}")
+        self.aliases[join.alias] = [Column(name, oid) for name, oid in self.known[join.alias]]
 
     def add_sides(self, join: nodes.Join) -> tuple[list[str], dict, dict]:
         """Both sides of a join: (aliases of all before the right one, SQL of the columns that USING

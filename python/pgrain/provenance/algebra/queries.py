@@ -486,6 +486,9 @@ def _limited(program, query: nodes.Query, relation: Relation, order: list,
     if not order and (limit is not None or offset):
         refusal = program.refuse("LIMIT without ORDER BY", query.limit or query.offset,
                                  "Say by what the rows are ordered.")
+    if query.ties and limit is not None and offset:
+        raise program.refuse("OFFSET beside FETCH FIRST … WITH TIES", query.offset,
+                             "Leave OFFSET out.")
     if refusal is not None and limit is not None and not offset and not relation.keyed \
             and not ordered:
         program.bounds.append(Bound(relation.block, limit, refusal))
@@ -494,7 +497,8 @@ def _limited(program, query: nodes.Query, relation: Relation, order: list,
         return relation
     if refusal is not None:
         raise refusal
-    block = LimitBlock(program.number(), relation, ", ".join(order), limit, offset or 0)
+    block = LimitBlock(program.number(), relation, ", ".join(order), limit, offset or 0,
+                       ties=query.ties and limit is not None)
     return _after_limit(program, block, relation)
 
 

@@ -121,7 +121,8 @@ def _merge(block: MergeBlock, assembly) -> list[str]:
 
 def _limit(block: LimitBlock, assembly) -> list[str]:
     return [f"-> Block {block.number}: first rows of block {block.relation.block}, limit "
-            f"{block.limit}, offset {block.offset}: exact for independent rows"
+            f"{block.limit}{' with ties' if block.ties else ''}, offset {block.offset}: exact for "
+            "independent rows"
             + ("; numbers in them as if all were kept"
                if any(c.cell is not None for c in block.relation.columns) else "")]
 

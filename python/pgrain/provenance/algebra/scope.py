@@ -168,7 +168,8 @@ def group_expressions(items: Sequence[nodes.GroupItem]) -> Iterator[nodes.Expr]:
 def aliases_of(item: nodes.FromItem) -> list[str]:
     """The names that the relations of a FROM item go by, in the order of ``*``."""
     if isinstance(item, nodes.Join):
-        return aliases_of(item.left) + aliases_of(item.right)
+        return aliases_of(item.left) + aliases_of(item.right) + (
+            [item.alias] if item.alias else [])
     return [item.alias] if item.alias else []
 
 

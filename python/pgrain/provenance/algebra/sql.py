@@ -535,17 +535,23 @@ class Capture:
         results.ints(cte, f"{n}.m.copy", "_pgrain_copy")
 
     def _limit(self, block: LimitBlock) -> None:
-        """``o.id``: rows in order, partition after partition; ``o.part``: their partitions."""
+        """``o.id``: rows in order, partition after partition; ``o.part``: their partitions;
+        ``o.peers`` (WITH TIES): rows of one number are equal to the order."""
         n, relation = block.number, block.relation
         by = [part for part in (KEY if relation.keyed else "", block.partition) if part]
         part = f"pg_catalog.dense_rank() OVER (ORDER BY {', '.join(by)})::pg_catalog.int4" \
             if by else "1"
         place = f"pg_catalog.row_number() OVER (ORDER BY {block.order})" if block.order else ID
-        source = (f"(SELECT {ID}, _pgrain_part FROM (SELECT {ID}, {part} AS _pgrain_part, {place} "
-                  f"AS _pgrain_place FROM {relation.cte}) AS _pgrain_s ORDER BY _pgrain_part, "
-                  "_pgrain_place) AS _pgrain_s")
+        peers = f"pg_catalog.dense_rank() OVER (ORDER BY {block.order})::pg_catalog.int4" \
+            if block.ties else "1"
+        source = (f"(SELECT {ID}, _pgrain_part, _pgrain_peers FROM (SELECT {ID}, {part} AS "
+                  f"_pgrain_part, {place} AS _pgrain_place, {peers} AS _pgrain_peers FROM "
+                  f"{relation.cte}) AS _pgrain_s ORDER BY _pgrain_part, _pgrain_place) AS "
+                  "_pgrain_s")
         self.results.ints(source, f"{n}.o.id", ID)
         self.results.ints(source, f"{n}.o.part", "_pgrain_part")
+        if block.ties:
+            self.results.ints(source, f"{n}.o.peers", "_pgrain_peers")
 
 
 def _assignments(program: Program, block: SelectBlock) -> int:

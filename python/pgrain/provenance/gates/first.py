@@ -1,4 +1,4 @@
-"""LIMIT, OFFSET and DISTINCT ON: which terms of an ordered list are among the first."""
+"""LIMIT, OFFSET, WITH TIES and DISTINCT ON: which terms of an ordered list are among the first."""
 
 from __future__ import annotations
 
@@ -27,10 +27,14 @@ class First(Layer):
     limit : int or None
         None: no limit. Exact for independent terms; for offset 0 and limit 1 (DISTINCT ON) also
         where terms exclude each other or are the same literal.
+    peers : (J,) int or None
+        WITH TIES (offset 0): terms that follow each other and have one number are kept together,
+        if fewer than `limit` occur before the first of them.
     """
 
     def __init__(self, out: int, target: np.ndarray, event: np.ndarray, offset: int,
-                 limit: int | None):
+                 limit: int | None, peers: np.ndarray | None = None):
+        self.peers = None if peers is None else np.asarray(peers, np.int64)
         self.out = out
         self.target, self.event = np.asarray(target, np.int64), np.asarray(event, np.int64)
         self.offset, self.limit = int(offset), None if limit is None else int(limit)
@@ -43,6 +47,10 @@ class First(Layer):
         self.group, self.events = self.target[self.order], self.event[self.order]
         self.start = heads(self.group)
         self.go = (~self.start).astype(float)
+        self.leader = None          # the first of a term's peers
+        if self.peers is not None:
+            changes = self.start | heads(self.peers[self.order])
+            self.leader = np.flatnonzero(changes)[np.cumsum(changes) - 1]
         self.kernel = self._kernel(owners)
 
     def _kernel(self, owners):
@@ -55,17 +63,19 @@ class First(Layer):
             return _Nothing()
         if limit is None and self.offset == 0:
             return _Everything()
-        if limit == 1 and self.offset == 0:
+        if limit == 1 and self.offset == 0 and self.leader is None:
             return _Earliest(self.group, self.events, owners)
         states = self.offset + (1 if limit is None else limit)
         if self.n_literals * states <= WORK:
-            return _Counted(Counting(self.start, states, self.offset, limit is None))
-        return _Approximate(self.go, self.offset, limit)
+            return _Counted(self.leader, Counting(self.start, states, self.offset, limit is None))
+        return _Approximate(self.leader, self.go, self.offset, limit)
 
     def forward(self, state: State) -> None:
         p = state.P[self.events]
         if state.hard:
             before = scan(self.go, self.go * np.append(0.0, p[:-1]))
+            if self.leader is not None:
+                before = before[self.leader]
             kept = before >= self.offset
             if self.limit is not None:
                 kept &= before < self.offset + self.limit
@@ -146,29 +156,50 @@ class _Earliest:
         return result
 
 
-class _Counted:
-    """By the distribution of the number of terms before."""
+class _ByCount:
+    """p_j times c_j, the probability that so many terms occur before term j (or before the first of
+    its peers) as may. Subclasses have c, and the derivative of sum(d * c) with respect to p."""
 
-    def __init__(self, counting):
-        self.counting = counting
+    def __init__(self, leader):
+        self.leader = leader
 
     def forward(self, p):
-        c, saved = self.counting.forward(p)
+        c, saved = self.before(p)
+        if self.leader is not None:
+            c = c[self.leader]
         return p * c, (c, saved)
 
     def backward(self, p, saved, d):
-        c, starts = saved
-        return d * c + self.counting.backward(p, starts, d * p)
+        c, saved = saved
+        of_c = d * p
+        if self.leader is not None:
+            of_c = np.bincount(self.leader, of_c, len(p))
+        return d * c + self.slopes(p, saved, of_c)
 
 
-class _Approximate:
+class _Counted(_ByCount):
+    """By the distribution of the number of terms before."""
+
+    def __init__(self, leader, counting):
+        super().__init__(leader)
+        self.counting = counting
+
+    def before(self, p):
+        return self.counting.forward(p)
+
+    def slopes(self, p, saved, d):
+        return self.counting.backward(p, saved, d)
+
+
+class _Approximate(_ByCount):
     """By the first three cumulants of the number of terms before (`normal`)."""
 
-    def __init__(self, go, offset, limit):
+    def __init__(self, leader, go, offset, limit):
+        super().__init__(leader)
         self.go, self.back = go, np.append(go[1:], 0.0)[::-1]
         self.offset, self.limit = offset, limit
 
-    def forward(self, p):
+    def before(self, p):
         spread = p * (1.0 - p)
         mean, variance, third = (scan(self.go, self.go * np.append(0.0, k[:-1]))
                                  for k in (p, spread, spread * (1.0 - 2.0 * p)))
@@ -185,18 +216,16 @@ class _Approximate:
             c += np.where(fixed, 0.0, sign * more)
             for slope, of_more in zip(slopes, d, strict=True):
                 slope += np.where(fixed, 0.0, sign * of_more)
-        return p * c, (c, slopes)
+        return c, slopes
 
     def _inside(self, count):
         inside = count >= self.offset
         return inside if self.limit is None else inside & (count < self.offset + self.limit)
 
-    def backward(self, p, saved, d):
-        c, slopes = saved
-        result = d * c
-        d = d * p
+    def slopes(self, p, saved, d):
+        result = np.zeros(len(p))
         rates = (1.0, 1.0 - 2.0 * p, 1.0 - 6.0 * p + 6.0 * p * p)
-        for slope, rate in zip(slopes, rates, strict=True):
+        for slope, rate in zip(saved, rates, strict=True):
             later = np.append((d * slope)[1:], 0.0)[::-1] * self.back
             result = result + rate * scan(self.back, later)[::-1]
         return result
