@@ -120,6 +120,39 @@ def _(p: Parts) -> Query:
     return rows
 
 
+@family("over aggregates: LIMIT by a certain order beside predictions in FILTER")
+def _(p: Parts) -> Query:
+    k = f"FROM {p.pick('u', 'solo')} AS k WHERE {p.on_m('k')}"
+    condition = p.pick(f"l.id < (SELECT count(*) {k})", f"l.g >= (SELECT min(k.g) {k})",
+                       f"l.g IN (SELECT k.g {k})", f"EXISTS (SELECT {k} AND k.g = l.g)",
+                       f"l.g <> ALL (SELECT k.g {k} AND k.id <> l.id)")
+    condition = p.pick(condition, condition, f"({condition} OR {p.on_n('l')})")
+    some = p.pick(f"count(*) FILTER (WHERE {condition})", f"sum(l.v) FILTER (WHERE {condition})",
+                  f"sum(CASE WHEN {condition} THEN 1 ELSE 0 END)")
+    order = p.pick("count(*)", "every DESC", "max(l.id)", "sum(l.v) NULLS LAST")
+    return Query(f"SELECT l.g, count(*) AS every, {some} AS n FROM {p.plain_relation('l')} GROUP BY"
+                 f" l.g {p.maybe('HAVING count(*) > 1', 0.3)} ORDER BY {order}, l.g LIMIT 2",
+                 {ROW: ""})
+
+
+@family("over aggregates: a minimum or maximum compared for equality")
+def _(p: Parts) -> Query:
+    m, f, relation = p.on_m("l"), p.pick("max", "min"), p.pick("t", "u", "solo")
+    v, other = p.pick(("l.v", "r.v"), ("l.g", "r.g"), ("l.id", "r.g"))
+    extreme = f"(SELECT {f}({v}) FROM {relation} AS l WHERE {m}{p.pick('', ' AND l.g = r.g')})"
+    condition = p.pick(f"{other} = {extreme}", f"{other} <> {extreme}",
+                       f"{extreme} IN ({other}, 1)", f"{extreme} NOT IN (1, 2)")
+    group = f"FROM {relation} AS l WHERE {m} GROUP BY l.g"
+    return p.pick(
+        Query(f"SELECT r.id FROM u AS r WHERE {condition}", {ROW: ""}),
+        Query(f"SELECT count(*) AS n FROM u AS r WHERE {condition}", {"n": EXPECTED}),
+        Query(f"SELECT l.g {group} HAVING {f}({v}) = {p.pick('1', '2.5', 'l.g')}", {ROW: ""}),
+        Query(f"SELECT l.g, {f}({v}) = 1 AS shown {group}", {ROW: ""}),
+        Query(f"SELECT l.g {group} HAVING {f}(l.d) {p.pick('=', '<>')} '2026-02-02'", {ROW: ""}),
+        Query(f"SELECT q.m = 1 AS one, count(*) AS n FROM (SELECT {f}({v}) AS m {group}) AS q GROUP"
+              " BY 1"))
+
+
 BUCKETS = ("CASE WHEN q.n > 1 THEN 'many' ELSE 'few' END", "q.n > 1", "q.n BETWEEN 1 AND 2",
            "CASE WHEN q.n >= 2 THEN 2 WHEN q.n = 1 THEN 1 END",
            "CASE WHEN q.n > 1 AND q.g > 0 THEN 'big' WHEN q.g IS NULL THEN 'none' ELSE 'small' END",

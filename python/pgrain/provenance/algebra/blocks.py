@@ -227,6 +227,12 @@ class Unit:
     code: int = 1
 
     @property
+    def boolean(self) -> bool:
+        """Whether it is the answer of EXISTS, IN, ANY or ALL, which PostgreSQL joins: of its rows
+        for each key one is false."""
+        return self.by is None and self.alias.startswith("_pgrain_q")
+
+    @property
     def values(self) -> list[str]:
         """SQL of what the capture brings of it for each base row."""
         if self.by is None:
@@ -257,6 +263,8 @@ class SelectBlock:
     outputs: list = field(default_factory=list)          # OutputSpec
     grouping: Grouping | None = None
     order: list[str] = field(default_factory=list)       # ORDER BY terms over ``o{i}``
+    # How many of the atoms and units WHERE and GROUP BY have; the others only aggregates read.
+    decisive: tuple[int, int] | None = None
     kind: str = "select"
 
     @property
@@ -279,9 +287,28 @@ class SelectBlock:
     @property
     def settled(self) -> bool:
         """Whether which base rows there are does not hang on predictions."""
-        return not self.mixed and not self.atoms and all(
+        return self._settled(len(self.atoms), len(self.units))
+
+    @property
+    def settled_groups(self) -> bool:
+        """Whether which rows the groups have does not: what aggregates compare alone makes copies
+        of the rows, one for each outcome."""
+        atoms, units = self.decisive or (len(self.atoms), len(self.units))
+        return self._settled(atoms, units) and all(
+            unit.relation.settled or unit.boolean for unit in self.units[units:])
+
+    def _settled(self, atoms: int, units: int) -> bool:
+        return not self.mixed and not atoms and all(
             slot.mode != "expanded" for slot in self.slots) and all(
-            unit.relation.settled and unit.by is None for unit in self.units)
+            unit.relation.settled and unit.by is None for unit in self.units[:units])
+
+    @property
+    def one_copy(self) -> str:
+        """SQL that holds for one of the copies of each row, "" if there are none."""
+        atoms, units = self.decisive or (len(self.atoms), len(self.units))
+        names = [f"_pgrain_t{number}" for number in range(atoms, len(self.atoms))]
+        names += [unit.alias for unit in self.units[units:] if not unit.relation.settled]
+        return " AND ".join(f"{name}._pgrain_v IS FALSE" for name in names)
 
     @property
     def simple(self) -> bool:

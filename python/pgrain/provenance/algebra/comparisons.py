@@ -11,7 +11,7 @@ from pgrain.plan.expression import refuse
 from pgrain.provenance.algebra.blocks import Atom, Number
 from pgrain.provenance.algebra.given import Given
 from pgrain.provenance.algebra.linear import moved, without_steps
-from pgrain.provenance.algebra.small_gates import BooleanAggregate, Known, Nulls
+from pgrain.provenance.algebra.small_gates import BooleanAggregate, Combination, Known, Nulls
 from pgrain.provenance.algebra.wiring import CERTAIN, NEVER, Buckets
 from pgrain.provenance.gates.proba_step import ProbaStep
 from pgrain.provenance.gates.threshold import Threshold
@@ -179,8 +179,7 @@ def _of_extreme(rows, groups, of, j: int, operator: str, bound: np.ndarray) -> n
     _within(terms.value)
     function = groups.grouping.aggregates[j].function
     if operator in ("=", "<>"):
-        raise UnsupportedOperator(f"{function} compared for equality has no provenance yet",
-                                  hint="Use < or >.")
+        return _of_extreme_equal(rows, groups, of, j, operator, bound)
     negated = operator[0] == ("<" if function == "max" else ">")
     test = {"<": np.greater_equal, "<=": np.greater, ">": np.less_equal, ">=": np.less}[operator] \
         if negated else {"<": np.less, "<=": np.less_equal, ">": np.greater,
@@ -194,6 +193,21 @@ def _of_extreme(rows, groups, of, j: int, operator: str, bound: np.ndarray) -> n
     places = out + 3 * np.arange(rows.n)
     places[np.isnan(bound) | (of < 0)] = rows.assembly.null()
     return _given(rows, places, groups, of, np.full(rows.n, rows.assembly.null()))
+
+
+def _of_extreme_equal(rows, groups, of, j: int, operator: str, bound: np.ndarray) -> np.ndarray:
+    """P(max = c) = P(max >= c) - P(max > c)."""
+    least, more = (_of_extreme(rows, groups, of, j, test, bound) for test in (">=", ">"))
+    wiring, n = rows.assembly.wiring, rows.n
+    equal, other = (1, 0) if operator == "=" else (0, 1)
+    out, row = wiring.threes(n), 3 * np.arange(n)
+    # (state, place, weight): not least, or more; least but not more; NULL
+    parts = [(other, least, 1.0), (other, more + 1, 1.0), (equal, least + 1, 1.0),
+             (equal, more + 1, -1.0), (2, least + 2, 1.0)]
+    wiring.add(Combination(out, 3 * n, np.concatenate([row + state for state, _, _ in parts]),
+                           np.concatenate([place for _, place, _ in parts]),
+                           np.concatenate([np.full(n, weight) for *_, weight in parts])))
+    return out + row
 
 
 @dataclass

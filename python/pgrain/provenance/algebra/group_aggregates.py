@@ -28,11 +28,13 @@ class GroupAggregates:
     # --- aggregates that no prediction moves -----------------------------------------------
 
     settled = False         # no prediction decides which rows a group has
+    one_copy = ""           # SQL, where base rows stand there more than once
     sorting = False         # an item of ORDER BY or DISTINCT ON is read
 
     def touch(self, expressions: list[nodes.Expr]) -> None:
         """Read what stands inside the aggregates, which may join more to the base rows; then it is
         known whether predictions decide about these."""
+        self.block.decisive = len(self.block.atoms), len(self.block.units)
         for call in (call for expression in expressions for call in aggregates(expression)):
             for part in (*self.arguments(call), call.filter):
                 if part is None:
@@ -42,7 +44,8 @@ class GroupAggregates:
                 else:
                     self.builder.prepare(part)
         # One group for each key is made of a row without values, too, which must not count.
-        self.settled = self.block.settled and not self.grouping.by_entry and not (
+        self.one_copy = self.block.one_copy
+        self.settled = self.block.settled_groups and not self.grouping.by_entry and not (
             self.grouping.by is None and self.block.key is not None)
         for expression in expressions:
             for part in conjuncts(expression) if expression is self.select.having else [expression]:
@@ -125,7 +128,12 @@ class GroupAggregates:
             if oid and oid not in _EXACT_OIDS:
                 return None
         argument = ("DISTINCT " if call.distinct else "") + parts[0] if arguments else "*"
-        filter_ = f" FILTER (WHERE {parts[-1]})" if call.filter is not None else ""
+        conditions = parts[-1:] if call.filter is not None else []
+        if self.one_copy:
+            if self.one_copy not in self.grouping.fixed:
+                self.grouping.fixed.append(self.one_copy)
+            conditions.append(f"_pgrain_z{self.grouping.fixed.index(self.one_copy)}")
+        filter_ = f" FILTER (WHERE {' AND '.join(conditions)})" if conditions else ""
         return f"pg_catalog.{call.function}({argument}){filter_}"
 
     # --- aggregates of the circuit ---------------------------------------------------------

@@ -189,6 +189,9 @@ class GroupBuilder(GroupKeys, GroupAggregates, Numbers):
     def finish(self, outputs: list[OutputSpec], all_: bool) -> Relation:
         """Close the block; `all_`: without HAVING."""
         grouping, select = self.grouping, self.select
+        if grouping.fixed and self.one_copy != self.block.one_copy:
+            raise self.program.refuse("a comparison of predictions beside aggregates that none "
+                                      "moves", select, "Put it into FILTER, or into HAVING.")
         self.block.number = self.program.number()
         self.block.grouping, self.block.outputs = grouping, outputs
         for slot in self.block.slots:
@@ -198,7 +201,8 @@ class GroupBuilder(GroupKeys, GroupAggregates, Numbers):
         relation = Relation(self.block.number, f"_pgrain_g{self.block.number}",
                             [spec.column for spec in outputs], self.block.key is not None,
                             select.group is None and all_, degrees,
-                            all_ and self.settled and not self.grouping.by_entry)
+                            all_ and (select.group is None
+                                      or self.settled and not self.grouping.by_entry))
         names = [spec.sql for spec in outputs if spec.where == "key"]
         keys = [f"_pgrain_g{n}" for n in range(len(self.keys)) if n not in self.derived]
         if not grouping.sets and all(name in names for name in keys):
@@ -396,9 +400,6 @@ class GroupBuilder(GroupKeys, GroupAggregates, Numbers):
                 self.grouping.leaves.append(leaf)
             sides = [Number(("x", 0), [("aggregate", aggregate, one.piece.function)]),
                      Number(("const", 0), [("leaf", self.grouping.leaves.index(leaf))])]
-            if operator in ("=", "<>"):
-                raise self.program.refuse("a threshold on a minimum or maximum compared for "
-                                          "equality", part, "Use < or >.")
             return Atom(operator, *(sides if one is left else sides[::-1]))
         return super().atom(expression, operator, left, right)
 

@@ -129,7 +129,7 @@ class Groups:
         """(n,) literals: the group has a row."""
         if self.certain:
             return np.full(self.n, CERTAIN)
-        if self.block.settled and not self.grouping.by_entry:
+        if self.block.settled_groups and not self.grouping.by_entry:
             rows = np.bincount(self.group, minlength=self.n)
             if self.grouping.sets:
                 rows += self.assembly.packed.flags(f"{self.block.number}.g.total")

@@ -123,7 +123,7 @@ def threshold_problem(atom: Atom, of_leaf) -> str | None:
                for number in (left, right))
     if len(kinds) == 1 and sides.count(CONST) == 1:
         kind = kinds.pop()
-        if kind in (EXTREME, PROBA) and atom.operator in ("=", "<>"):
+        if kind == PROBA and atom.operator in ("=", "<>"):
             return f"{_NAMES[kind]} compared for equality"
         return None if kind == RATIO or kind in (EXTREME, PROBA) and bare else _NAMES[kind]
     return _NAMES[OTHER]
