@@ -268,6 +268,23 @@ def test_a_label_out_of_a_subquery_depends_on_the_model(schema: Lab) -> None:
         assert [column.model_dependent for column in circuit.columns] == [False, True], query
 
 
+@pytest.mark.parametrize("query", [
+    "SELECT lab, count(*) FROM (SELECT {} FROM s) AS q GROUP BY lab",
+    "WITH q AS (SELECT {} FROM s) SELECT g FROM q WHERE lab = 'a' GROUP BY g HAVING count(*) > 1",
+    "SELECT id FROM r WHERE EXISTS (SELECT 1 FROM (SELECT {} FROM s) AS q WHERE q.g = r.g AND lab"
+    " = 'a')",
+    "SELECT r.id, q.lab FROM r LEFT JOIN (SELECT {} FROM s) AS q ON q.g = r.g"])
+def test_labels_that_nothing_names_bring_no_variables(schema: Lab, query: str) -> None:
+    """Else the rows would hang on predictions that decide nothing, and their model be ranked."""
+    def models(labels: str) -> list[str]:
+        circuit, _ = schema.circuit(query.format(labels))
+        return sorted(model for model, found in circuit.lineage.digests.items() if len(found))
+
+    both = f"id, g, {P} AS lab, pgrain.predict('w', s) AS other"
+    assert models(both) == ["m"]
+    assert models(both.replace("lab", "mine").replace("other", "lab")) == ["w"]
+
+
 def test_which_of_equal_rows_limit_keeps_is_said_to_be_open(schema: Lab) -> None:
     """PostgreSQL keeps another row than the capture: the hint says what to write."""
     circuit, _ = schema.circuit(f"SELECT c, count(*) FILTER (WHERE {P} = 'a') FROM s GROUP BY c "

@@ -200,19 +200,21 @@ def _compile(query: str, facts: PlanFacts, models: dict, probes: dict[str, Probe
 def _lowered(analysis, columns: dict, types: dict, classes: dict, exact: bool,
              namesakes: set, meant: dict):
     """(program, the relation of its output); numbers of subqueries split into rows only where
-    nothing else does."""
-    program = Program(analysis, columns, types, classes, exact=exact, namesakes=namesakes,
-                      meant=meant)
+    nothing else does, labels that nothing names kept where there are no others."""
+    def lowered(**options):
+        made = Program(analysis, columns, types, classes, exact=exact, namesakes=namesakes,
+                       meant=meant, **options)
+        return made, lower_query(made, analysis.statement.query, None)
+
     try:
-        return program, lower_query(program, analysis.statement.query, None)
+        program, final = lowered()
+        return (program, final) if program.slots else lowered(all_labels=True)
     except UnsupportedOperator:
         if program.wanted_over:         # it may not be refused once these types are known
             program.wanted.clear()
             return program, None
         with contextlib.suppress(UnsupportedOperator):
-            split = Program(analysis, columns, types, classes, exact=exact, split=True,
-                            namesakes=namesakes, meant=meant)
-            return split, lower_query(split, analysis.statement.query, None)
+            return lowered(split=True)
         raise
 
 

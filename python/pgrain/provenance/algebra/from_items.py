@@ -15,7 +15,7 @@ from pgrain.provenance.algebra.blocks import (
     Unit,
     quoted,
 )
-from pgrain.provenance.algebra.inline import inline
+from pgrain.provenance.algebra.inline import expressions_of, inline
 from pgrain.provenance.algebra.program import candidates, free_columns
 from pgrain.provenance.algebra.scope import aliases_of
 from pgrain.provenance.stamps import plain_table
@@ -60,6 +60,7 @@ class FromItems:
             relation = lower_cte(self.program, self.program.analysis.cte_of[id(item)])
             self.add_unit(item.alias, relation)
             return
+        self.program.unused[id(item.query)] = self._unused(item)
         free = free_columns(self.program, item.query)
         if item.lateral:
             self.refuse_random(free, item)
@@ -91,6 +92,32 @@ class FromItems:
         made = [f"{self.merged.get(name, owner[name])} AS {quoted(name)}" for name in join.using]
         self.block.from_.append(f"LATERAL (SELECT {', '.join(made)}) AS {quoted(join.alias)}")
         self.aliases[join.alias] = [Column(name, oid) for name, oid in self.known[join.alias]]
+
+    def _unused(self, item: nodes.Derived) -> set[int]:
+        """Positions of a subquery's labels that nothing in this SELECT names: they are left out, or
+        all would hang on predictions that decide nothing."""
+        inner, known = item.query.body, self.known.get(item.alias, [])
+        if self.program.all_labels or not isinstance(inner, nodes.Select) \
+                or len(inner.items) != len(known) \
+                or any(part.star for part in [*inner.items, *self.select.items]):
+            return set()
+        texts = [expression.text for expression in expressions_of(self.select, self.order)]
+        items = list(self.select.from_)
+        while items:
+            other = items.pop()
+            if isinstance(other, nodes.Join):
+                if other.natural:
+                    return set()
+                items += [other.left, other.right]
+                texts += [quoted(name) for name in other.using or []]
+            elif other is not item:
+                texts.append(other.text)
+        named = {name for text in texts for _, name in candidates(tokenize(text))}
+        if named & {"*", item.alias}:
+            return set()
+        return {number for number, ((name, _), part) in enumerate(zip(known, inner.items,
+                                                                      strict=True))
+                if name not in named and self.program.analysis.depends(part.expression)}
 
     def add_sides(self, join: nodes.Join) -> tuple[list[str], dict, dict]:
         """Both sides of a join: (aliases of all before the right one, SQL of the columns that USING
@@ -203,6 +230,7 @@ class FromItems:
 
     opaque_star = False
     nested = False                              # it is not the outermost
+    order: list[nodes.OrderItem] = []           # what stands after it
     window: nodes.WindowCall | None = None      # PostgreSQL computes it over the base rows
     inlines: list[nodes.OrderItem] | None = None   # ORDER BY, if subqueries of FROM may be merged
     random_columns: frozenset = frozenset()     # of an outer join's inputs (outer_joins.py)

@@ -197,8 +197,13 @@ class _Merge:
     def apply(self) -> None:
         """Put it into the SELECT around."""
         builder, inner = self.builder, self.inner.block
+        unused = self.unused()
+        kept = self.conditions + [label for name, (_, label) in self.named()
+                                  if label and name not in unused]
         texts = {}
         for mark, model, argument in self.calls:
+            if not any(mark in text for text in kept):
+                continue
             texts[mark] = f'"_pgrain_c{self.slot(model, argument).number}"."_pgrain_label"'
 
         def spelled(text: str) -> str:
@@ -207,10 +212,12 @@ class _Merge:
             return text
 
         columns, parts = [], []
-        for (name, oid), (sql, label) in zip(builder.known[self.alias], self.outputs,
-                                             strict=True):
+        for (name, oid), (_, (sql, label)) in zip(builder.known[self.alias], self.named(),
+                                                  strict=True):
             if sql is not None:
                 parts.append(f"({sql}\n) AS {quoted(name)}")
+            elif name in unused:
+                continue
             columns.append(Column(name, oid, virtual=label and spelled(label)))
         parts += [f"({sql}\n) AS {column.name}" for sql, column in self.hidden.items()]
         where = "WHERE " + "\n AND ".join(f"({c}\n)" for c in inner.where) if inner.where else ""
@@ -222,6 +229,21 @@ class _Merge:
             made = spelled(text)
             builder.keep_text(made)
             builder.block.mixed.append(made)
+
+    def named(self) -> list[tuple[str, tuple[str | None, str | None]]]:
+        """(name outside, output) of each column."""
+        names = [name for name, _ in self.builder.known[self.alias]]
+        return list(zip(names, self.outputs, strict=True))
+
+    def unused(self) -> set[str]:
+        """Labels that the SELECT around does not name: nothing hangs on their predictions."""
+        select = self.builder.select
+        named = {name for expression in expressions_of(select, self.order)
+                 for _, name in candidates(expression.tokens)}
+        if self.builder.program.all_labels or "*" in named \
+                or any(item.star for item in select.items):
+            return set()
+        return {name for name, (_, label) in self.named() if label and name not in named}
 
     def slot(self, model: str, argument: str) -> Slot:
         """The slot of a call whose argument is a column of ours."""

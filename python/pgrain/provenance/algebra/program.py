@@ -38,6 +38,8 @@ class Program:
     plain: list[nodes.Cte] = field(default_factory=list)
     recursive: bool = False
     bounds: list[Bound] = field(default_factory=list)
+    # id of a Query in FROM -> positions of labels that nothing around it names
+    unused: dict[int, set[int]] = field(default_factory=dict)
     exact: bool = False          # no collation takes different texts for equal
     # (kind, name) of what may be meant in place of PostgreSQL's own; what PostgreSQL said of
     # (kind, name, types of the arguments), and what it is still to be asked (namesakes.py).
@@ -46,6 +48,7 @@ class Program:
     asked: set[tuple] = field(default_factory=set)
     # What a subquery's CASE over comparisons of numbers shows makes rows of its own, not numbers.
     split: bool = False
+    all_labels: bool = False     # those that nothing names are kept
 
     @property
     def own_comparisons(self) -> bool:

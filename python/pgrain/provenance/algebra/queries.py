@@ -57,6 +57,7 @@ def lower_select(program: Program, select: nodes.Select, query: nodes.Query,
                              "Use a scalar subquery, or a join with a grouped subquery.")
     builder = SelectBuilder(program, select, key)
     builder.nested = query is not program.analysis.statement.query
+    builder.order = query.order
     if may_inline(program, select, query.order):
         builder.inlines = query.order
     for item in select.from_:
@@ -82,7 +83,8 @@ def lower_select(program: Program, select: nodes.Select, query: nodes.Query,
     if grouped:
         relation, visible, order, partition = lower_groups(builder, wanted, on or [])
     else:
-        outputs = select_outputs(builder)
+        plain = not (select.distinct or on or limited)
+        outputs = select_outputs(builder, program.unused.get(id(query), set()) if plain else set())
         visible = len(outputs)
         partition = [_part(builder, e, outputs, visible) for e in on or []]
         order = [_order(builder, item, outputs, visible, partition) for item in wanted]
@@ -102,10 +104,16 @@ def lower_select(program: Program, select: nodes.Select, query: nodes.Query,
     return _cut(relation, visible)
 
 
-def select_outputs(builder: SelectBuilder) -> list[tuple[Column, object]]:
-    """(column, SQL or Number or Atom) of each entry of the select list, stars spelled out."""
+def select_outputs(builder: SelectBuilder, unused: set[int]) -> list[tuple[Column, object]]:
+    """(column, SQL or Number or Atom) of each entry of the select list, stars spelled out; NULL for
+    labels at the positions `unused`."""
     outputs = []
-    for item in builder.select.items:
+    for number, item in enumerate(builder.select.items):
+        if number in unused:
+            builder.passed.append(None)
+            name = item.alias or output_name(item.expression)
+            outputs.append((Column(name, 25), Prepared("NULL::pg_catalog.text", False)))
+            continue
         if item.star:
             outputs += _star(builder, item)
             continue
