@@ -201,21 +201,24 @@ def _lowered(analysis, columns: dict, types: dict, classes: dict, exact: bool,
              namesakes: set, meant: dict):
     """(program, the relation of its output); numbers of subqueries split into rows only where
     nothing else does, labels that nothing names kept where there are no others."""
-    def lowered(**options):
-        made = Program(analysis, columns, types, classes, exact=exact, namesakes=namesakes,
+    def program(**options) -> Program:
+        return Program(analysis, columns, types, classes, exact=exact, namesakes=namesakes,
                        meant=meant, **options)
+
+    def lowered(made: Program):
         return made, lower_query(made, analysis.statement.query, None)
 
+    first = program()
     try:
-        program, final = lowered()
-        return (program, final) if program.slots else lowered(all_labels=True)
+        final = lower_query(first, analysis.statement.query, None)
     except UnsupportedOperator:
-        if program.wanted_over:         # it may not be refused once these types are known
-            program.wanted.clear()
-            return program, None
+        if first.wanted_over:         # it may not be refused once these types are known
+            first.wanted.clear()
+            return first, None
         with contextlib.suppress(UnsupportedOperator):
-            return lowered(split=True)
+            return lowered(program(split=True))
         raise
+    return (first, final) if first.slots else lowered(program(all_labels=True))
 
 
 def _output(described, column, spec, exact: bool) -> OutputColumn:
