@@ -285,6 +285,40 @@ def test_labels_that_nothing_names_bring_no_variables(schema: Lab, query: str) -
     assert models(both.replace("lab", "mine").replace("other", "lab")) == ["w"]
 
 
+def test_a_view_that_shows_its_owner_more_is_refused(schema: Lab) -> None:
+    """Its calls are the query's, read with the caller's rights: not what the view returns."""
+    execute = schema.connection.execute
+    execute("CREATE ROLE pgrain_view_reader; GRANT USAGE ON SCHEMA pgrain TO pgrain_view_reader;"
+            "GRANT SELECT ON pgrain.stand_in TO pgrain_view_reader;"
+            "CREATE TABLE rows_of AS SELECT * FROM s;"
+            "CREATE VIEW theirs AS SELECT id, pgrain.predict('m', x) AS lab FROM rows_of;"
+            "CREATE VIEW mine WITH (security_invoker) AS SELECT * FROM theirs;"
+            "CREATE VIEW asked WITH (security_invoker) AS SELECT id, pgrain.predict('m', x) AS lab"
+            " FROM rows_of; GRANT SELECT ON theirs, mine, asked TO pgrain_view_reader")
+    try:
+        for rights in ("", "GRANT SELECT ON rows_of TO pgrain_view_reader;"
+                           "ALTER TABLE rows_of ENABLE ROW LEVEL SECURITY;"
+                           "CREATE POLICY few ON rows_of USING (id < 3)"):
+            execute(rights)
+            with schema.as_role("pgrain_view_reader"):
+                for view in ("theirs", "mine"):
+                    with pytest.raises(PgrainError, match="owner's rights") as raised:
+                        schema.circuit(f"SELECT lab, count(*) FROM {view} GROUP BY lab")
+                    assert raised.value.sqlstate == "0A000"
+        with schema.as_role("pgrain_view_reader"):
+            circuit, capture = schema.circuit("SELECT id, lab FROM asked")
+            result = schema.result(capture)
+        assert sorted(row[0] for row in result) == ["1", "2"]
+        circuit.value(schema.predicted(circuit)).compare(result)
+        execute("ALTER TABLE rows_of DISABLE ROW LEVEL SECURITY")
+        with schema.as_role("pgrain_view_reader"):       # the same rows for both
+            circuit, capture = schema.circuit("SELECT id, lab FROM theirs")
+            circuit.value(schema.predicted(circuit)).compare(schema.result(capture))
+    finally:
+        execute("DROP TABLE rows_of CASCADE; DROP OWNED BY pgrain_view_reader;"
+                "DROP ROLE pgrain_view_reader")
+
+
 def test_which_of_equal_rows_limit_keeps_is_said_to_be_open(schema: Lab) -> None:
     """PostgreSQL keeps another row than the capture: the hint says what to write."""
     circuit, _ = schema.circuit(f"SELECT c, count(*) FILTER (WHERE {P} = 'a') FROM s GROUP BY c "

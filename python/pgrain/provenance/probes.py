@@ -53,7 +53,24 @@ SELECT 'column', named.written, a.attname::text, NULL, NULL
  AND NOT pg_catalog.has_table_privilege(named.oid, 'SELECT')
  AND pg_catalog.has_column_privilege(named.oid, a.attnum, 'SELECT')
 UNION ALL
-SELECT 'view', named.written, pg_catalog.pg_get_viewdef(c.oid), NULL, NULL
+SELECT 'view', named.written, pg_catalog.pg_get_viewdef(c.oid), (
+  -- What its owner reads, and the caller may not, or sees other rows of.
+  WITH RECURSIVE inside (oid) AS (
+   SELECT c.oid UNION SELECT d.refobjid FROM inside AS i
+   JOIN pg_catalog.pg_class AS v ON v.oid = i.oid
+    AND (v.oid = c.oid OR v.relkind = 'v' AND {invoker})
+   JOIN pg_catalog.pg_rewrite AS w ON w.ev_class = v.oid
+   JOIN pg_catalog.pg_depend AS d ON d.classid = 'pg_catalog.pg_rewrite'::pg_catalog.regclass
+    AND d.objid = w.oid AND d.refclassid = 'pg_catalog.pg_class'::pg_catalog.regclass)
+  SELECT k.oid::pg_catalog.regclass::text FROM inside AS i
+  JOIN pg_catalog.pg_class AS k ON k.oid = i.oid AND k.oid <> c.oid
+  JOIN pg_catalog.pg_roles AS o ON o.oid = c.relowner AND o.rolname <> CURRENT_USER
+  WHERE NOT (pg_catalog.has_table_privilege(k.oid, 'SELECT')
+   OR pg_catalog.has_any_column_privilege(k.oid, 'SELECT'))
+  OR k.relrowsecurity AND (pg_catalog.row_security_active(k.oid)
+   OR NOT (o.rolsuper OR o.rolbypassrls) AND (k.relforcerowsecurity
+    OR NOT pg_catalog.pg_has_role(o.oid, k.relowner, 'USAGE')))
+  ORDER BY 1 LIMIT 1), {invoker_of_c}::text
  FROM named JOIN pg_catalog.pg_class AS c ON c.oid = named.oid
  WHERE c.relkind = 'v' AND EXISTS (
   WITH RECURSIVE below (oid) AS (
@@ -122,6 +139,8 @@ SELECT 'd' WHERE EXISTS (SELECT FROM pg_catalog.pg_collation AS d WHERE NOT d.co
 UNION ALL
 SELECT pg_catalog.concat_ws(':', 'c', k.oid, k.xmin) FROM pg_catalog.pg_cast AS k
  WHERE k.oid OPERATOR(pg_catalog.>=) 16384::pg_catalog.oid) AS parts (part)"""
+_INVOKER = """EXISTS (SELECT FROM pg_catalog.pg_options_to_table({}.reloptions) AS r
+    WHERE r.option_name = 'security_invoker' AND r.option_value::pg_catalog.bool)"""
 SEPARATOR = "_pgrain_next"
 
 
@@ -157,6 +176,8 @@ class Catalog:
     number_namesakes: set = field(default_factory=set)
     sets: set = field(default_factory=set)    # names of set-returning functions
     views: dict = field(default_factory=dict)    # quoted name -> query of those that call a model
+    # (name of such a view, relation that its owner reads and the caller may not, or not all of)
+    others: list = field(default_factory=list)
     hidden: list = field(default_factory=list)    # functions and such that call a model inside
     policies: list = field(default_factory=list)    # (table, policy) of those that call a model
     exact: bool = True            # no collation takes different texts for equal
@@ -188,6 +209,8 @@ class Catalog:
                 continue
             if what == "view":
                 catalog.views[schema] = name
+                if kind is not None and flag != "true":
+                    catalog.others.append((schema, kind))
                 continue
             if what == "column":
                 catalog.readable[schema].append(name)
@@ -222,7 +245,8 @@ def catalog_sql(select: Select, functions: set) -> str:
     names = select.functions | functions | set(AGGREGATES) | {"predict"}
     models = ", ".join(literal(name) for name in MODEL_FUNCTIONS)
     return _CATALOG.format(tables=array(tables), functions=array(sorted(names)),
-                           model_functions=f"({models})")
+                           model_functions=f"({models})", invoker=_INVOKER.format("v"),
+                           invoker_of_c=_INVOKER.format("c"))
 
 
 def fingerprint_sql(select: Select, functions: set) -> str:
@@ -282,6 +306,19 @@ def hidden_notes(catalog: Catalog) -> list[str]:
     """What the query takes from a model without saying so: data, as far as it is concerned."""
     return [f"{name} calls a model inside; what it returns is data here, and has no provenance"
             for name in catalog.hidden]
+
+
+def check_views(catalog: Catalog) -> None:
+    """A view that calls a model is read with the caller's rights, for its calls are the query's: it
+    must not show its owner more, or other rows."""
+    for view, relation in catalog.others:
+        raise UnsupportedOperator(
+            f"the view {view}, which calls a model and reads {relation} with its owner's rights, "
+            "has no provenance for other roles",
+            detail="Its owner may read more of that relation, or other rows of it, than the "
+                   "current role.",
+            hint="Leave the model call out of the view and call it in the query; or give the view "
+                 "the option security_invoker, and the role SELECT on what it reads.")
 
 
 def check_policies(catalog: Catalog) -> None:

@@ -30,6 +30,7 @@ from pgrain.provenance.probes import (
     Probes,
     catalog_sql,
     check_names,
+    check_views,
     fingerprint_sql,
     hidden_notes,
 )
@@ -283,6 +284,7 @@ def read_expanded(query: str, facts: PlanFacts, probes: dict):
         if name not in probes:
             return statement, None, Probes({name: catalog_sql(statement, facts.functions)})
         catalog = Catalog.read(probes[name])
+        check_views(catalog)
         names = frozenset(catalog.aggregates | AGGREGATES)
         statement = read_statement(text, names)
         expanded = expand_views(statement, catalog.views)
