@@ -88,12 +88,20 @@ CREATE FUNCTION pgrain.predict_batch(model text, query text)
 RETURNS TABLE (key text, label text, probabilities float8[])
 LANGUAGE plpgsql STABLE STRICT PARALLEL UNSAFE COST 100000 ROWS 10000 AS $$
 DECLARE
-    call bigint := pgrain._predict_open(model, query);
+    call bigint;
+    done boolean := false;
 BEGIN
+    call := pgrain._predict_open(model, query);
     LOOP
         RETURN QUERY SELECT b.key, b.label, b.probabilities FROM pgrain._predict_next(call) AS b;
         EXIT WHEN NOT FOUND;
     END LOOP;
+    -- Undoes whatever functions of the query did beside writing, which is an error already: settings,
+    -- notifications, locks. What has been returned stays.
+    done := true;
+    RAISE SQLSTATE 'PGR00';
+EXCEPTION WHEN SQLSTATE 'PGR00' THEN
+    IF NOT done THEN RAISE; END IF;
 END $$;
 COMMENT ON FUNCTION pgrain.predict_batch IS
     'key, class and probabilities for each row of a query that returns a key, then the features';

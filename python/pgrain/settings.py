@@ -75,6 +75,10 @@ OUTPUT_ROWS = _setting("output_rows", 200_000, 1, 100_000_000, "rows",
                        "possible output rows of a query")
 REMEMBERED_BYTES = _setting("remembered_bytes", 16 << 20, 0, 1 << 34, "bytes",
                             "values and their labels that a session remembers for one model")
+WATCH_NOTES = _setting("watch_notes", 10_000, 1, 100_000_000, "changes",
+                       "changes that wait for a worker before their watch is to be computed again")
+WATCH_NOTE_BYTES = _setting("watch_note_bytes", 256 << 20, 1 << 20, 1 << 40, "bytes",
+                            "what these may take in pgrain.watch_note")
 STAMPS = _setting("stamps", 8_000_000, 1, 1_000_000_000, "tuples",
                   "tuple stamps that the worker remembers for one column of one table")
 QUERY_BYTES = _setting("query_bytes", 1 << 20, 1, 1 << 26, "bytes", "length of a query's text")

@@ -105,6 +105,29 @@ def test_it_runs_with_the_callers_rights_and_writes_nothing(small, as_role):
         batch(ordinary, "SELECT id, x FROM items")
 
 
+def test_what_functions_of_the_query_do_is_undone(small):
+    """Settings, notifications and locks too; and no error of theirs is taken for the end."""
+    small.execute("""CREATE OR REPLACE FUNCTION meddle(how text) RETURNS float8[] LANGUAGE plpgsql
+        AS $$ BEGIN
+            IF how = 'fail' THEN RAISE SQLSTATE 'PGR00' USING MESSAGE = 'not the end'; END IF;
+            PERFORM set_config('work_mem', '77MB', false), pg_notify('meddled', 'x'),
+                    pg_advisory_xact_lock(4712);
+            RETURN '{1,2}';
+        END $$""")
+    session = small.connect()
+    session.execute("LISTEN meddled")
+    with session.transaction():
+        found = batch(session, "SELECT i, meddle('quietly') FROM generate_series(1, 9) AS i")
+        assert len(found) == 9
+        assert session.execute("SHOW work_mem").fetchone()[0] != "77MB"
+        assert session.execute("SELECT objid FROM pg_locks WHERE locktype = 'advisory' AND pid = "
+                               "pg_backend_pid() AND objid = 4712").fetchall() == []
+    assert session.execute("SHOW work_mem").fetchone()[0] != "77MB"
+    assert list(session.notifies(timeout=0.2)) == []
+    with pytest.raises(psycopg.Error, match="not the end"):
+        batch(session, "SELECT 1, meddle('fail')")
+
+
 def test_calls_within_calls_and_errors_in_later_blocks(small):
     """Each call goes on where it was, whatever was called or failed in between."""
     session, numbers = small.connect(), "SELECT i, ARRAY[i * 0.001 - 3, 0.5]"

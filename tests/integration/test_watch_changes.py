@@ -54,7 +54,8 @@ def change(rng: random.Random, connection) -> None:
             [a, a, a + b])
     elif kind == "update":
         connection.execute("UPDATE stock SET hour = (hour + 1) %% 8, weight = weight + 0.5, "
-                           "x = CASE WHEN id %% 2 = 0 THEN x ELSE ARRAY[x[2], x[1]] END "
+                           "x = CASE WHEN id %% 2 = 0 OR x IS NULL THEN x "
+                           "ELSE ARRAY[x[2], x[1]] END "
                            "WHERE id %% 60 BETWEEN %s AND %s", [a, a + b])
     elif kind == "delete":
         connection.execute("DELETE FROM stock WHERE id %% 60 BETWEEN %s AND %s", [a, a + b // 3])
@@ -72,12 +73,44 @@ def change(rng: random.Random, connection) -> None:
                            "SELECT x, claim, hour, weight + 1 FROM gone", [a])
 
 
-@pytest.mark.parametrize("seed", range(3))
-def test_interleaved_changes(shop, seed):
+@pytest.fixture
+def stack():
+    with contextlib.ExitStack() as opened:
+        yield opened
+
+
+@pytest.fixture
+def crowded(shop):
+    """`crowded(notes)`: of a watch so many notes may wait, and each note is counted."""
+    whole = [shop.value("SELECT pg_get_functiondef('pgrain._most_notes'::regproc)"),
+             "DROP TRIGGER count_notes ON pgrain.watch_note",
+             shop.value("SELECT pg_get_triggerdef(oid) FROM pg_trigger WHERE tgname = "
+                        "'count_notes'")]
+
+    def crowd(notes: int, size: int = 1 << 20) -> None:
+        shop.execute(f"CREATE OR REPLACE FUNCTION pgrain._most_notes(OUT notes bigint, OUT bytes "
+                     f"bigint) LANGUAGE sql IMMUTABLE AS 'SELECT {notes}, {size}'")
+        shop.execute("DROP TRIGGER count_notes ON pgrain.watch_note")
+        shop.execute("CREATE TRIGGER count_notes AFTER INSERT ON pgrain.watch_note FOR EACH ROW "
+                     "WHEN (NOT NEW.last) EXECUTE FUNCTION pgrain._count_notes()")
+    yield crowd
+    for statement in whole:
+        shop.execute(statement)
+
+
+@pytest.mark.parametrize(("seed", "most"), [(0, None), (1, None), (2, None), (3, 1), (4, 2),
+                                            (5, 3)])
+def test_interleaved_changes(shop, seed, most, crowded, stack):
     """Four sessions with open transactions, savepoints, rollbacks and commits in any order; the
-    worker is killed and started while they go on."""
+    worker is killed and started while they go on. Where `most` notes may wait, most changes leave
+    none, in snapshots of every kind."""
     rng = random.Random(seed)
-    sessions = [psycopg.connect(shop.dsn()) for _ in range(4)]
+    sessions = [stack.enter_context(contextlib.closing(psycopg.connect(shop.dsn())))
+                for _ in range(4)]
+    if most is not None:
+        crowded(most)
+        sessions[0].isolation_level = psycopg.IsolationLevel.REPEATABLE_READ
+        sessions[1].isolation_level = psycopg.IsolationLevel.SERIALIZABLE
     for session in sessions:
         session.execute("SET lock_timeout = '100ms'")
         session.commit()
@@ -99,7 +132,7 @@ def test_interleaved_changes(shop, seed):
             else:
                 session.rollback()
         except (errors.LockNotAvailable, errors.DeadlockDetected, errors.UniqueViolation,
-                errors.InFailedSqlTransaction):
+                errors.SerializationFailure, errors.InFailedSqlTransaction):
             session.rollback()
         if step == 20:
             shop.worker.kill()
@@ -120,6 +153,90 @@ def until_current(database, seconds=20):
     while not database.value("SELECT bool_and(current) FROM pgrain.watches"):
         assert time.monotonic() < deadline, database.rows("SELECT * FROM pgrain.watches")
         time.sleep(0.1)
+
+
+def waiting(database, watch) -> list[tuple[int, bool]]:
+    """(sign, last) of the notes that wait."""
+    return database.execute("SELECT sign, last FROM pgrain.watch_note JOIN pgrain.watch "
+                            "USING (watch) WHERE name = %s ORDER BY note", [watch]).fetchall()
+
+
+INSERT = "INSERT INTO stock (x, claim, hour, weight) VALUES ('{1,2}', 'red', 3, 5)"
+
+
+def test_notes_are_bounded_without_a_worker(shop, crowded):
+    """Past the limit a last note stands for all that comes; the worker computes the state again,
+    but not while somebody who saw that note and left none is under way."""
+    until_current(shop)
+    shop.worker.kill()
+    crowded(20)
+    for _ in range(100):
+        shop.execute(INSERT)
+    shop.execute("UPDATE hours SET name = name || '+'")     # so do the other tables
+    for watch in WATCHES:
+        notes = waiting(shop, watch)
+        assert len(notes) <= 22 and notes.count((0, True)) == 1
+    with psycopg.connect(shop.dsn()) as under_way, psycopg.connect(shop.dsn()) as old:
+        old.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
+        old.execute("SELECT count(*) FROM stock")
+        under_way.execute(INSERT)
+        assert len(waiting(under_way, "one")) <= 22
+        under_way.execute("UPDATE hours SET name = name || '-'")
+        shop.worker.start()
+        deadline = time.monotonic() + 20
+        while waiting(shop, "one"):     # the notes go, and with them the last one
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        shop.execute(INSERT)            # is noted again
+        all_agree(shop)
+        time.sleep(1)
+        assert not shop.value("SELECT bool_or(current) FROM pgrain.watches WHERE name <> 'grouped'")
+        under_way.commit()
+        all_agree(shop)
+        until_current(shop)
+        all_agree(shop)
+        # One whose snapshot still shows the last note, which has gone.
+        old.execute(INSERT)
+        old.commit()
+    all_agree(shop)
+    until_current(shop)
+    all_agree(shop)
+
+
+def test_large_notes_are_bounded(shop, crowded):
+    until_current(shop)
+    shop.worker.kill()
+    crowded(1000, 200_000)
+    many = INSERT.replace("VALUES (", "SELECT ").rstrip(")") + " FROM generate_series(1, 4000)"
+    for _ in range(5):
+        shop.execute(many)
+    assert 2 <= len(waiting(shop, "one")) <= 3
+    shop.worker.start()
+    until_current(shop)
+    all_agree(shop)
+
+
+def test_nobody_ends_the_notes_of_another(shop, crowded, as_role):
+    """A last note of a role that the watch does not belong to counts for nothing."""
+    until_current(shop)
+    number = shop.value("SELECT watch FROM pgrain.watch WHERE name = 'one'")
+    shop.execute("CREATE ROLE mallory LOGIN")
+    shop.execute("GRANT USAGE ON SCHEMA pgrain TO mallory")
+    shop.execute("GRANT INSERT ON pgrain.watch_note TO mallory")
+    shop.worker.kill()
+    crowded(5)
+    with shop.connect("mallory") as mallory:
+        for last in (*[False] * 10, True):
+            mallory.execute("INSERT INTO pgrain.watch_note (watch, sign, last, print, snapshot, "
+                            "xid) VALUES (%s, 0, %s, '', pg_current_snapshot(), "
+                            "pg_current_xact_id())",
+                            [number, last])
+    shop.execute(INSERT)
+    assert (1, False) in waiting(shop, "one")
+    shop.worker.start()
+    until_current(shop)
+    all_agree(shop)
+    shop.execute("DROP OWNED BY mallory; DROP ROLE mallory")
 
 
 def test_a_reader_in_an_old_snapshot(shop):

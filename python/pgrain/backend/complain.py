@@ -76,6 +76,7 @@ def complain(plpy, text: str, complaints: list[str], top_k: int, intervention: s
     found = watch.find(plpy, text)
     if found is not None:
         answer = watch.rank(plpy, found, _complaints(complaints), top_k, intervention, options)
+        watch.let_go(found)
         if answer is not None:
             return _told(plpy, answer, found)
     ranking = {"top_k": top_k, "intervention": intervention, "options": options}
@@ -131,6 +132,7 @@ def provenance(plpy, text: str, include_absent: bool) -> list[tuple]:
     found = watch.find(plpy, text)
     if found is not None:
         rows = watch.cells(plpy, found, include_absent)
+        watch.let_go(found)
         if rows is not None:
             return rows
     evaluation = _evaluate(plpy, watch.query_of(plpy, text), complaints=[], options={})
@@ -271,7 +273,15 @@ def _plan(plpy, text: str, explained: str, environment: snapshots.Environment,
 
 
 def _fingerprint(plpy, plan: dict) -> str:
-    return query(plpy, plan["fingerprint"])[0]["fingerprint"]
+    return plpy.execute(_kept(plpy, plan, plan["fingerprint"]))[0]["fingerprint"]
+
+
+def _kept(plpy, plan: dict, sql: str, *types: str):
+    """A statement that is the plan's alone, prepared once and thrown away with it."""
+    prepared = plan.setdefault("prepared", {})
+    if sql not in prepared:
+        prepared[sql] = plpy.prepare(sql, list(types))
+    return prepared[sql]
 
 
 def _statement(plpy, plan: dict, name: str, *types: str):
@@ -436,8 +446,8 @@ def _learn(plpy, plan: dict, keys: list[str], new: list[list[str]]) -> tuple[dic
     it answers to the request now."""
     learned = []
     for stamp, tuples in zip(plan["stamps"], new, strict=True):
-        rows = query(plpy, stamp["table"].join(stamp["learn"]), ["bytea", "tid[]"],
-                     [session.STATE.secret, tuples])
+        statement = _kept(plpy, plan, stamp["table"].join(stamp["learn"]), "bytea", "tid[]")
+        rows = plpy.execute(statement, [session.STATE.secret, tuples])
         learned.append(rows[0]["learned"] or b"")
     return session.call(plpy, "learn", {"keys": keys}, learned)
 
@@ -471,8 +481,8 @@ def _of_tuples(plpy, plan: dict, name: str, digests: set[bytes], new: list[list[
     found = {}
     for stamp, tuples in zip(plan["stamps"], new, strict=True):
         if stamp["model"] == name:
-            for row in query(plpy, stamp["table"].join(stamp["values"]), ["bytea", "tid[]"],
-                             [session.STATE.secret, tuples]):
+            statement = _kept(plpy, plan, stamp["table"].join(stamp["values"]), "bytea", "tid[]")
+            for row in plpy.execute(statement, [session.STATE.secret, tuples]):
                 if row["digest"] in digests:
                     found[row["digest"]] = row
     return list(found.values()) if len(found) == len(digests) else None

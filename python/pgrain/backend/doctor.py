@@ -6,7 +6,7 @@ from pgrain.backend import session
 from pgrain.backend.models import quoted
 from pgrain.backend.spi import entry_point, query
 from pgrain.errors import PgrainError, WorkerUnreachable
-from pgrain.settings import ALL
+from pgrain.settings import ALL, WATCH_NOTES
 
 FAILED_DAYS = 7
 MANY_NOTES = 5000       # a worker that runs has a watch computed anew before that
@@ -128,6 +128,8 @@ def _notes(plpy) -> list[tuple]:
                    AS size
         FROM pgrain.watches WHERE pending_notes > $1 ORDER BY name""", ["bigint"], [MANY_NOTES])
     return [(f"watch {row['name']}", False,
-             f"{row['pending_notes']} changes wait to be folded; all that wait take {row['size']}",
+             f"{row['pending_notes']} changes wait to be folded; all that wait take {row['size']}"
+             + ("; no more are noted, and it will be computed again"
+                if row["pending_notes"] > WATCH_NOTES.default else ""),
              "Start a worker: pgrain worker --dsn ...; or end the watch, which takes them away: "
              f"SELECT pgrain.unwatch({quoted(row['name'])})") for row in rows]

@@ -12,7 +12,7 @@ import struct
 from time import monotonic
 
 from pgrain.backend import ahead, session
-from pgrain.backend.session import LIVE_VALUES, PAUSE_SECONDS, STATE
+from pgrain.backend.session import PAUSE_SECONDS, STATE
 from pgrain.backend.spi import entry_point
 from pgrain.errors import InvalidArgument, WorkerUnreachable
 from pgrain.wire.identity import DIGEST_BYTES, canonical, pack_value
@@ -129,9 +129,7 @@ def _computed(plpy, model, digest: bytes, value) -> bytes:
         ahead.asked(model, digest)
         return known
     found = ahead.predict(plpy, model, digest, pack_value(value, model.kind))
-    model.live.update(found)
-    while len(model.live) > LIVE_VALUES:
-        model.live.popitem(last=False)
+    model.keep_live(found)
     return found[digest]
 
 

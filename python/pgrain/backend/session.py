@@ -33,7 +33,9 @@ from pgrain.wire.prediction_map import PredictionMap
 PAUSE_SECONDS = 0.0001
 TRUST_SECONDS = 0.005
 STALE_SECONDS = 15   # since a worker has said that it lives
-LIVE_VALUES = 50_000
+LIVE_BYTES = 8 << 20     # of values that are not stored, for one model
+LIVE_VALUE_BYTES = 200   # of digest, probabilities and dictionary for each, beside 4 a class
+MODELS = 16              # that a session remembers
 TAIL_VALUES = 20_000     # in a session's own memory, before it asks for a newer map
 LABEL_BYTES = 200        # of a dictionary and a list for each entry
 VERSION = os.path.join(os.path.dirname(os.path.dirname(__file__)), "VERSION")   # no pathlib: slow
@@ -89,6 +91,13 @@ class Model:
             if place is not None:
                 return self.map.codes[place]
         return self.tail.get(digest)
+
+    def keep_live(self, found: dict[bytes, bytes]) -> None:
+        """Probabilities by digest of values that are not stored; those asked for first go."""
+        self.live.update(found)
+        most = LIVE_BYTES // (LIVE_VALUE_BYTES + 4 * len(self.classes))
+        while len(self.live) > most:
+            self.live.popitem(last=False)
 
     def stored_probabilities(self, digest: bytes) -> bytes | None:
         """float32 probabilities of a stored value."""
@@ -218,6 +227,8 @@ def load_model(plpy, name: str, predictions: bool) -> None:
             setattr(known, fact, getattr(model, fact))
         model = known
     STATE.models[name] = model
+    while len(STATE.models) > MODELS:       # the one that was loaded first
+        del STATE.models[next(iter(STATE.models))]
     if predictions and model.version is not None and model.loaded_seq < model.last_seq:
         _load_predictions(plpy, model)
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import functools
 import re
+from collections import OrderedDict
 from contextlib import contextmanager
 
 from pgrain.errors import InsufficientPrivilege, PgrainError, ReadOnly
 
-_plans: dict[tuple, object] = {}
+PREPARED = 256      # statements of our own that a session keeps prepared; there are about a hundred
+_plans: OrderedDict[tuple, object] = OrderedDict()
 _DENIED = (r"permission denied for (?:schema|table|view|sequence|function|procedure) "
            r'"?(.+?)"?$')
 _IN_PGRAIN = """
@@ -32,11 +34,14 @@ SELECT CASE WHEN pg_catalog.pg_current_xact_id_if_assigned() IS NOT NULL THEN (
 
 
 def prepared(plpy, sql: str, *types: str):
-    """The plan of `sql`, prepared once a session."""
+    """The plan of `sql`, one of our own statements, prepared once a session. What depends on a
+    caller's query is kept with what is known of that (`complain.Known`), and goes with it."""
     key = (sql, types)
     plan = _plans.get(key)
     if plan is None:
         plan = _plans[key] = plpy.prepare(sql, list(types))
+        while len(_plans) > PREPARED:       # PostgreSQL frees a plan that nobody names any more
+            _plans.popitem(last=False)
     return plan
 
 

@@ -34,6 +34,9 @@ _QUERY = re.compile(r"\s*(select|with|table|values|explain|\(|--|/\*)", re.I)
 _SETTINGS = ("TimeZone", "DateStyle", "IntervalStyle", "extra_float_digits", "bytea_output",
              "lc_numeric", "lc_monetary", "lc_time", "default_text_search_config",
              "timezone_abbreviations", "array_nulls", "transform_null_equals", "xmloption")
+_MATCHES = 32              # complaints about a watch whose WHERE a session knows as a statement
+_WATCHES = 64              # that a session remembers
+_NOTES_BYTES = 1 << 20     # of a watch's notes, between two statements
 _BUILD_LOCK = 0x70677262   # "pgrb": advisory locks of builds are (this, number of the watch)
 # STABLE functions of PostgreSQL's own whose result changes from one statement to the next.
 _MOVING = ("now", "transaction_timestamp", "statement_timestamp", "current_setting", "age",
@@ -241,6 +244,7 @@ def load(plpy, name: str | None, number: int | None, role: str) -> None:
         """, ["text", "bigint", "name"], [name, number, role])
     session.STATE.loaded_watch = None
     if not rows:
+        session.STATE.watches.pop(name, None)
         return
     found = Standing(dict(rows[0]))
     known = session.STATE.watches.get(found.name)
@@ -249,9 +253,20 @@ def load(plpy, name: str | None, number: int | None, role: str) -> None:
     found.output = known.output if same else None
     found.matches = known.matches if same else {}
     found.cells = None
-    session.STATE.watches[found.name] = session.STATE.loaded_watch = found
+    watches = session.STATE.watches
+    session.STATE.loaded_watch = found
     found.notes = []
-    if found.noted:
+    if name is None:        # to be computed: which notes there are, not what they say
+        found.notes = [dict(row) for row in query(plpy, """
+            SELECT n.note, n.sign, n.xid::text AS xid FROM pgrain.watch_note n
+            WHERE n.watch = $1 AND n.owner = $2::oid
+            """, ["bigint", "bigint"], [found.watch, found.owner_oid])]
+        return
+    watches.pop(found.name, None)
+    watches[found.name] = found
+    while len(watches) > _WATCHES:      # those that were read longest ago
+        del watches[next(iter(watches))]
+    if found.noted:         # where one says that it is to be computed again, no other is of use
         found.notes = [dict(row) for row in query(plpy, """
             SELECT n.note, n.sign, n.print, n.tags, n.metas, n.a, n.b, n.c, n.xid::text AS xid,
                    n.snapshot::text AS snapshot,
@@ -260,6 +275,9 @@ def load(plpy, name: str | None, number: int | None, role: str) -> None:
                            pg_catalog.pg_visible_in_snapshot(x::xid8, n.snapshot))
                        FROM pg_catalog.unnest($4) AS x), true) AS sees
             FROM pgrain.watch_note n WHERE n.watch = $1 AND n.owner = $2::oid
+            AND (n.sign OPERATOR(pg_catalog.=) 0 OR NOT EXISTS (
+                SELECT FROM pgrain.watch_note m WHERE m.watch = $1 AND m.owner = $2::oid
+                AND m.sign OPERATOR(pg_catalog.=) 0))
             ORDER BY n.note
             """, ["bigint", "bigint", "text", "text[]"],
             [found.watch, found.owner_oid, found.before or "0", found.changes or []])]
@@ -328,12 +346,19 @@ def read(plpy, found: Standing, params: dict):
         return None
     if "need_state" in answer:
         query(plpy, "SELECT pgrain._load_watch_cells($1)", ["text"], [found.name])
-        cells = found.cells
+        cells, found.cells = found.cells, None      # the worker keeps them
         params |= {"state": [[cell["key"], cell["texts"]] for cell in cells],
                    "shape": json.loads(found.shape)}
         answer, _ = session.call(plpy, "watch_read", params,
                                  [*(cell["data"] for cell in cells), *blobs])
     return answer
+
+
+def let_go(found: Standing) -> None:
+    """Forget a watch with many notes: an idle session is not to hold them."""
+    if sum(len(part) for note in found.notes for column in "abc"
+           for part in note[column] or () if part is not None) > _NOTES_BYTES:
+        session.STATE.watches.pop(found.name, None)
 
 
 def packed_note(note: dict, blobs: list) -> dict:
@@ -367,6 +392,8 @@ def rank(plpy, found: Standing, complaints: list[str], top_k: int, intervention:
         if any(answer["match"]) and not found.legible:
             return None
         if not found.notes:
+            if len(found.matches) >= _MATCHES:
+                found.matches.clear()
             found.matches[tuple(complaints)] = answer["match"]
             found.output = answer["output"]
         params["matches"] = _matches(plpy, found, answer["match"], answer["output"])

@@ -67,6 +67,14 @@ class State:
                 del self.cells[key]
         return set(tally.keys)
 
+    @property
+    def bytes(self) -> int:
+        """About how much memory it takes: each group has its texts, and three arrays."""
+        some = next(iter(self.cells.values()), None)
+        return 0 if some is None else len(self.cells) * (
+            600 + sum(len(str(text)) for text in some[0])
+            + sum(array.nbytes for array in some[1:]))
+
     def copy(self) -> State:
         """A state that can be added to without changing this one."""
         return State(dict(self.cells))

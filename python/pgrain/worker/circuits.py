@@ -162,12 +162,19 @@ class Circuits:
                     > KEPT_BYTES:
                 self._known.popitem(last=False)
 
+    def __len__(self) -> int:
+        return len(self._known)
+
     def prune(self, held: Callable[[Resident], bool]) -> None:
         """Drop the circuits of versions that nobody else holds: with a circuit goes the memory of
-        a whole version, its projections too."""
+        a whole version, its projections too; and those of tables of values that have been begun
+        anew since."""
         with self._lock:
             known = list(self._known.items())
-        spent = [key for key, (made, _) in known if not all(map(held, made.residents.values()))]
+        spent = [key for key, (made, _) in known
+                 if not all(map(held, made.residents.values())) or any(
+                     it.resident.tables.get(it.spectrum) is not it.table
+                     for it in made.variables.values())]
         with self._lock:
             for key in spent:
                 self._known.pop(key, None)

@@ -31,6 +31,7 @@ from pgrain.provenance.stamps import (
     values_sql,
     widen,
 )
+from pgrain.settings import STAMPS
 from pgrain.store.versions import read_secret
 from pgrain.wire.identity import DIGEST_BYTES, digest, hasher, unpack_value
 from pgrain.worker import vectors
@@ -51,7 +52,8 @@ from pgrain.worker.variables import VariableTable
 PLANS = 256
 EVALUATIONS = 4
 NOTICES = 5
-STAMP_TABLES = 64
+STAMP_TABLES = 64        # each of at most STAMPS tuples, and so many in all
+ALL_STAMPS = 2 * int(STAMPS.default)
 UNKNOWN_PLAN = "PG001"
 NEEDS_ROWS = "PG002"     # the plan's circuit does not know the presence of rows; plan with `rows`
 
@@ -303,9 +305,18 @@ class Complaints:
         with self._lock:
             table = self._stamps.setdefault(key, StampTable())
             self._stamps.move_to_end(key)
-            while len(self._stamps) > STAMP_TABLES:
+            while len(self._stamps) > 1 and (len(self._stamps) > STAMP_TABLES or sum(
+                    map(len, self._stamps.values())) > ALL_STAMPS):
                 self._stamps.popitem(last=False)
             return table
+
+    def keep(self, versions: set[int]) -> None:
+        """What belongs to other versions goes: they are there no more."""
+        with self._lock:
+            for key in [key for key, plan in self._plans.items()
+                        if not versions.issuperset(plan.versions.values())]:
+                del self._plans[key]
+        self._circuits.prune(self._residents.holds)
 
     def _translate(self, capture: Capture, rows: list[tuple], keys: list[str]):
         """The capture's rows with digests in place of stamps; and, a slot, unknown stamps."""
@@ -338,7 +349,7 @@ class Complaints:
 
     def rank(self, state: dict, params: dict, blobs: list) -> tuple:
         """The training rows most suspected (`Ranking.answer`)."""
-        evaluation = evaluation_of(state, params)
+        evaluation = evaluation_of(state, params, last=True)
         try:
             objective = evaluation.objective(params["matches"])
         except InvalidArgument as error:    # such as no row, for want of such a class
@@ -366,7 +377,7 @@ class Complaints:
 
     def vector(self, state: dict, params: dict, blobs: list) -> tuple:
         """The complaint as a vector of numbers (`vectors`), a blob; none if nothing is violated."""
-        evaluation = evaluation_of(state, params)
+        evaluation = evaluation_of(state, params, last=True)
         objective = evaluation.objective(params["matches"])
         gradient, notices = slopes(objective)
         if gradient is None:
@@ -401,7 +412,7 @@ class Complaints:
     def cells(self, state: dict, params: dict, blobs: list) -> tuple:
         """Rows of pgrain.provenance: output_row, output, output_column, value, relaxed,
         variables."""
-        evaluation = evaluation_of(state, params)
+        evaluation = evaluation_of(state, params, last=True)
         counts = evaluation.circuit.variables()
         dependent = [(number, column.name) for number, column in
                      enumerate(evaluation.circuit.columns) if column.model_dependent]
@@ -418,7 +429,7 @@ class Complaints:
 
     def render(self, state: dict, params: dict, blobs: list) -> tuple:
         """Lines of the annotated plan."""
-        evaluation = evaluation_of(state, params)
+        evaluation = evaluation_of(state, params, last=True)
         plan = evaluation.plan
         return {"lines": [*(f"note: {note}" for note in plan.notes),
                           *plan.capture.render(evaluation.circuit)]}, []
@@ -478,9 +489,12 @@ def not_precomputed(name: str) -> NotReady:
                     hint=f"Run CALL pgrain.precompute({quoted}).")
 
 
-def evaluation_of(state: dict, params: dict) -> Evaluation:
-    """The evaluation that a session refers to."""
-    evaluation = state.get("evaluations", {}).get(params["evaluation"])
+def evaluation_of(state: dict, params: dict, last: bool = False) -> Evaluation:
+    """The evaluation that a session refers to; for the last time, where its answer is what the
+    session wants: an idle one is not to hold a circuit and a version in memory."""
+    kept = state.get("evaluations", {})
+    number = params["evaluation"]
+    evaluation = kept.pop(number, None) if last else kept.get(number)
     if evaluation is None:
         raise PgrainError("the worker does not know this evaluation")
     return evaluation

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+import time
 from collections.abc import Callable
 
 import numpy as np
@@ -21,6 +22,8 @@ from pgrain.worker.repair_methods import RepairMethods
 from pgrain.worker.resident import Residents
 from pgrain.worker.watches import Watches
 
+TIDY_SECONDS = 20.0
+
 
 class Handlers:
     """Dispatches a request to its method. `connect`: see `Residents`; power: what is wrong with the
@@ -31,6 +34,7 @@ class Handlers:
         self._connect = connect
         self._about = {"version": version, "device": device, "pid": os.getpid(),
                        "host": socket.gethostname(), "power": power}
+        self._tidied = time.monotonic()
         self.begin()
 
     def begin(self) -> None:
@@ -38,12 +42,13 @@ class Handlers:
         and watches begin again there, and would be taken for those of before."""
         self.residents = residents = Residents(self._connect)
         complaints, repairs = Complaints(residents), RepairMethods(residents)
-        plans = PlanMethods(residents)
+        plans, maps = PlanMethods(residents), PredictionMaps(residents)
         describing = DescribeMethods(residents)
         self.watches = Watches(residents, complaints)
+        self._by_version = (residents, maps, complaints)
         self._methods = {
             "ping": self._ping, "predict": self._predict,
-            "prediction_map": PredictionMaps(residents).open,
+            "prediction_map": maps.open,
             "plan": complaints.plan, "evaluate": complaints.evaluate,
             "learn": complaints.learn, "supply": complaints.supply,
             "verify": complaints.verify, "match": complaints.match,
@@ -59,6 +64,18 @@ class Handlers:
             "check_repair": repairs.check, "repair_values": repairs.values,
             "plan_repair": plans.plan_repair, "holds": plans.holds, "assess": plans.assess,
         }
+
+    def tidy(self, connection: psycopg.Connection) -> None:
+        """What belongs to versions and watches that are there no more goes from memory."""
+        if time.monotonic() - self._tidied < TIDY_SECONDS:
+            return
+        self._tidied = time.monotonic()
+        versions = {row["version"] for row in
+                    connection.execute("SELECT version FROM pgrain.model_version").fetchall()}
+        for part in self._by_version:
+            part.keep(versions)
+        self.watches.keep({row["watch"] for row in
+                           connection.execute("SELECT watch FROM pgrain.watch").fetchall()})
 
     def handle(self, state: dict, method: str, params: dict, blobs: list) -> tuple:
         """(result, blobs) of one request, and descriptors to hand over, which the caller closes;

@@ -117,6 +117,7 @@ def run(options: Options) -> int:
     def look(connection: psycopg.Connection) -> None:
         handlers.residents.forget_erased(connection)
         handlers.residents.rest()
+        handlers.tidy(connection)
         memory.trim()
 
     try:

@@ -36,13 +36,14 @@ class PlanMethods:
         if "matches" in params:
             planning, notices = self._begin(evaluation, params)
             if planning is None:
+                evaluation_of(state, params, last=True)
                 return {"rows": [], "notices": notices, "model": None, "cures": True}, []
             evaluation.planning = planning, notices
         planning, notices = evaluation.planning
         found = run(planning, SLICE_SECONDS)
         if not isinstance(found, Plan):
             return {"progress": [found.done, found.total, found.message]}, []
-        evaluation.planning = None
+        evaluation_of(state, params, last=True)
         return {"rows": [[_sent(cell) for cell in row] for row in found.rows],
                 "notices": [*notices, *found.notices], "model": found.model,
                 "cures": found.cures}, []
@@ -91,6 +92,7 @@ class PlanMethods:
             objective = evaluation.objective(params["matches"])
             gradient, notices = slopes(objective)
             if gradient is None:
+                evaluation_of(state, params, last=True)
                 return {"rows": [["overall", None, USELESS, f"{notices[-1].capitalize()}."]]}, []
             name = max(gradient, key=lambda model: float(np.abs(gradient[model]).sum()))
             variables = evaluation.variables
@@ -103,6 +105,7 @@ class PlanMethods:
         for made in findings:
             found += made
             if made and made[0].check == "overall":
+                evaluation_of(state, params, last=True)
                 return {"rows": [[f.check, _sent(f.value), f.verdict, f.hint]
                                  for f in (found[-1], *found[:-1])]}, []
             if time.monotonic() > deadline:
@@ -113,7 +116,7 @@ class PlanMethods:
         """Whether the complaints hold, and the first complained cell: {"holds", "value",
         "relaxed"}. Of a number or text whose WHERE selects nothing any more, nothing is left to
         complain about."""
-        evaluation = evaluation_of(state, params)
+        evaluation = evaluation_of(state, params, last=True)
         rows = evaluation.matched(params["matches"])
         kept = [(complaint, found) for complaint, found in
                 zip(evaluation.complaints, rows, strict=True)

@@ -47,6 +47,13 @@ class PredictionMaps:
             return {"last_seq": known[0]}, [], os.dup(known[1])
 
 
+    def keep(self, versions: set[int]) -> None:
+        """Maps of other versions go: those are there no more. Sessions keep what they have."""
+        with self._lock:
+            for version in self._maps.keys() - versions:
+                os.close(self._maps.pop(version)[1])
+
+
 def pack(digests: np.ndarray, codes: np.ndarray, probabilities: np.ndarray) -> bytearray:
     """(n, 16) uint8, (n,) classes and (n, R) float32 as the bytes of a map. Of a digest that is
     there twice, either may be found."""

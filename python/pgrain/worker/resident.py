@@ -35,6 +35,7 @@ RESIDENT_VERSIONS = 8
 # Of values that are not stored, kept for the next complaint about them: so much, or twice what one
 # complaint has asked for, if that is more.
 LIVE_BYTES = 64 << 20
+ALL_LIVE_BYTES = 256 << 20  # ... of all versions, before those of the versions used least go
 PASSING_BYTES = 32 << 20    # of values of changed rows, which are asked for once or twice
 REST_SECONDS = 20.0     # the connection that loads is given up when it was not needed for so long
 
@@ -277,7 +278,26 @@ class Residents:
             table = tables[spectrum] = VariableTable(len(resident.row.classes), pairs)
             while len(tables) > 3:
                 tables.popitem(last=False)
+        self._make_room(resident)
         return table
+
+    def _make_room(self, resident: Resident) -> None:
+        """Values that are not stored go from the versions used least recently, but this one."""
+        held = list(self._versions.values())
+        live = {id(it): sum(table.live_bytes for tables in (it.tables, it.passing)
+                            for table in list(tables.values())) for it in held}
+        for other in held:
+            if sum(live.values()) <= ALL_LIVE_BYTES:
+                return
+            if other is not resident and live.pop(id(other)):
+                # (others, to not clear under somebody's hands: they go on with what they have)
+                other.tables, other.passing = OrderedDict(), OrderedDict()
+
+    def keep(self, versions: set[int]) -> None:
+        """Other versions go from memory: they are there no more."""
+        with self._lock:
+            for number in self._versions.keys() - versions:
+                del self._versions[number]
 
     def forget(self, model: str, erasures: int) -> None:
         """Drop what was read of a model before its last of so many erasures from memory, also for

@@ -16,7 +16,7 @@ from psycopg import sql
 from pgrain.errors import PgrainError
 from pgrain.store.database import Shared
 from pgrain.worker.polling import Poller, there
-from pgrain.worker.watch_rows import bury
+from pgrain.worker.watch_rows import bury, drained, writers
 from pgrain.worker.watches import Rebuild, Watches
 
 log = structlog.get_logger()
@@ -35,6 +35,8 @@ class Folder(Poller):
         super().__init__("watches", connect, looks)
         self._watches = watches
         self._failed: dict[int, tuple[float, float]] = {}   # watch -> (not before, pause)
+        # Watch -> (generation of its state, transactions that it waits for).
+        self._draining: dict[int, tuple[int, dict[str, str | None]]] = {}
         self._looked, self._some = 0.0, True
 
     def due(self, connection) -> bool:
@@ -47,8 +49,10 @@ class Folder(Poller):
         if not there(connection, "pgrain.watch_note"):
             return False
         reasons = {}
-        for row in connection.execute("SELECT watch, count(*) AS notes FROM pgrain.watch_note "
-                                      "GROUP BY watch").fetchall():
+        for row in connection.execute(_WAITING).fetchall():
+            if row["generation"] is not None or row["last"]:
+                reasons[row["watch"]] = self._drain(connection, **row)
+                continue
             # Where that has failed, notes are folded as long as they can be.
             behind = row["notes"] > BEHIND and row["watch"] not in self._failed
             reasons[row["watch"]] = (f"{row['notes']} changes wait" if behind
@@ -73,6 +77,28 @@ class Folder(Poller):
         except PgrainError as error:
             return error.message
 
+    def _drain(self, connection, watch: int, notes: int, last: bool, generation: int | None
+               ) -> str | None:
+        """More changes waited than are noted. The reason to compute the state when nobody is under
+        way any more who may have seen that and left no note."""
+        if last:
+            bury(connection, watch)
+            return None
+        now = writers(connection, watch)
+        if self._draining.get(watch, (None,))[0] != generation:
+            # Those of this moment, at which nobody new can have seen the last note.
+            self._draining[watch] = generation, now
+            if now:
+                log.info("watch waits for who changes its tables", watch=watch,
+                         transactions=len(now))
+        _, then = self._draining[watch]
+        if now.keys() & then.keys():
+            return None
+        del self._draining[watch]
+        if drained(connection, watch, generation, [xid for xid in then.values() if xid]):
+            return "more changes waited than are noted"
+        return None
+
     def _rebuild(self, connection, number: int, reason: str) -> None:
         """As the watch's creator: the function belongs to them. What they wrote runs on a
         connection of its own that ends with it."""
@@ -95,6 +121,12 @@ class Folder(Poller):
             bury(connection, number)
 
 
+# What waits, a row a watch; of a state that is draining, its generation.
+_WAITING = """
+SELECT watch, coalesce(n.notes, 0) AS notes, coalesce(n.last, false) AS last, s.generation
+FROM (SELECT watch, count(*) AS notes, bool_or(last) AS last FROM pgrain.watch_note
+      GROUP BY watch) AS n
+FULL JOIN (SELECT watch, generation FROM pgrain.watch_state WHERE draining) AS s USING (watch)"""
 _STALE = """
 SELECT w.watch, CASE WHEN s.watch IS NULL THEN 'there is no state yet'
     WHEN s.print IS DISTINCT FROM pgrain._watch_print(w.watch)
@@ -104,8 +136,8 @@ FROM pgrain.watch w JOIN pgrain.model m ON m.model = w.model
 JOIN pgrain.model_version v ON v.version = m.active_version
 LEFT JOIN pgrain.watch_state s ON s.watch = w.watch
 WHERE s.watch IS NULL AND w.made_at < now() - interval '10 seconds'
-   OR s.watch IS NOT NULL AND (s.print IS DISTINCT FROM pgrain._watch_print(w.watch)
-   OR s.version <> m.active_version
+   OR s.watch IS NOT NULL AND NOT s.draining
+   AND (s.print IS DISTINCT FROM pgrain._watch_print(w.watch) OR s.version <> m.active_version
    OR s.spectrum IS DISTINCT FROM (SELECT x.spectrum FROM pgrain.spectrum x
                                    WHERE x.spectrum = v.active_spectrum))
 """

@@ -24,26 +24,86 @@ def renew(connection: psycopg.Connection, made: dict) -> None:
 def bury(connection: psycopg.Connection, number: int) -> None:
     """A state that does not stand and cannot be computed again now: it is never to be taken for
     right, also if what was altered becomes what it was; and notes for it are not kept, or they
-    would grow without end. Nothing, where it may yet be folded into."""
+    would grow without end. Nothing, where it may yet be folded into.
+
+    Where a last note was among them the state is *draining*: those who saw that note and left none
+    may still be under way (`writers`, `drained`)."""
     with connection.transaction():
         if not connection.execute("SELECT pg_try_advisory_xact_lock(%s, %s) AS mine",
                                   [LOCK_CLASS, number & 0x7FFFFFFF]).fetchone()["mine"]:
             return
+        # Nothing says of a watch without a state that it is draining.
+        connection.execute("""
+            INSERT INTO pgrain.watch_state (watch, generation, version, pairs, notes_print, print,
+                                            changes)
+            SELECT watch, floor(extract(epoch FROM clock_timestamp()) * 1e6)::bigint, 0, 0, '', '',
+                   '{}' FROM pgrain.watch w WHERE watch = %s
+            AND NOT EXISTS (SELECT FROM pgrain.watch_state s WHERE s.watch = w.watch)
+            AND EXISTS (SELECT FROM pgrain.watch_note n WHERE n.watch = w.watch AND n.last)
+            ON CONFLICT DO NOTHING""", [number])
         state = connection.execute("""
-            SELECT changes, before::text AS before FROM pgrain.watch_state s
+            SELECT changes, before::text AS before, draining FROM pgrain.watch_state s
             WHERE watch = %s AND (s.print IS DISTINCT FROM pgrain._watch_print(watch) OR EXISTS (
                 SELECT FROM pgrain.watch_note n WHERE n.watch = s.watch AND n.sign = 0))
             FOR UPDATE""", [number]).fetchone()
         if state is None:
             return
-        changes, before = trimmed([*state["changes"], *(
-            row["xid"] for row in connection.execute(
-                "DELETE FROM pgrain.watch_note WHERE watch = %s RETURNING sign, xid::text AS xid",
-                [number]).fetchall() if row["sign"] == 0)], state["before"])
+        gone = connection.execute("DELETE FROM pgrain.watch_note WHERE watch = %s RETURNING sign, "
+                                  "last, xid::text AS xid", [number]).fetchall()
+        changes = [*state["changes"], *(row["xid"] for row in gone if row["sign"] == 0)]
+        draining = any(row["last"] for row in gone)
+        if draining:    # what was noted in a snapshot before this one may lack what was not noted
+            changes.append(connection.execute("SELECT pg_current_xact_id()::text AS here"
+                                              ).fetchone()["here"])
         # Who computes it meanwhile, from a snapshot that does not see these notes, begins again.
-        connection.execute("UPDATE pgrain.watch_state SET print = '', changes = %s, "
-                           "before = %s::text::xid8, generation = generation + 1 WHERE watch = %s",
-                           [changes, before, number])
+        _replace(connection, number, changes, state["before"], draining or state["draining"])
+
+
+def writers(connection: psycopg.Connection, number: int) -> dict[str, str | None]:
+    """The transactions that hold a writer's lock on a table of a watch, with their numbers, where
+    they have one: who saw its last note is among them until it ends."""
+    return {row["writer"]: row["xid"] for row in connection.execute(_WRITERS, [number]).fetchall()}
+
+
+def drained(connection: psycopg.Connection, number: int, generation: int,
+            changes: list[str]) -> bool:
+    """All those have ended that were under way when the state had this generation, among them
+    the transactions `changes`: whoever computes it from now on sees what they did."""
+    with connection.transaction():
+        state = connection.execute(
+            "SELECT changes, before::text AS before FROM pgrain.watch_state WHERE watch = %s "
+            "AND draining AND generation = %s FOR UPDATE", [number, generation]).fetchone()
+        if state is None:
+            return False
+        _replace(connection, number, [*state["changes"], *changes], state["before"], False)
+        return True
+
+
+def _replace(connection, number: int, changes: list[str], before: str, draining: bool) -> None:
+    changes, before = trimmed(changes, before)
+    connection.execute("UPDATE pgrain.watch_state SET print = '', changes = %s, before = "
+                       "%s::text::xid8, generation = generation + 1, draining = %s "
+                       "WHERE watch = %s", [changes, before, draining, number])
+
+
+# Rows are written under a RowExclusiveLock, TRUNCATE takes an AccessExclusiveLock. A number in
+# pg_locks is the lower half of a transaction's.
+_WRITERS = """
+WITH RECURSIVE tree (oid) AS (
+    SELECT t::oid FROM pgrain.watch w, unnest(w.tables) AS t WHERE w.watch = %s
+    UNION
+    SELECT i.inhrelid FROM tree JOIN pg_inherits i ON i.inhparent = tree.oid),
+next (number) AS (SELECT pg_snapshot_xmax(pg_current_snapshot())::text::numeric)
+SELECT l.virtualtransaction AS writer, min(
+    x.transactionid::text::numeric + 4294967296 * floor(
+        (number + 2147483648 - x.transactionid::text::numeric) / 4294967296))::text AS xid
+FROM next, pg_locks l JOIN tree ON tree.oid = l.relation
+LEFT JOIN pg_locks x ON x.virtualtransaction = l.virtualtransaction AND x.granted
+    AND x.locktype = 'transactionid' AND x.mode = 'ExclusiveLock'
+WHERE l.locktype = 'relation' AND l.granted
+    AND l.mode IN ('RowExclusiveLock', 'AccessExclusiveLock') AND l.database = (
+        SELECT oid FROM pg_database WHERE datname = current_database())
+GROUP BY l.virtualtransaction"""
 
 
 def trimmed(changes: list[str], before: str | None) -> tuple[list[str], str]:

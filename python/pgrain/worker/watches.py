@@ -17,7 +17,7 @@ import structlog
 
 from pgrain.complaint.grammar import parse
 from pgrain.complaint.objective import Objective, all_rows, complained_column
-from pgrain.errors import InvalidArgument, NotReady, ObjectInUse, PgrainError
+from pgrain.errors import InvalidArgument, NotReady, ObjectInUse
 from pgrain.provenance.lineage import read_lineage
 from pgrain.provenance.output import match_sql
 from pgrain.store.versions import read_secret
@@ -25,13 +25,15 @@ from pgrain.watch.plan import NEW, OLD, check_alert, note_sql, reading, shape, t
 from pgrain.watch.state import StandingCircuit, State, Tally, atom_count, pack, tally, unpack
 from pgrain.wire.identity import DIGEST_BYTES
 from pgrain.wire.identity import hasher as keyed_hasher
-from pgrain.worker.complaints import Complaints, not_precomputed, slopes
+from pgrain.worker.complaints import Complaints, evaluation_of, not_precomputed, slopes
 from pgrain.worker.ranking import NOTHING, Projected, Ranker
 from pgrain.worker.resident import Resident, Residents
 from pgrain.worker.watch_rows import LOCK_CLASS, renew, trimmed
 
 log = structlog.get_logger()
-STATES = 64
+STATES = 64              # of watches, at most GENERATIONS of each, of about so many bytes in all
+GENERATIONS = 4
+STATES_BYTES = 128 << 20
 
 
 class Watches:
@@ -42,7 +44,7 @@ class Watches:
         self._ranker = Ranker(residents)
         self._lock = threading.Lock()
         self._states: OrderedDict[tuple, tuple[State, dict]] = OrderedDict()
-        self._evaluated: OrderedDict[tuple, tuple] = OrderedDict()    # of states that were read
+        self._evaluated: dict[tuple, tuple] = {}      # of states that were read
 
     # --- making one ----------------------------------------------------------------------------
 
@@ -73,9 +75,7 @@ class Watches:
         The notes that the evaluation's snapshot saw are in it and go; that nobody has folded any
         other meanwhile is checked by the generation.
         """
-        evaluation = state.get("evaluations", {}).get(params["evaluation"])
-        if evaluation is None:
-            raise PgrainError("the worker does not know this evaluation")
+        evaluation = evaluation_of(state, params, last=True)
         kept, capture = params["shape"], evaluation.plan.capture
         if shape(capture) != kept:
             raise NotReady("the model's classes or the query's columns have changed",
@@ -98,11 +98,15 @@ class Watches:
                                [LOCK_CLASS, number & 0x7FFFFFFF])
             row = connection.execute(
                 "SELECT w.alert, s.generation, s.changes, s.before::text AS before, s.alert_holds, "
-                "s.print, pg_current_xact_id()::text AS here "
+                "s.print, pg_current_xact_id()::text AS here, s.draining OR EXISTS (SELECT "
+                "FROM pgrain.watch_note n WHERE n.watch = w.watch AND n.last) AS draining "
                 "FROM pgrain.watch w LEFT JOIN pgrain.watch_state s USING (watch) "
                 "WHERE w.watch = %s", [number]).fetchone()
             if row is None or row["generation"] != params["generation"]:
                 raise ObjectInUse("the watch has changed meanwhile", hint="Try again.")
+            if row["draining"]:
+                raise ObjectInUse("some who have changed its rows are still under way",
+                                  detail="More changes waited than are noted.", hint="Try again.")
             connection.execute("DELETE FROM pgrain.watch_note WHERE watch = %s AND note = ANY (%s)",
                                [number, params["notes"]])
             connection.execute("DELETE FROM pgrain.watch_cell WHERE watch = %s", [number])
@@ -241,8 +245,23 @@ class Watches:
         with self._lock:
             self._states[(number, generation)] = (state, kept)
             self._states.move_to_end((number, generation))
-            while len(self._states) > STATES:
-                self._states.popitem(last=False)
+            for key in [key for key in self._states if key[0] == number][:-GENERATIONS]:
+                self._drop(key)
+            used = sum(it.bytes for it, _ in self._states.values())
+            while len(self._states) > 1 and (len(self._states) > STATES or used > STATES_BYTES):
+                oldest = next(iter(self._states))
+                used -= self._states[oldest][0].bytes
+                self._drop(oldest)
+
+    def _drop(self, key: tuple) -> None:
+        self._states.pop(key, None)
+        self._evaluated.pop(key, None)
+
+    def keep(self, watches: set[int]) -> None:
+        """Those of other watches go: they have been ended."""
+        with self._lock:
+            for key in [key for key in self._states if key[0] not in watches]:
+                self._drop(key)
 
     def _tally(self, kept: dict, head: list[tuple], resident: Resident, spectrum: int | None,
                last_seq: int) -> Tally:
@@ -286,11 +305,12 @@ class Watches:
         rest = iter(blobs)
         if "state" in params:
             kept = params["shape"]
-            made = State({name: unpack(texts, next(rest), atom_count(kept))
-                          for name, texts in params["state"]})
-            self._remember(*key, made, kept)
-        with self._lock:
-            known = self._states.get(key)
+            known = State({name: unpack(texts, next(rest), atom_count(kept))
+                           for name, texts in params["state"]}), kept
+            self._remember(*key, *known)
+        else:
+            with self._lock:
+                known = self._states.get(key)
         if known is None:
             return {"need_state": True}, []
         made, kept = known
@@ -309,9 +329,8 @@ class Watches:
             if ready is None:
                 ready = _evaluated(made, kept, params["pairs"])
                 with self._lock:
-                    self._evaluated[key] = ready
-                    while len(self._evaluated) > STATES:
-                        self._evaluated.popitem(last=False)
+                    if key in self._states:     # it goes with its state
+                        self._evaluated[key] = ready
             circuit, value, relaxed = ready
         if params.get("cells"):
             return {"rows": _cells(circuit, value, relaxed, params["include_absent"])}, []
