@@ -153,6 +153,63 @@ def _(p: Parts) -> Query:
               " BY 1"))
 
 
+def _counts(p: Parts, relation: str, a: str = "l") -> str:
+    """Groups of g with a count n of predictions; columns alone tell them apart."""
+    m = p.on_m(a)
+    return p.pick(f"SELECT {a}.g, count(*) AS n FROM {relation} AS {a} WHERE {m} GROUP BY {a}.g",
+                  f"SELECT {a}.g, count(*) FILTER (WHERE {m}) AS n FROM {relation} AS {a} GROUP BY"
+                  f" {a}.g", f"SELECT {a}.c AS g, count({a}.v) AS n FROM {relation} AS {a} WHERE {m}"
+                  f" GROUP BY {a}.c")
+
+
+@family("over aggregates: GROUP BY a count")
+def _(p: Parts) -> Query:
+    relation = p.pick("solo", "t", "u")
+    inner = f"({_counts(p, relation)}) AS q"
+    exact = {"k": EXPECTED} | ({ROW: ""} if relation == "solo" else {})
+    by = p.pick("q.n", "q.n", "q.n % 2", "q.n + 1", "q.n > 1, q.n")
+    shown = by.rsplit(", ")[-1]
+    return p.pick(
+        Query(f"SELECT {shown} AS m, count(*) AS k FROM {inner} GROUP BY {by}", exact),
+        Query(f"SELECT {shown} AS m, count(*) AS k, min(q.g) FROM {inner} GROUP BY {by} ORDER BY"
+              " 1"),
+        Query(f"SELECT q.n AS m, sum(q.n) AS k FROM {inner} GROUP BY 1", exact),
+        Query(f"SELECT DISTINCT q.n AS m FROM {inner}", {ROW: ""} if relation == "solo" else {}),
+        Query(f"SELECT q.n AS m, count(*) AS k FROM {inner} GROUP BY q.n HAVING count(*) > 1"),
+        Query(f"WITH q AS ({_counts(p, relation)}) SELECT r.id, q.n AS m, count(*) AS k FROM u AS r"
+              " JOIN q ON q.n > r.id GROUP BY r.id, q.n", {"k": EXPECTED}))
+
+
+@family("set operations: rows with counts")
+def _(p: Parts) -> Query:
+    one, other = _counts(p, p.pick("t", "solo")), _counts(p, "u", "r")
+    if p.chance(0.3):
+        other = p.pick("SELECT r.g, r.id FROM u AS r", "SELECT 1, 2",
+                       "VALUES (1, 1), (NULL, 0)")
+    operator = p.pick("UNION", "INTERSECT", "EXCEPT", "INTERSECT ALL", "EXCEPT ALL")
+    if "text" in one or ".c AS g" in one or ".c AS g" in other:
+        one, other = (f"SELECT q.n FROM ({side}) AS q (g, n)" for side in (one, other))
+    both = f"{one} {operator} {other}"
+    return p.pick(Query(both), Query(f"SELECT count(*) AS k, max(z.n) FROM ({both}) AS z"
+                                     f"{' (n)' if 'AS q (g, n)' in one else ' (g, n)'}"))
+
+
+@family("subqueries: a count before IN, ANY or ALL")
+def _(p: Parts) -> Query:
+    r = p.pick("SELECT r.id FROM u AS r", "SELECT r.g FROM u AS r", "SELECT r.id FROM u AS r WHERE"
+               " r.g = l.g", "SELECT r.g FROM u AS r WHERE r.id <> l.g")
+    test = p.pick(f"IN ({r})", f"NOT IN ({r})", f"= ANY ({r})", f"<> ALL ({r})", f"> ALL ({r})",
+                  f"<= ANY ({r})", f"- 1 IN ({r})")
+    m = p.on_m("l")
+    group = f"FROM {p.plain_relation('l')} WHERE {m} GROUP BY l.g"
+    return p.pick(
+        Query(f"SELECT l.g {group} HAVING count(*) {test}", {ROW: ""}),
+        Query(f"SELECT l.g, count(*) AS n {group} HAVING count(*) {test} OR l.g = 1"),
+        Query(f"SELECT l.g, count(*) {test} AS shown {group}", {ROW: ""}),
+        Query(f"SELECT l.g FROM ({_counts(p, 't', 'k')}) AS l (g, n) WHERE l.n "
+              f"{test.replace('l.g', '1')}", {ROW: ""}))
+
+
 BUCKETS = ("CASE WHEN q.n > 1 THEN 'many' ELSE 'few' END", "q.n > 1", "q.n BETWEEN 1 AND 2",
            "CASE WHEN q.n >= 2 THEN 2 WHEN q.n = 1 THEN 1 END",
            "CASE WHEN q.n > 1 AND q.g > 0 THEN 'big' WHEN q.g IS NULL THEN 'none' ELSE 'small' END",

@@ -11,7 +11,7 @@ import numpy as np
 from pgrain import settings
 from pgrain.errors import UnsupportedOperator
 from pgrain.interrupts import check
-from pgrain.provenance.algebra import chains, comparisons
+from pgrain.provenance.algebra import chains, comparisons, values
 from pgrain.provenance.algebra.blocks import (
     PAIRS_A_FACTOR_PAIR,
     ArrayBlock,
@@ -107,6 +107,9 @@ class Base:
         for rows, index in self.units:
             self.parts_of_unit.append(rows.literals[index])
             parts.append(rows.literals[index])
+        if block.units and block.units[0].bare:
+            parts = [np.zeros((self.n, 1), np.int64)]
+        parts += [values.literals(self, 0, cell, self.leaves[leaf]) for cell, leaf in block.chosen]
         for slot in block.slots:
             if slot.mode == "expanded":
                 variable = self.variable(slot)

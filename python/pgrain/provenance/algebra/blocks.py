@@ -71,6 +71,8 @@ class Relation:
     degrees: dict[int, str] = field(default_factory=dict)      # cell -> see linear.py
     settled: bool = False
     unique: tuple[int, ...] | None = None
+    # Of counts: SQL of an integer that none of a row is above, over the CTE as ``_pgrain_w``.
+    bounds: dict[int, str] = field(default_factory=dict)
 
 
 @dataclass
@@ -225,6 +227,7 @@ class Unit:
     alias: str
     by: Key | None = None
     code: int = 1
+    bare: bool = False      # what its rows hang on is counted elsewhere
 
     @property
     def boolean(self) -> bool:
@@ -265,6 +268,8 @@ class SelectBlock:
     order: list[str] = field(default_factory=list)       # ORDER BY terms over ``o{i}``
     # How many of the atoms and units WHERE and GROUP BY have; the others only aggregates read.
     decisive: tuple[int, int] | None = None
+    # (cell of unit 0, leaf) of counts that the row gives a value (values.py).
+    chosen: list[tuple[int, int]] = field(default_factory=list)
     kind: str = "select"
 
     @property
@@ -287,7 +292,7 @@ class SelectBlock:
     @property
     def settled(self) -> bool:
         """Whether which base rows there are does not hang on predictions."""
-        return self._settled(len(self.atoms), len(self.units))
+        return not self.chosen and self._settled(len(self.atoms), len(self.units))
 
     @property
     def settled_groups(self) -> bool:

@@ -202,24 +202,28 @@ def _lowered(analysis, columns: dict, types: dict, classes: dict, exact: bool,
              namesakes: set, meant: dict):
     """(program, the relation of its output); numbers of subqueries split into rows only where
     nothing else does, labels that nothing names kept where there are no others."""
-    def program(**options) -> Program:
-        return Program(analysis, columns, types, classes, exact=exact, namesakes=namesakes,
-                       meant=meant, **options)
+    def lowered(values: frozenset = frozenset(), **options):
+        program = Program(analysis, columns, types, classes, exact=exact, namesakes=namesakes,
+                          meant=meant, values=values, **options)
+        try:
+            return program, lower_query(program, analysis.statement.query, None)
+        except UnsupportedOperator:
+            if program.wanted_over:     # it may not be refused once these types are known
+                program.wanted.clear()
+                return program, None
+            if program.wanted_values <= values:
+                raise
+        return lowered(values | program.wanted_values, **options)
 
-    def lowered(made: Program):
-        return made, lower_query(made, analysis.statement.query, None)
-
-    first = program()
     try:
-        final = lower_query(first, analysis.statement.query, None)
+        program, final = lowered()
     except UnsupportedOperator:
-        if first.wanted_over:         # it may not be refused once these types are known
-            first.wanted.clear()
-            return first, None
         with contextlib.suppress(UnsupportedOperator):
-            return lowered(program(split=True))
+            return lowered(split=True)
         raise
-    return (first, final) if first.slots else lowered(program(all_labels=True))
+    if final is None or program.slots:
+        return program, final
+    return lowered(program.values, all_labels=True)
 
 
 def _output(described, column, spec, exact: bool) -> OutputColumn:

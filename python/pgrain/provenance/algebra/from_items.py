@@ -18,6 +18,7 @@ from pgrain.provenance.algebra.blocks import (
 from pgrain.provenance.algebra.inline import expressions_of, inline
 from pgrain.provenance.algebra.program import candidates, free_columns
 from pgrain.provenance.algebra.scope import aliases_of
+from pgrain.provenance.algebra.values import can_expand, expand
 from pgrain.provenance.stamps import plain_table
 
 
@@ -133,6 +134,11 @@ class FromItems:
     def add_unit(self, alias: str, relation: Relation, key: Key | None = None) -> int:
         """A relation of possible rows under `alias`; `key`: made of this SELECT's own columns."""
         names = self.known.get(alias) or [(c.name, c.oid) for c in relation.columns]
+        cells = {column.cell for (name, _), column in zip(names, relation.columns, strict=True)
+                 if column.cell is not None and (id(self.select), alias, name)
+                 in self.program.values}
+        if cells and can_expand(relation, cells):
+            relation = expand(self.program, relation, cells)
         columns = [Column(name, oid, column.cell, column.flag, column.labelled,
                           shown=column.shown)
                    for (name, oid), column in zip(names, relation.columns, strict=True)]

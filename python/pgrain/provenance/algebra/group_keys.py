@@ -7,6 +7,7 @@ from pgrain.plan.lexer import tokenize, unbracketed
 from pgrain.plan.spine import Op, PieceLeaf, read_tree
 from pgrain.provenance.algebra.program import cut
 from pgrain.provenance.algebra.select import Prepared
+from pgrain.provenance.algebra.values import ask_values
 
 
 def _words(expression: nodes.Expr) -> list[str]:
@@ -102,6 +103,7 @@ class GroupKeys:
         return f"_pgrain_g{len(self.keys) - 1}"
 
     def refuse_key(self, expression: nodes.Expr):
+        ask_values(self.builder, expression)
         return self.program.refuse(
             "GROUP BY a number that depends on predictions", expression,
             "Group by comparisons of it (CASE WHEN n > 10 THEN 'many' ELSE 'few' END), or by all "

@@ -203,11 +203,25 @@ class GroupBuilder(GroupKeys, GroupAggregates, Numbers):
                             select.group is None and all_, degrees,
                             all_ and (select.group is None
                                       or self.settled and not self.grouping.by_entry))
+        relation.bounds = {n: self.bound() for n, number in enumerate(grouping.cells)
+                           if self.is_count(number)}
         names = [spec.sql for spec in outputs if spec.where == "key"]
         keys = [f"_pgrain_g{n}" for n in range(len(self.keys)) if n not in self.derived]
         if not grouping.sets and all(name in names for name in keys):
             relation.unique = tuple(n for n, spec in enumerate(outputs) if spec.where == "key")
         return relation
+
+    def is_count(self, number: Number) -> bool:
+        """Whether a number is a count of rows as it is."""
+        leaf = number.leaves[number.tree[1]] if number.tree[0] == "x" else ("",)
+        return leaf[0] == "aggregate" and leaf[2] == "count" and \
+            self.grouping.aggregates[leaf[1]].number is None
+
+    def bound(self) -> str:
+        """SQL of how many rows a group has at most (see `Relation.bounds`)."""
+        if self.grouping.by_entry:
+            return f"(SELECT pg_catalog.count(*) FROM {self.block.base})::pg_catalog.int4"
+        return "_pgrain_w._pgrain_n"
 
     def name(self, expression: nodes.Expr) -> str:
         piece = expression.pieces[0] if len(expression.pieces) == 1 else None

@@ -19,25 +19,18 @@ from pgrain.provenance.algebra.select import Prepared, SelectBuilder
 
 
 def asks_over_groups(builder, order: list[nodes.OrderItem]) -> bool:
-    """Whether a grouped SELECT has a subquery that depends on a model outside its aggregates."""
-    return any(isinstance(piece, nodes.Subquery) and builder.program.analysis.depends(piece)
+    """Whether a grouped SELECT has a subquery that depends on a model outside its aggregates, or
+    one with which an aggregate is compared."""
+    return any(isinstance(piece, nodes.Subquery) and (
+        builder.program.analysis.depends(piece) or _of_aggregates(piece))
                for expression in _expressions(builder.select, order)
                for piece in _outside(expression))
 
 
-def check_subqueries(builder, order: list[nodes.OrderItem]) -> None:
-    """0A000 for aggregates that meet the rows of a subquery which depends on no model: PostgreSQL
-    would have to evaluate it for each value that the aggregate can have."""
-    for expression in _expressions(builder.select, order):
-        for piece in _outside(expression):
-            if not isinstance(piece, nodes.Subquery) or builder.program.analysis.depends(piece):
-                continue
-            if piece.operand is not None and any(isinstance(p, nodes.AggregateCall)
-                                                 for p in piece.operand.walk()):
-                raise builder.program.refuse(
-                    "an aggregate compared with the rows of a subquery", piece,
-                    "Compare it with a list of values, or with a scalar subquery's minimum or "
-                    "maximum.")
+def _of_aggregates(piece: nodes.Subquery) -> bool:
+    """Whether an aggregate stands before IN, ANY or ALL of a subquery."""
+    return piece.operand is not None and any(isinstance(p, nodes.AggregateCall)
+                                             for p in piece.operand.walk())
 
 
 def _expressions(select: nodes.Select, order) -> list[nodes.Expr]:

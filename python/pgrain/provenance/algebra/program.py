@@ -46,6 +46,9 @@ class Program:
     namesakes: set = field(default_factory=set)
     meant: dict[tuple, str | None] = field(default_factory=dict)
     asked: set[tuple] = field(default_factory=set)
+    # (id of a Select, alias, column) of counts that are values in its FROM; those that would help.
+    values: frozenset = frozenset()
+    wanted_values: set[tuple] = field(default_factory=set)
     # What a subquery's CASE over comparisons of numbers shows makes rows of its own, not numbers.
     split: bool = False
     all_labels: bool = False     # those that nothing names are kept

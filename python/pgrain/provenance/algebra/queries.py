@@ -23,6 +23,7 @@ from pgrain.provenance.algebra.inline import may_inline
 from pgrain.provenance.algebra.program import Program, untyped
 from pgrain.provenance.algebra.scope import aliases_of
 from pgrain.provenance.algebra.select import Prepared, SelectBuilder
+from pgrain.provenance.algebra.values import values_alone
 
 
 def lower_cte(program: Program, cte: nodes.Cte) -> Relation:
@@ -74,9 +75,7 @@ def lower_select(program: Program, select: nodes.Select, query: nodes.Query,
         from pgrain.provenance.algebra.over_groups import (
             OverGroups,
             asks_over_groups,
-            check_subqueries,
         )
-        check_subqueries(builder, wanted)
         # What an outer query makes of a text over aggregates it makes of possible rows.
         if asks_over_groups(builder, wanted) or builder.nested and shows_case(builder):
             builder, grouped = OverGroups(builder, wanted), False
@@ -152,6 +151,8 @@ def _random_output(builder, expression, name) -> tuple[Column, object]:
             and tree.piece.form == "array":
         builder.block.shown.append(builder.answers[id(tree.piece)][1])
         return Column(name, 0, shown=len(builder.block.shown) - 1), None
+    if not isinstance(tree, (Op, PieceLeaf)):       # numbers stand before IN, ANY or ALL alone
+        return Column(name, 0, labelled=True), builder.prepare(expression)
     rows = builder.program.split and (builder.nested or builder.select.distinct)
     if isinstance(tree, Op) and tree.name in (*COMPARISONS, "is null", "is not null") and not rows:
         return Column(name, 16), builder.read_atom(expression, tree)
@@ -272,7 +273,7 @@ def finish_rows(builder: SelectBuilder, outputs: list) -> Relation:
     builder.check_window()
     program, block = builder.program, builder.block
     block.number = program.number()
-    columns, degrees = [], {}
+    columns, degrees, bounds = [], {}, {}
     for column, made in outputs:
         if made is None:
             spec = OutputSpec(column, "shown")
@@ -290,6 +291,8 @@ def finish_rows(builder: SelectBuilder, outputs: list) -> Relation:
             from pgrain.provenance.algebra.linear import degree
             column.cell = len(block.cells)
             degrees[column.cell] = degree(made, builder.leaf_degree)
+            bound = _bound(block, made)
+            bounds |= {column.cell: bound} if bound else {}
             block.cells.append(made)
             spec = OutputSpec(column, "cell")
         block.outputs.append(spec)
@@ -298,7 +301,15 @@ def finish_rows(builder: SelectBuilder, outputs: list) -> Relation:
         slot.block = block.number
     program.blocks.append(block)
     return Relation(block.number, block.row, columns, block.key is not None, degrees=degrees,
-                    settled=block.settled and not block.enumerated)
+                    settled=block.settled and not block.enumerated, bounds=bounds)
+
+
+def _bound(block: SelectBlock, number: Number) -> str | None:
+    """What a count that is handed on is not above."""
+    leaf = number.leaves[number.tree[1]] if number.tree[0] == "x" else ("",)
+    inner = block.units[leaf[1]].relation if leaf[0] == "cell" else None
+    bound = inner and inner.bounds.get(leaf[2])
+    return bound and f"(SELECT pg_catalog.max({bound}) FROM {inner.cte} AS _pgrain_w)"
 
 
 def _plain(program: Program, query: nodes.Query, key: Key | None, n_columns: int) -> Relation:
@@ -330,6 +341,9 @@ def _set_operation(program: Program, body: nodes.SetOperation, key: Key | None) 
         if body.operator == "union" and all(side.single for side in sides) \
                 and _told_apart(body):
             return merged(program, "union", True, sides, key is not None)
+        sides = [values_alone(program, side) for side in sides]
+    if any(column.random for side in sides for column in side.columns) \
+            and not (body.operator == "union" and body.all):
         raise program.refuse(f"{body.operator.upper()} of rows with numbers that depend on "
                              "predictions", body, "Write UNION ALL.")
     return merged(program, body.operator, body.all, sides, key is not None)
@@ -362,6 +376,8 @@ def _constant(expression: nodes.Expr) -> str | int | None:
 def merged(program: Program, operator: str, all_: bool, sides: list[Relation],
            keyed: bool) -> Relation:
     """Rows of `sides` put together by a set operation (DISTINCT is a UNION of one side)."""
+    if not (operator == "union" and all_):
+        sides = [values_alone(program, side) for side in sides]
     number = program.number()
     columns, degrees = [], {}
     if not (operator == "union" and all_) and any(c.random for s in sides for c in s.columns):
@@ -513,7 +529,7 @@ def _limited(program, query: nodes.Query, relation: Relation, order: list,
 def _after_limit(program: Program, block: LimitBlock, relation: Relation) -> Relation:
     program.blocks.append(block)
     return Relation(block.number, relation.cte, relation.columns, relation.keyed,
-                    degrees=relation.degrees, unique=relation.unique)
+                    degrees=relation.degrees, unique=relation.unique, bounds=relation.bounds)
 
 
 def _count(program: Program, expression: nodes.Expr | None) -> int | None:
@@ -532,4 +548,5 @@ def _cut(relation: Relation, visible: int) -> Relation:
         return relation
     return Relation(relation.block, relation.cte, relation.columns[:visible], relation.keyed,
                     relation.single, relation.degrees, relation.settled,
-                    relation.unique if all(at < visible for at in relation.unique or ()) else None)
+                    relation.unique if all(at < visible for at in relation.unique or ()) else None,
+                    relation.bounds)

@@ -26,6 +26,7 @@ from pgrain.provenance.algebra.blocks import (
 from pgrain.provenance.algebra.from_items import FromItems
 from pgrain.provenance.algebra.numbers import Numbers
 from pgrain.provenance.algebra.program import Program, candidates, conjuncts, free_columns
+from pgrain.provenance.algebra.values import member
 from pgrain.provenance.grouping import no_numbers
 from pgrain.provenance.probes import array
 from pgrain.provenance.stamps import Stamped
@@ -182,7 +183,8 @@ class SelectBuilder(FromItems, Numbers):
                 replaced[span] = self.without_schema(piece)
             elif isinstance(piece, nodes.Subquery):
                 if piece.operand is not None and self.randoms(piece.operand):
-                    raise self.number_before(piece)
+                    replaced[span] = self.number_in(piece)
+                    continue
                 self.refuse_random(free_columns(self.program, piece.query), piece)
             elif isinstance(piece, nodes.ColumnRef) and self.virtual(piece):
                 replaced[span] = f"({self.virtual(piece)}\n)"
@@ -193,6 +195,15 @@ class SelectBuilder(FromItems, Numbers):
         if labelled:
             self.keep(expression, replaced)
         return Prepared(text, labelled)
+
+    def number_in(self, piece: nodes.Subquery) -> str:
+        """A number of the circuit before IN, ANY or ALL of a query that depends on no model."""
+        if id(piece) not in self.answers:
+            made = member(self, piece)
+            if made is None:
+                raise self.number_before(piece)
+            self.answers[id(piece)] = made
+        return self.answers[id(piece)]
 
     def number_before(self, place) -> UnsupportedOperator:
         return self.program.refuse(
