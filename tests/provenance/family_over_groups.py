@@ -158,8 +158,8 @@ def _counts(p: Parts, relation: str, a: str = "l") -> str:
     m = p.on_m(a)
     return p.pick(f"SELECT {a}.g, count(*) AS n FROM {relation} AS {a} WHERE {m} GROUP BY {a}.g",
                   f"SELECT {a}.g, count(*) FILTER (WHERE {m}) AS n FROM {relation} AS {a} GROUP BY"
-                  f" {a}.g", f"SELECT {a}.c AS g, count({a}.v) AS n FROM {relation} AS {a} WHERE {m}"
-                  f" GROUP BY {a}.c")
+                  f" {a}.g", f"SELECT {a}.c AS g, count({a}.v) AS n FROM {relation} AS {a} WHERE"
+                  f" {m} GROUP BY {a}.c")
 
 
 @family("over aggregates: GROUP BY a count")

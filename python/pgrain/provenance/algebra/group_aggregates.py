@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from pgrain.plan import nodes
-from pgrain.plan.spine import read_tree
+from pgrain.plan.spine import Op, read_tree
 from pgrain.provenance.algebra.blocks import Aggregate
-from pgrain.provenance.algebra.numbers import NUMBER_OIDS
+from pgrain.provenance.algebra.numbers import CONNECTIVES, NUMBER_OIDS
 from pgrain.provenance.algebra.program import conjuncts, cut, free_columns, untyped
 from pgrain.provenance.algebra.queries import shows_number
 from pgrain.provenance.annotate import present
@@ -20,6 +20,14 @@ FUNCTIONS = ("count", "sum", "avg", "min", "max", "bool_and", "bool_or", "every"
 def aggregates(expression: nodes.Expr) -> list[nodes.AggregateCall]:
     """The aggregates of an expression."""
     return [piece for piece in expression.walk() if isinstance(piece, nodes.AggregateCall)]
+
+
+def _joins_conditions(tree) -> bool:
+    """Whether a CASE branches on comparisons joined by AND, OR, NOT: PostgreSQL evaluates it for
+    each of their outcomes."""
+    return isinstance(tree, Op) and (tree.name == "case" and any(
+        isinstance(child, Op) and child.name in CONNECTIVES for child in tree.args[0:-1:2])
+        or any(map(_joins_conditions, tree.args)))
 
 
 class GroupAggregates:
@@ -93,7 +101,8 @@ class GroupAggregates:
         if not self.builder.randoms(argument):
             return False
         tree = read_tree(argument, self.builder.is_random)
-        return not self.builder.evaluable(tree) or shows_number(self.builder, argument, tree)
+        return not self.builder.evaluable(tree) or shows_number(
+            self.builder, argument, tree) and not _joins_conditions(tree)
 
     def fixed_call(self, call: nodes.AggregateCall) -> str | None:
         """SQL of an aggregate over a group's rows, if no prediction moves it.
