@@ -192,7 +192,7 @@ def _of_extreme(rows, groups, of, j: int, operator: str, bound: np.ndarray) -> n
                                 decided + 3 * np.arange(rows.n) + 1, groups.known(j)[of]))
     places = out + 3 * np.arange(rows.n)
     places[np.isnan(bound) | (of < 0)] = rows.assembly.null()
-    return _given(rows, places, groups, of, np.full(rows.n, rows.assembly.null()))
+    return given(rows, places, groups, of, np.full(rows.n, rows.assembly.null()))
 
 
 def _of_extreme_equal(rows, groups, of, j: int, operator: str, bound: np.ndarray) -> np.ndarray:
@@ -222,7 +222,7 @@ class _Few:
         return self.of.assembly
 
 
-def _given(rows, places, groups, of, empty) -> np.ndarray:
+def given(rows, places, groups, of, empty) -> np.ndarray:
     """The comparison given that the group is there, whose presence is counted elsewhere; `empty`:
     (n,) places of what it is without the group."""
     if _settled(rows, groups):
@@ -406,7 +406,7 @@ def _with_wholes(rows, whole: Linear, operator: str) -> np.ndarray:
                            *(x for _, of, _, c in whole.wholes for x in (of, c))])
     places = compare(rows, whole.take(first), operator)[which]
     # Which group has the aggregate is counted where the group is.
-    return _given(rows, places, groups, of, np.full(rows.n, rows.assembly.null())) \
+    return given(rows, places, groups, of, np.full(rows.n, rows.assembly.null())) \
         if groups is rows else places
 
 
@@ -448,7 +448,7 @@ def _given_all(rows, whole: Linear, operator: str, sources: list) -> np.ndarray:
         empty = _given_all(rows, whole.without(groups, of), operator, rest)
     for other, theirs in rest:          # rows whose group is asked for already
         of = np.where((groups is other) & (of == theirs), -1, of)
-    return _given(rows, places, groups, of, empty)
+    return given(rows, places, groups, of, empty)
 
 
 def _constant_places(rows, operator: str, constant: np.ndarray) -> np.ndarray:

@@ -12,7 +12,6 @@ from dataclasses import replace
 
 import numpy as np
 
-from pgrain import settings
 from pgrain.plan import nodes
 from pgrain.plan.lexer import tokenize
 from pgrain.provenance.algebra import comparisons
@@ -31,6 +30,8 @@ from pgrain.provenance.algebra.blocks import (
 )
 from pgrain.provenance.algebra.program import candidates, free_columns
 from pgrain.provenance.algebra.small_gates import Combination
+from pgrain.provenance.algebra.wiring import NEVER
+from pgrain.provenance.gates.levels import Levels
 
 _ROW = "_pgrain_w"
 
@@ -91,16 +92,21 @@ def values_alone(program, relation: Relation) -> Relation:
 def literals(base, unit: int, cell: int, value: np.ndarray) -> np.ndarray:
     """(n,) literals that the count `cell` of each base row's row of a unit is `value` (n,)."""
     rows, index = base.units[unit]
-    groups, of, _ = rows.origin[cell]
-    size = np.bincount(groups.group, minlength=max(groups.n, 1))[of[index]]
-    settings.FACTOR_PAIRS.limit(int(size.sum()), hint="Compare the count with constants instead of "
-                                "grouping by it, or filter the groups first.")
-    number = Number(("x", 0), [("cell", unit, cell)])
+    groups, of, number = rows.origin[cell]
+    of, terms = of[index], groups.terms(number.leaves[number.tree[1]][1])
+    asked = np.zeros(max(groups.n, 1), bool)
+    asked[of] = True
+    kept = np.flatnonzero(asked[terms.group] & (terms.literals[:, 0] != NEVER))
     wiring, n = base.assembly.wiring, base.n
-    at_least = [comparisons.place_bound(base, number, ">=", value + step, None) + 1
-                for step in (0.0, 1.0)]
-    out, row = wiring.exclusive(index), np.arange(n)
-    wiring.add(Combination(out, n, np.concatenate([row, row]), np.concatenate(at_least),
+    out, row, bounds = wiring.threes(2 * n), np.arange(n), np.concatenate([value, value + 1.0])
+    wiring.add(Levels(out, np.tile(of, 2), bounds, terms.group[kept], terms.literals[kept],
+                      np.ones(len(kept))))
+    nothing = np.array([base.assembly.settled(state) for state in (0, 1)])
+    at_least = [comparisons.given(base, out + 3 * (half * n + row), groups, of,
+                                  nothing[(bounds[half * n + row] <= 0.0).astype(int)]) + 1
+                for half in (0, 1)]
+    out = wiring.exclusive(index)
+    wiring.add(Combination(out, n, np.tile(row, 2), np.concatenate(at_least),
                            np.repeat([1.0, -1.0], n)))
     return out + row
 
