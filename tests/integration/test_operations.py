@@ -175,3 +175,25 @@ def test_changes_that_pile_up_are_in_doctor(watched):
         assert not watched.rows("SELECT FROM pgrain.doctor() WHERE what = 'watch piled'")
     finally:
         watched.worker.start()
+
+
+def test_old_versions_can_be_taken_away(watched, as_role):
+    """As the manual says, by an admin: nothing of them is left, and the active one goes on."""
+    admin = as_role(watched, "tidier", grant="admin")
+    for _ in range(2):
+        watched.execute("CALL pgrain.train('m')")
+        watched.execute("CALL pgrain.precompute('m')")
+    complain = ("SELECT train_id, score FROM pgrain.complain($$ SELECT count(*) AS n FROM t WHERE "
+                "pgrain.predict('m', t) = 'a' $$, 'n too high')")
+    before = watched.rows(complain)
+    page = (ROOT / "docs" / "user" / "operations.md").read_text()
+    statement = re.search(r"DELETE FROM pgrain\.model_version.*?;", page, re.S)[0]
+    assert admin.execute(statement).rowcount == 0       # none is so old
+    assert admin.execute(statement.replace("30 days", "0 days")).rowcount >= 2
+    assert watched.value("SELECT count(*) FROM pgrain.sizes WHERE model = 'm'") == 1
+    for table, column in (("version_chunk", "version"), ("spectrum", "version"),
+                          ("prediction_chunk", "version")):
+        assert watched.value(f"SELECT count(*) FROM pgrain.{table} WHERE {column} NOT IN "
+                             "(SELECT version FROM pgrain.models)") == 0
+    assert watched.rows(complain) == before
+    assert watched.value("SELECT ok FROM pgrain.doctor() WHERE what = 'model m'")

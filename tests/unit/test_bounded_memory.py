@@ -140,3 +140,22 @@ def test_the_limits_of_notes_are_those_that_are_shown():
     from pathlib import Path
     text = (Path(__file__).parents[2] / "sql" / "68_watch.sql").read_text()
     assert f"SELECT {WATCH_NOTES.default}, {WATCH_NOTE_BYTES.default} $$" in text
+
+
+def test_what_was_compiled_for_networks_is_let_go(monkeypatch):
+    """A model of texts has another vocabulary, so another network, each time it is trained."""
+    from pgrain.models import predicting, registry
+    from pgrain.worker import handlers
+    monkeypatch.setattr(handlers, "TIDY_SECONDS", -1)
+    monkeypatch.setattr(handlers, "NETWORKS", 3)
+    nothing = SimpleNamespace(execute=lambda sql: SimpleNamespace(fetchall=list))
+    kept = handlers.Handlers(None, version="", device="")
+    sizes = []
+    for features in range(41, 46):
+        network = registry.build("logistic_regression", 2, (features,), {})
+        theta, X = np.zeros(network.n_parameters, np.float32), np.zeros((1, features), np.float32)
+        logits, _ = predicting.predict_proba(network, theta, X)
+        assert logits.shape == (1, 2)
+        kept.tidy(nothing)
+        sizes.append(predicting._logits._cache_size())
+    assert sizes[2] == 0 and sizes[4] == 2, sizes

@@ -112,6 +112,18 @@ def build(architecture: str, n_classes: int, input_shape: tuple[int, ...], optio
                   json.dumps(own, sort_keys=True), int(n_tokens))
 
 
+def networks_built() -> int:
+    """How many different networks this process has built."""
+    return _build.cache_info().misses
+
+
+def forget_compiled() -> None:
+    """Free what JAX has compiled: it keeps that for good, some 20 MiB a network, also of networks
+    that nobody has any more (another vocabulary is another network). What is needed again is
+    compiled again."""
+    jax.clear_caches()
+
+
 def build_for(architecture: str, n_classes: int, encoder, options: dict) -> Model:
     """`build` for what an `encoding.Encoder` gives."""
     return build(architecture, n_classes, encoder.input_shape(), options,

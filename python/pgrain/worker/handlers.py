@@ -11,7 +11,7 @@ import numpy as np
 import psycopg
 
 from pgrain.errors import ProtocolViolation
-from pgrain.models.registry import check_options
+from pgrain.models.registry import check_options, forget_compiled, networks_built
 from pgrain.wire.identity import unpack_value
 from pgrain.worker.complaints import Complaints
 from pgrain.worker.describe_methods import DescribeMethods
@@ -23,6 +23,7 @@ from pgrain.worker.resident import Residents
 from pgrain.worker.watches import Watches
 
 TIDY_SECONDS = 20.0
+NETWORKS = 12       # different ones, before what was compiled for all so far is let go
 
 
 class Handlers:
@@ -34,7 +35,7 @@ class Handlers:
         self._connect = connect
         self._about = {"version": version, "device": device, "pid": os.getpid(),
                        "host": socket.gethostname(), "power": power}
-        self._tidied = time.monotonic()
+        self._tidied, self._networks = time.monotonic(), networks_built()
         self.begin()
 
     def begin(self) -> None:
@@ -66,10 +67,14 @@ class Handlers:
         }
 
     def tidy(self, connection: psycopg.Connection) -> None:
-        """What belongs to versions and watches that are there no more goes from memory."""
+        """What belongs to versions and watches that are there no more goes from memory, and now and
+        then what was compiled: nobody says of which networks there will be another version."""
         if time.monotonic() - self._tidied < TIDY_SECONDS:
             return
         self._tidied = time.monotonic()
+        if networks_built() - self._networks >= NETWORKS:
+            self._networks = networks_built()
+            forget_compiled()
         versions = {row["version"] for row in
                     connection.execute("SELECT version FROM pgrain.model_version").fetchall()}
         for part in self._by_version:
