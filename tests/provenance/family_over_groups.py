@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from provenance_family_parts import EXPECTED, ROW, Parts, Query, family
+from provenance_family_parts import EXPECTED, ROW, TEXTS, Parts, Query, family
 
 
 def _exact(p: Parts, a: str) -> str:
@@ -99,6 +99,33 @@ def _(p: Parts) -> Query:
     if "LEFT JOIN" in of:
         value = p.pick("coalesce(q.n, 0)", "q.n", "coalesce(q.s, 0)", "coalesce(2 * q.n, 0)")
     return Query(f"SELECT sum({value}) AS n FROM {of}", {"n": EXPECTED})
+
+
+@family("over aggregates: HAVING an aggregate that is NULL")
+def _(p: Parts) -> Query:
+    total = p.pick("sum(l.v)", "avg(l.v)", "max(l.v)", "min(l.g)", "sum(l.w)")
+    grouped = f"FROM {p.plain_relation('l')} WHERE {p.on_m('l')} GROUP BY l.g"
+    null = f"IS {p.maybe('NOT ')}NULL"
+    return p.pick(Query(f"SELECT l.g {grouped} HAVING {total} {null}", {ROW: ""}),
+                  Query(f"SELECT q.g FROM (SELECT l.g, {total} AS s {grouped}) AS q WHERE q.s"
+                        f" {null}", {ROW: ""}))
+
+
+@family("over aggregates: simple CASE over counts")
+def _(p: Parts) -> Query:
+    by_label = (f"(SELECT l.g, {p.m('l')} AS label, count(*) AS n FROM {p.plain_relation('l')}"
+                " GROUP BY 1, 2) AS q")
+    some = f"count(*) FILTER (WHERE {p.on_m('l')})"
+    words = f"CASE {some} WHEN 0 THEN 'none' WHEN 1 THEN 'one' ELSE 'more' END"
+    return p.pick(
+        Query(f"SELECT q.g, sum(CASE q.label WHEN 'a' THEN q.n WHEN 'b' THEN 0 END) AS n, sum(CASE"
+              f" q.label WHEN 'a' THEN 0 ELSE 2 * q.n END) AS s FROM {by_label} GROUP BY q.g",
+              {"n": EXPECTED, "s": EXPECTED}),
+        Query(f"SELECT l.g, {words} AS shown FROM {p.plain_relation('l')} GROUP BY l.g",
+              {"shown": TEXTS}),
+        Query(f"SELECT CASE q.n WHEN 0 THEN 'none' WHEN q.g THEN 'g' ELSE 'more' END AS bucket,"
+              f" count(*) AS n FROM (SELECT l.g, {some} AS n FROM t AS l GROUP BY l.g) AS q"
+              " GROUP BY 1", {"n": EXPECTED}))
 
 
 @family("over aggregates: counts of two groupings compared")

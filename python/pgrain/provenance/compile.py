@@ -14,6 +14,7 @@ from pgrain.plan.explain import check_calls, check_relations, read_explain
 from pgrain.plan.keywords import AGGREGATES
 from pgrain.plan.query import bare_name, build, check_single_model, is_ordinal, model_names
 from pgrain.plan.reader import read_statement
+from pgrain.plan.searched_case import searched_case
 from pgrain.plan.select import read_select
 from pgrain.provenance.algebra.aggregate_levels import outer_aggregates
 from pgrain.provenance.algebra.capture import bare, compile_network, read_expanded
@@ -190,8 +191,17 @@ def compile(query: str, explain, models: dict[str, ModelFacts],
             made = _compile_disguised(query, facts, models, probes)
             if made is not None and (isinstance(made, Probes) or made.knows_rows or not rows):
                 return made
-        return compile_network(query, facts, models, probes,
-                               lambda output: _describe(output, probes))
+        try:
+            return compile_network(query, facts, models, probes,
+                                   lambda output: _describe(output, probes))
+        except UnsupportedOperator:
+            searched = searched_case(query)
+            if searched is None:
+                raise
+            with contextlib.suppress(UnsupportedOperator):
+                return compile_network(searched, facts, models, probes,
+                                       lambda output: _describe(output, probes))
+            raise
 
 
 def _compile_disguised(query: str, facts, models: dict[str, ModelFacts],

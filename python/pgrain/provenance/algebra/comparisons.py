@@ -73,9 +73,12 @@ def _named(rows, atom: Atom, bound: np.ndarray | None) -> np.ndarray:
 def _place(rows, atom: Atom, bound: np.ndarray | None) -> np.ndarray:
     wiring = rows.assembly.wiring
     if atom.right is None:
-        out = wiring.threes(rows.n)
-        wiring.add(Known(out, rows.places(atom.left), atom.operator == "is not null"))
-        return out + 3 * np.arange(rows.n)
+        out, negated = wiring.threes(rows.n), atom.operator == "is not null"
+        wiring.add(Known(out, rows.places(atom.left), negated))
+        places = out + 3 * np.arange(rows.n)
+        groups, of = _nothing_without(rows, atom.left)
+        empty = np.full(rows.n, rows.assembly.settled(0 if negated else 1))
+        return places if groups is None else _given(rows, places, groups, of, empty)
     left, right, operator = atom.left, atom.right, atom.operator
     if not _varies(left):
         left, right, operator = right, left, _MIRRORED[operator]
@@ -94,6 +97,17 @@ def _place(rows, atom: Atom, bound: np.ndarray | None) -> np.ndarray:
         return _probability(rows, kind, operator, bound) if proba else \
             _of_extreme(rows, *extreme, operator, bound)
     return _linear(rows, left, right, operator, bound)
+
+
+def _nothing_without(rows, number: Number) -> tuple:
+    """(Groups, (n,) groups) of a plain aggregate that is NULL where its group has no rows."""
+    leaf = number.leaves[number.tree[1]] if number.tree[0] == "x" else ("",)
+    groups, of = rows, np.arange(rows.n)
+    if leaf[0] == "cell":
+        groups, of, leaf = _source(rows, leaf)
+    if leaf is None or leaf[0] != "aggregate" or leaf[2] == "count":
+        return None, of
+    return groups, of
 
 
 def _digits(rows, number: Number, tree: tuple) -> float:

@@ -209,7 +209,7 @@ class Numbers:
             return self._case(expression, node, leaves)
         plain = name.removeprefix("function:").removeprefix("pg_catalog.")
         if plain not in ARITHMETIC:
-            plain = plain.removeprefix("special:")
+            plain = plain.removeprefix("special:").removesuffix("_simple")
             raise self.refuse_at(
                 expression, node, f"{plain.upper() if plain.isalpha() else plain} over a number "
                 "that depends on predictions",
