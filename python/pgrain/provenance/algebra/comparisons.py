@@ -78,7 +78,7 @@ def _place(rows, atom: Atom, bound: np.ndarray | None) -> np.ndarray:
         places = out + 3 * np.arange(rows.n)
         groups, of = _nothing_without(rows, atom.left)
         empty = np.full(rows.n, rows.assembly.settled(0 if negated else 1))
-        return places if groups is None else _given(rows, places, groups, of, empty)
+        return places if groups is None else given(rows, places, groups, of, empty)
     left, right, operator = atom.left, atom.right, atom.operator
     if not _varies(left):
         left, right, operator = right, left, _MIRRORED[operator]
