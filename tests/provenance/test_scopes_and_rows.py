@@ -323,6 +323,36 @@ def test_a_view_that_shows_its_owner_more_is_refused(schema: Lab) -> None:
                 "DROP ROLE pgrain_view_reader")
 
 
+@pytest.mark.parametrize(("shown", "rule"), [
+    ("100.0 * count(*) FILTER (WHERE {}) / count(*)", "exact expectation"),
+    ("coalesce(sum(v) FILTER (WHERE {}), 0)", "exact expectation"),
+    ("max(v) FILTER (WHERE {})", "exact for independent rows"),
+    ("avg(v) FILTER (WHERE {})", "approximate: a ratio of expectations"),
+    ("count(v) FILTER (WHERE {}) / nullif(count(*) FILTER (WHERE {}), 0.0)", "approximate"),
+    ("(count(*) FILTER (WHERE {})) ^ 2", "approximate: arithmetic over expectations")])
+def test_explain_says_how_exact_a_number_is(schema: Lab, shown: str, rule: str) -> None:
+    shown = shown.replace("{}", f"{P} = 'a'")
+    for having in ("", " HAVING count(*) FILTER (WHERE " + f"{P} = 'a') > 0"):
+        circuit, capture = schema.circuit(f"SELECT n FROM (SELECT g, {shown} AS n FROM s GROUP BY g"
+                                          f"{having}) AS q")
+        [line] = [line for line in capture.render(circuit) if 'column "n"' in line]
+        assert rule in line, line
+    circuit, capture = schema.circuit(f"SELECT g, {shown} AS n FROM s GROUP BY g{having}")
+    [line] = [line for line in capture.render(circuit) if 'column "n"' in line]
+    assert f"{rule}" in line and line.endswith("not conditioned on HAVING")
+
+
+@pytest.mark.parametrize(("aggregate", "rule"), [
+    ("sum(n)", "exact"), ("sum(2 * n + 1)", "exact"), ("sum(n * n)", "approximate"),
+    ("max(n)", "approximate"), ("avg(n)", "approximate"), ("sum(a)", "approximate")])
+def test_explain_says_how_exact_an_aggregate_of_numbers_is(schema: Lab, aggregate: str,
+                                                           rule: str) -> None:
+    circuit, capture = schema.circuit(f"SELECT {aggregate} FROM (SELECT g, count(*) AS n, avg(v) AS"
+                                      f" a FROM s WHERE {P} = 'a' GROUP BY g) AS q")
+    [line] = [line for line in capture.render(circuit) if "(numbers)" in line]
+    assert f": {rule}" in line
+
+
 def test_which_of_equal_rows_limit_keeps_is_said_to_be_open(schema: Lab) -> None:
     """PostgreSQL keeps another row than the capture: the hint says what to write."""
     circuit, _ = schema.circuit(f"SELECT c, count(*) FILTER (WHERE {P} = 'a') FROM s GROUP BY c "

@@ -11,7 +11,22 @@ from pgrain.provenance.algebra.blocks import (
     ScalarBlock,
     SelectBlock,
 )
+from pgrain.provenance.algebra.linear import (
+    CONST,
+    COUNT,
+    EXTREME,
+    LINEAR,
+    OTHER,
+    PROBA,
+    RATIO,
+    WHOLE,
+    degree,
+)
 
+_DEGREES = {CONST: ", exact expectation", COUNT: ", exact expectation",
+            LINEAR: ", exact expectation", RATIO: ", approximate: a ratio of expectations",
+            EXTREME: ", exact for independent rows",
+            OTHER: ", approximate: arithmetic over expectations"}
 _RULES = {
     "count": "exact expectation", "sum": "exact expectation",
     "avg": "approximate: ratio of expectations",
@@ -30,12 +45,38 @@ def render_network(capture, circuit) -> list[str]:
     lines += [f"note: {note}" for note in program.notes]
     lines += [f"note: LIMIT {bound.limit} keeps every possible row of block {bound.block}"
               for bound in program.bounds]
-    for column in capture.output_columns:
+    for column, made in zip(capture.output_columns, capture.final.columns, strict=True):
         lines.append(f'  column "{column.name}" {column.type_name}: '
-                     + ("depends on the model" if column.model_dependent else "not on the model"))
+                     + (f"depends on the model{_exactness(made, capture.final, program)}"
+                        if column.model_dependent else "not on the model"))
     for block in reversed(program.blocks):
         lines += _RENDERERS[block.kind](block, assembly)
     return lines
+
+
+def _exactness(column, final, program) -> str:
+    """What the relaxed value of an output number is."""
+    if column.cell is None:
+        return ""
+    rule = _DEGREES.get(final.degrees.get(column.cell, OTHER), "")
+    block = next(block for block in program.blocks if block.number == final.block)
+    grouping = getattr(block, "grouping", None)
+    return rule + (", not conditioned on HAVING"
+                   if grouping is not None and grouping.having is not None else "")
+
+
+def _of_numbers(block: SelectBlock, aggregate) -> str:
+    """How exact an aggregate of numbers of the circuit is."""
+    def of_leaf(leaf: tuple) -> str:
+        if leaf[0] == "cell":
+            return block.units[leaf[1]].relation.degrees.get(leaf[2], OTHER)
+        return {"leaf": CONST, "proba": PROBA}.get(leaf[0], OTHER)
+
+    kind = degree(aggregate.number, of_leaf)
+    if aggregate.function in ("min", "max") and kind != PROBA \
+            or aggregate.function == "sum" and kind in (OTHER, RATIO, WHOLE):
+        return "approximate: of expected numbers"
+    return _RULES[aggregate.function]
 
 
 def _select(block: SelectBlock, assembly) -> list[str]:
@@ -52,11 +93,12 @@ def _select(block: SelectBlock, assembly) -> list[str]:
                      + (", over GROUPING SETS" if grouping.sets else "")
                      + ("  [on predictions]" if grouping.by_entry else ""))
         for aggregate in grouping.aggregates:
-            rule = "approximate: of expected numbers" if aggregate.number is not None and \
-                aggregate.function in ("min", "max") else _RULES[aggregate.function]
+            rule = _RULES[aggregate.function] if aggregate.number is None else \
+                _of_numbers(block, aggregate)
             distinct = "DISTINCT " if aggregate.distinct else ""
             argument = aggregate.value_base or aggregate.value_entry or ""
-            what = _line(argument.removesuffix("::pg_catalog.float8")) or "rows"
+            what = _line(argument.removesuffix("::pg_catalog.float8")) or (
+                "rows" if aggregate.number is None else "numbers")
             lines.append(f"     {aggregate.function}({distinct}{what}): {rule}")
         if grouping.having is not None:
             lines.append(f"     HAVING {_line(grouping.having)}")
@@ -85,7 +127,8 @@ def _select(block: SelectBlock, assembly) -> list[str]:
 
 
 def _atoms(atoms, prefix: str) -> list[str]:
-    lines = []
+    lines = [f"     {prefix}0 to {prefix}{len(atoms) - 1}: comparisons of different numbers count "
+             "as independent of each other"] if len(atoms) > 1 else []
     for number, atom in enumerate(atoms):
         kinds = {leaf[0] for side in (atom.left, atom.right) if side is not None
                  for leaf in side.leaves}
