@@ -467,8 +467,9 @@ def _given_all(rows, whole: Linear, operator: str, sources: list) -> np.ndarray:
 
 def _constant_places(rows, operator: str, constant: np.ndarray) -> np.ndarray:
     """(n,) places of threes of comparisons of constants with 0."""
-    states = np.array([rows.assembly.settled(state) for state in range(3)])
-    return states[np.where(np.isnan(constant), 2, _TESTS[operator](constant, 0.0))]
+    states = np.where(np.isnan(constant), 2, _TESTS[operator](constant, 0.0))
+    known = {state: rows.assembly.settled(state) for state in np.unique(states).tolist()}
+    return np.array([known.get(state, -1) for state in range(3)])[states]
 
 
 def _against_zero(rows, whole: Linear, operator: str) -> np.ndarray:
