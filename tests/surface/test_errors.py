@@ -27,6 +27,8 @@ CREATE TABLE moments AS SELECT id, timestamptz '2020-01-01 00:00+00' AS at, id A
     FROM uniform;
 CREATE TABLE gaps AS SELECT i AS id, ARRAY[CASE WHEN i = 33 THEN float8 'NaN' ELSE i END] AS image,
     (ARRAY['a', 'b'])[i % 2 + 1] AS label FROM generate_series(1, 40) AS i;
+CREATE FUNCTION second(text, text) RETURNS text LANGUAGE sql IMMUTABLE AS 'SELECT $2';
+CREATE AGGREGATE max(varchar) (SFUNC = second, STYPE = text);
 """
 GAPS = """'{"epochs": 1}'"""
 SHAPE = """'{"shape": [2, 2, 1], "epochs": 1}'"""
@@ -99,6 +101,13 @@ CASES = [
     ("SELECT pgrain.apply('colour', '{1}', 'burn')", "22023", "burn", "delete"),
     ("SELECT pgrain.apply('colour', '{1}', 'relabel:mauve')", "22023", "mauve", "blue"),
     ("SELECT pgrain.apply('colour', '{123456}', 'delete')", "42704", "123456", ""),
+    ("SELECT * FROM pgrain.provenance($$SELECT sum(hour * 1e400) FROM items WHERE "
+     "pgrain.predict('colour', x) = 'red'$$)", "0A000", "a number that is out of range",
+     "double precision"),
+    # public.max(varchar), of TABLES, fits better than PostgreSQL's max(text).
+    ("SELECT * FROM pgrain.provenance($$SELECT max(claim::varchar) FROM items WHERE "
+     "pgrain.predict('colour', x) = 'red'$$)", "0A000", "max, which may mean public.max here",
+     "pg_catalog.max"),
 ]
 
 

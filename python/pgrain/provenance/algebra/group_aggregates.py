@@ -101,7 +101,7 @@ class GroupAggregates:
         if not self.builder.randoms(argument):
             return False
         tree = read_tree(argument, self.builder.is_random)
-        return not self.builder.evaluable(tree) or shows_number(
+        return not self.builder.evaluable(tree) or isinstance(tree, Op) and shows_number(
             self.builder, argument, tree) and not _joins_conditions(tree)
 
     def fixed_call(self, call: nodes.AggregateCall) -> str | None:

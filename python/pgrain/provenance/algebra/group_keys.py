@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pgrain.errors import UnsupportedOperator
 from pgrain.plan import nodes
 from pgrain.plan.lexer import tokenize, unbracketed
 from pgrain.plan.spine import Op, PieceLeaf, read_tree
@@ -161,13 +162,22 @@ class GroupKeys:
 
         def prepared(labelled: bool) -> list:
             nothing = Prepared("NULL::pg_catalog.int4", labelled)
-            return [nothing if number in self.derived else self.builder.prepare(key, labelled)
+            return [nothing if number in self.derived else self.prepared_key(key, labelled)
                     for number, key in enumerate(self.keys)]
 
         made = prepared(False)
         if any(part.labelled for part in made):
             made = prepared(True)
         self.grouping.keys = [("entry" if part.labelled else "base", part.text) for part in made]
+
+    def prepared_key(self, key: nodes.Expr, labelled: bool) -> Prepared:
+        """A key over base rows; 0A000, and its counts are wanted as values, if it compares them in
+        a way that is no threshold."""
+        try:
+            return self.builder.prepare(key, labelled)
+        except UnsupportedOperator:
+            ask_values(self.builder, key)
+            raise
 
     def key_name(self, expression: nodes.Expr) -> str | None:
         """Our name of a grouping key that the expression is."""

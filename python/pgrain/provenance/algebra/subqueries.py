@@ -26,6 +26,7 @@ from pgrain.provenance.algebra.blocks import (
 )
 from pgrain.provenance.algebra.numbers import compared_arrays
 from pgrain.provenance.algebra.program import candidates, cut, free_columns
+from pgrain.provenance.algebra.values import values_alone
 
 _NEGATED = {"=": "<>", "<>": "=", "!=": "=", "<": ">=", "<=": ">", ">": "<=", ">=": "<"}
 
@@ -54,7 +55,7 @@ def join_answer(builder, piece: nodes.Subquery):
     operand, columns = _operand(builder, piece.operand)
     columns = list(dict.fromkeys(needed + columns))
     key = builder.make_key(columns) if columns else None
-    relation = lower_query(program, piece.query, key if needed else None)
+    relation = values_alone(program, lower_query(program, piece.query, key if needed else None))
     true, unknown = _compared(program, piece, relation, key, operand)
     if id(piece) in builder.must_hold:      # NULL is as good as false
         unknown = None

@@ -78,7 +78,10 @@ def expand(program, relation: Relation, cells: set[int], bare: bool = False) -> 
                for made, old in zip(columns, [] if bare else relation.columns, strict=False)
                if made.cell is not None and old.cell in relation.degrees}
     program.blocks.append(block)
-    return Relation(block.number, block.row, columns, False, degrees=degrees)
+    bounds = {made.cell: f"(SELECT pg_catalog.max({relation.bounds[old.cell]}) FROM {relation.cte} "
+              "AS _pgrain_w)" for made, old in zip(columns, relation.columns, strict=False)
+              if made.cell is not None and old.cell in relation.bounds}
+    return Relation(block.number, block.row, columns, False, degrees=degrees, bounds=bounds)
 
 
 def values_alone(program, relation: Relation) -> Relation:
