@@ -194,7 +194,8 @@ def _(p: Parts) -> Query:
     relation = p.pick("solo", "t", "u")
     inner = f"({_counts(p, relation)}) AS q"
     exact = {"k": EXPECTED} | ({ROW: ""} if relation == "solo" else {})
-    by = p.pick("q.n", "q.n", "q.n % 2", "q.n + 1", "q.n > 1, q.n")
+    by = p.pick("q.n", "q.n", "q.n % 2", "q.n + 1", "q.n > 1, q.n", "q.n % 2 = 0",
+                "q.n || ' rows'", "CASE WHEN q.n IN (SELECT r.id FROM u AS r) THEN 'in' END")
     shown = by.rsplit(", ")[-1]
     return p.pick(
         Query(f"SELECT {shown} AS m, count(*) AS k FROM {inner} GROUP BY {by}", exact),
@@ -229,6 +230,13 @@ def _(p: Parts) -> Query:
                   f"<= ANY ({r})", f"- 1 IN ({r})")
     m = p.on_m("l")
     group = f"FROM {p.plain_relation('l')} WHERE {m} GROUP BY l.g"
+    if p.chance(0.3):
+        table = p.pick("t", "solo")
+        inner = _counts(p, table, "k")
+        some = f"SELECT q.n FROM ({inner}) AS q (g, n){p.pick('', ' WHERE q.n > 0')}"
+        operand = p.pick("r.id", "r.g", "r.id % 3")
+        return Query(f"SELECT r.id FROM u AS r WHERE {operand} {p.pick('IN', 'NOT IN', '> ALL')}"
+                     f" ({some})", {ROW: ""} if table == "solo" else {})
     return p.pick(
         Query(f"SELECT l.g {group} HAVING count(*) {test}", {ROW: ""}),
         Query(f"SELECT l.g, count(*) AS n {group} HAVING count(*) {test} OR l.g = 1"),
