@@ -73,6 +73,8 @@ class Relation:
     unique: tuple[int, ...] | None = None
     # Of counts: SQL of an integer that none of a row is above, over the CTE as ``_pgrain_w``.
     bounds: dict[int, str] = field(default_factory=dict)
+    # Of counts that conditions of a SELECT are about: (id of the Select, alias, name) in its FROM.
+    sources: dict[int, tuple] = field(default_factory=dict)
 
 
 @dataclass

@@ -273,8 +273,8 @@ def finish_rows(builder: SelectBuilder, outputs: list) -> Relation:
     builder.check_window()
     program, block = builder.program, builder.block
     block.number = program.number()
-    columns, degrees, bounds = [], {}, {}
-    for column, made in outputs:
+    columns, degrees, bounds, sources = [], {}, {}, {}
+    for at, (column, made) in enumerate(outputs):
         if made is None:
             spec = OutputSpec(column, "shown")
         elif isinstance(made, str):
@@ -293,6 +293,8 @@ def finish_rows(builder: SelectBuilder, outputs: list) -> Relation:
             degrees[column.cell] = degree(made, builder.leaf_degree)
             bound = _bound(block, made)
             bounds |= {column.cell: bound} if bound else {}
+            if bound and block.atoms and at < len(builder.passed) and builder.passed[at]:
+                sources[column.cell] = id(builder.select), *builder.passed[at]
             block.cells.append(made)
             spec = OutputSpec(column, "cell")
         block.outputs.append(spec)
@@ -301,7 +303,8 @@ def finish_rows(builder: SelectBuilder, outputs: list) -> Relation:
         slot.block = block.number
     program.blocks.append(block)
     return Relation(block.number, block.row, columns, block.key is not None, degrees=degrees,
-                    settled=block.settled and not block.enumerated, bounds=bounds)
+                    settled=block.settled and not block.enumerated, bounds=bounds,
+                    sources=sources)
 
 
 def _bound(block: SelectBlock, number: Number) -> str | None:
@@ -549,4 +552,4 @@ def _cut(relation: Relation, visible: int) -> Relation:
     return Relation(relation.block, relation.cte, relation.columns[:visible], relation.keyed,
                     relation.single, relation.degrees, relation.settled,
                     relation.unique if all(at < visible for at in relation.unique or ()) else None,
-                    relation.bounds)
+                    relation.bounds, relation.sources)

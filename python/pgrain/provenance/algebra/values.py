@@ -12,6 +12,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from pgrain.errors import UnsupportedOperator
 from pgrain.plan import nodes
 from pgrain.plan.lexer import tokenize
 from pgrain.provenance.algebra import comparisons
@@ -88,6 +89,10 @@ def values_alone(program, relation: Relation) -> Relation:
     """The relation with all its numbers as values, if they are counts; else as it is."""
     cells = {column.cell for column in relation.columns if column.cell is not None}
     plain = all(column.cell is not None or not column.random for column in relation.columns)
+    wanted = {relation.sources[cell] for cell in cells if cell in relation.sources}
+    if plain and wanted - program.values and can_expand(relation, cells):
+        program.wanted_values |= wanted     # then what its SELECT compares with it knows the value
+        raise UnsupportedOperator("a count beside comparisons of it")
     return expand(program, relation, cells) if cells and plain and can_expand(relation, cells) \
         else relation
 
@@ -124,7 +129,8 @@ def ask_values(builder, expression: nodes.Expr) -> None:
             continue
         relation = builder.block.units[builder.unit_of[found[0]]].relation
         if can_expand(relation, {found[1].cell}):
-            builder.program.wanted_values.add((id(builder.select), found[0], found[1].name))
+            builder.program.wanted_values.add(relation.sources.get(
+                found[1].cell, (id(builder.select), found[0], found[1].name)))
 
 
 def member(builder, piece: nodes.Subquery) -> str | None:
