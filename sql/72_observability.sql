@@ -42,7 +42,10 @@ FROM (
                 WHEN s.spectrum IS NULL THEN 'no spectrum of the active version'
                 WHEN s.changed_rows > 0 THEN 'training rows have changed since it was trained'
                 WHEN a.n > 0 THEN 'an attached relation has no stored predictions' END AS problem,
-           CASE WHEN c.oid IS NULL OR g.name IS NOT NULL THEN 'SELECT pgrain.alter_model(%1$L, ...)'
+           CASE WHEN c.oid IS NULL THEN 'SELECT pgrain.alter_model(%1$L, ''the_table'')'
+                WHEN g.name = m.key THEN 'SELECT pgrain.alter_model(%1$L, key => ''its_name_now'')'
+                WHEN g.name = m.label THEN 'SELECT pgrain.alter_model(%1$L, label => ''its_name_now'')'
+                WHEN g.name IS NOT NULL THEN 'SELECT pgrain.alter_model(%1$L, features => ''{all_their_names_now}'')'
                 WHEN m.active_version IS NULL OR e.n > 0 THEN 'CALL pgrain.train(%1$L)'
                 WHEN s.spectrum IS NULL THEN 'CALL pgrain.precompute(%1$L)'
                 WHEN s.changed_rows > 0 THEN 'CALL pgrain.train(%1$L)'

@@ -60,7 +60,7 @@ def settings_rows(plpy) -> list[tuple]:
 
 def _models(plpy) -> list[tuple]:
     rows = query(plpy, """
-        SELECT model, version, k, stored_pairs, n_rows, training_table::text,
+        SELECT model, version, k, stored_pairs, n_rows, training_table::text, key, label,
                EXISTS (SELECT FROM pg_catalog.pg_class c WHERE c.oid = training_table) AS there,
                (SELECT pg_catalog.min(f.name) FROM pg_catalog.unnest(features || key || label)
                     AS f (name) WHERE NOT EXISTS (
@@ -72,10 +72,14 @@ def _models(plpy) -> list[tuple]:
         name, hint, detail = row["model"], None, f"version {row['version']}, {row['n_rows']} rows"
         if not row["there"]:
             detail = "its training table does not exist any more"
-            hint = f"SELECT pgrain.alter_model({quoted(name)}, 'table'), or pgrain.drop_model"
+            hint = (f"SELECT pgrain.alter_model({quoted(name)}, 'the_table'); or SELECT "
+                    f"pgrain.drop_model({quoted(name)})")
         elif row["lacks"] is not None:
             detail = f'its training table has no column "{row["lacks"]}" any more'
-            hint = f"SELECT pgrain.alter_model({quoted(name)}, ...) with the column's name by now"
+            what = ("key => 'its_name_now'" if row["lacks"] == row["key"] else
+                    "label => 'its_name_now'" if row["lacks"] == row["label"] else
+                    "features => '{all_their_names_now}'")
+            hint = f"SELECT pgrain.alter_model({quoted(name)}, {what})"
         elif row["version"] is None:
             detail, hint = "not trained", f"CALL pgrain.train({quoted(name)})"
         elif row["k"] is None:
