@@ -96,7 +96,8 @@ def server() -> Iterator[Cluster]:
     cluster = Cluster(place, server=installation, account=account, settings={
         # Nothing here outlives the session; a crash test kills processes, not the machine.
         "fsync": "off", "full_page_writes": "off", "synchronous_commit": "off",
-        "shared_buffers": "128MB", "log_min_messages": "notice"})
+        "shared_buffers": "128MB", "log_min_messages": "notice",
+        "max_prepared_transactions": "4"})
     cluster.start()
     yield cluster
     if os.environ.get("PGRAIN_TEST_KEEP"):

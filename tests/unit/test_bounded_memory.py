@@ -17,6 +17,7 @@ from pgrain.watch.state import State
 from pgrain.worker import complaints, resident, watches
 from pgrain.worker.complaints import Complaints, Plan, evaluation_of
 from pgrain.worker.variables import VariableTable
+from pgrain.worker.watch_rows import under_way
 from pgrain.worker.watches import Watches
 
 
@@ -133,6 +134,14 @@ def test_values_of_all_versions_are_bounded_together(monkeypatch):
     assert live == [0, 0, 100, 100, 100]
     residents.keep({4})
     assert list(residents._versions) == [4]
+
+
+def test_who_has_prepared_is_still_under_way():
+    then = {"3/17": "700", "4/9": None}
+    assert under_way(then, {"4/9": None}) and under_way(then, {"4/9": "800"})
+    assert under_way(then, {"-1/700": "700"})
+    assert not under_way(then, {"3/18": "701", "5/1": None}) and not under_way(then, {})
+    assert not under_way({"4/9": None}, {"5/1": None})
 
 
 def test_the_limits_of_notes_are_those_that_are_shown():

@@ -16,7 +16,7 @@ from psycopg import sql
 from pgrain.errors import PgrainError
 from pgrain.store.database import Shared
 from pgrain.worker.polling import Poller, there
-from pgrain.worker.watch_rows import bury, drained, writers
+from pgrain.worker.watch_rows import bury, drained, under_way, writers
 from pgrain.worker.watches import Rebuild, Watches
 
 log = structlog.get_logger()
@@ -92,7 +92,7 @@ class Folder(Poller):
                 log.info("watch waits for who changes its tables", watch=watch,
                          transactions=len(now))
         _, then = self._draining[watch]
-        if now.keys() & then.keys():
+        if under_way(then, now):
             return None
         del self._draining[watch]
         if drained(connection, watch, generation, [xid for xid in then.values() if xid]):

@@ -65,6 +65,13 @@ def writers(connection: psycopg.Connection, number: int) -> dict[str, str | None
     return {row["writer"]: row["xid"] for row in connection.execute(_WRITERS, [number]).fetchall()}
 
 
+def under_way(then: dict[str, str | None], now: dict[str, str | None]) -> bool:
+    """Whether one of those `writers` is still among these. A prepared one has another name when the
+    server has been restarted, and its number."""
+    return bool(then.keys() & now.keys()
+                or {xid for xid in then.values() if xid} & set(now.values()))
+
+
 def drained(connection: psycopg.Connection, number: int, generation: int,
             changes: list[str]) -> bool:
     """All those have ended that were under way when the state had this generation, among them
