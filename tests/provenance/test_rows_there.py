@@ -28,11 +28,11 @@ JOIN = ("SELECT l.g, count(*) AS n FROM t AS l, t AS r WHERE l.id < 4 AND r.id B
         " AND pgrain.predict('m', l.x) = pgrain.predict('m', r.x) GROUP BY l.g")
 HAVING = GROUPS + " HAVING count(*) > 1"
 DISTINCT = "SELECT DISTINCT pgrain.predict('m', x) AS label FROM t WHERE id < 6"
-FEW = GROUPS.replace("<> c", "<> c AND id < 8")      # over different variables
+FEW = GROUPS.replace("<> c", "<> c AND id < 6")      # over different variables
 VALUES = f"SELECT n, count(*) AS k FROM ({FEW}) AS q GROUP BY n"
 MEMBER = f"{FEW} HAVING count(*) IN (SELECT 2)"
-EXTREME = f"{FEW} HAVING max(id) = 7"
-TIES = f"{ROWS} AND id < 8 ORDER BY g FETCH FIRST 2 ROWS WITH TIES"
+EXTREME = f"{FEW} HAVING max(id) = 5"
+TIES = f"{ROWS} AND id < 6 ORDER BY g FETCH FIRST 2 ROWS WITH TIES"
 QUERIES = {"groups": GROUPS, "by label": BY_LABEL, "rows": ROWS, "pairs": PAIRS, "join": JOIN,
            "having": HAVING, "distinct": DISTINCT, "values": VALUES, "member": MEMBER,
            "extreme": EXTREME, "ties": TIES}
