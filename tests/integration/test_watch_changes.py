@@ -189,12 +189,12 @@ def test_notes_are_bounded_without_a_worker(shop, crowded):
             time.sleep(0.05)
         shop.execute(INSERT)            # is noted again
         all_agree(shop)
-        still = "SELECT bool_or(current) FROM pgrain.watches"
+        waits = "SELECT bool_and(draining) FROM pgrain.watch_state"
         time.sleep(1)
-        assert not shop.value(still)
+        assert shop.value(waits) and not shop.value("SELECT bool_or(current) FROM pgrain.watches")
         under_way.execute("PREPARE TRANSACTION 'under way'")
         time.sleep(1)
-        assert not shop.value(still)
+        assert shop.value(waits)
         all_agree(shop)
         shop.execute("COMMIT PREPARED 'under way'")
         all_agree(shop)
