@@ -111,6 +111,18 @@ def _(p: Parts) -> Query:
                         f" {null}", {ROW: ""}))
 
 
+@family("over aggregates: HAVING sums of what may be NULL")
+def _(p: Parts) -> Query:
+    sums = p.pick("sum(l.v) > count(*)", "sum(l.v) / count(*) > 1", "sum(l.v) > sum(l.w)",
+                  "sum(l.v) + sum(l.w) <= 1", "avg(l.v) > 1.5", "sum(l.v) <> sum(l.g)",
+                  "NOT (sum(l.v) > 2 * count(l.w))", "sum(l.g) >= 2 * sum(l.v)")
+    grouped = f"FROM solo AS l WHERE {p.on_m('l')} GROUP BY l.g"
+    r = f"(SELECT k.g, sum(k.v) AS s FROM solo AS k WHERE {p.on_n('k')} GROUP BY k.g) AS r"
+    return p.pick(Query(f"SELECT l.g {grouped} HAVING {sums}", {ROW: ""}),
+                  Query(f"SELECT q.g FROM (SELECT l.g, sum(l.v) AS s {grouped}) AS q JOIN {r} USING"
+                        f" (g) WHERE q.s {p.pick('>', '<=', '=')} r.s", {ROW: ""}))
+
+
 @family("over aggregates: simple CASE over counts")
 def _(p: Parts) -> Query:
     by_label = (f"(SELECT l.g, {p.m('l')} AS label, count(*) AS n FROM {p.plain_relation('l')}"

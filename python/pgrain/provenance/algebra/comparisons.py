@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
 from pgrain.errors import UnsupportedOperator
 from pgrain.plan.expression import refuse
 from pgrain.provenance.algebra.blocks import Atom, Number
-from pgrain.provenance.algebra.given import Given
+from pgrain.provenance.algebra.given import Given, IfAggregated
 from pgrain.provenance.algebra.linear import moved, without_steps
-from pgrain.provenance.algebra.small_gates import BooleanAggregate, Combination, Known, Nulls
+from pgrain.provenance.algebra.small_gates import BooleanAggregate, Combination, Known
 from pgrain.provenance.algebra.wiring import CERTAIN, NEVER, Buckets
 from pgrain.provenance.gates.proba_step import ProbaStep
 from pgrain.provenance.gates.threshold import Threshold
@@ -262,7 +262,8 @@ class Linear:
 
     parts: (Groups, (n,) groups, aggregate, "count" or "sum", (n,) coefficients); nulls: aggregates
     without which the whole is NULL; wholes: (Groups, (n,) groups, aggregate, (n,) coefficients) of
-    aggregates over numbers of the circuit; spread: (row (m,), *parts) of several groups for a row.
+    aggregates over numbers of the circuit; spread: (row (m,), *parts) of several groups for a row;
+    lacks: (Groups, (n,) groups, aggregate) whose terms do not count.
     """
 
     constant: np.ndarray
@@ -270,6 +271,7 @@ class Linear:
     nulls: list = field(default_factory=list)
     wholes: list = field(default_factory=list)
     spread: list = field(default_factory=list)
+    lacks: list = field(default_factory=list)
 
     @property
     def varies(self) -> bool:
@@ -473,38 +475,53 @@ def _constant_places(rows, operator: str, constant: np.ndarray) -> np.ndarray:
 
 
 def _against_zero(rows, whole: Linear, operator: str) -> np.ndarray:
-    """(n,) places of threes: `whole` compared with 0."""
-    wiring, n = rows.assembly.wiring, len(whole.constant)
+    """(n,) places of threes: `whole` compared with 0, NULL where one of its aggregates is."""
     unknown = np.isnan(whole.constant)
-    constant = np.where(unknown, 0.0, whole.constant)
-    target, literals, weights = terms_of(whole.parts, n, whole.spread)
-    if len(target):
-        _within(np.bincount(target, np.abs(weights), n) + np.abs(constant))
-        out = wiring.threes(n)
-        wiring.add(Threshold(out, n, operator, target, literals, weights, constant))
-        places = out + 3 * np.arange(n)
-    else:
-        places = _constant_places(rows, operator, constant)
-    nulls = {}
+    nulls: dict[tuple, tuple] = {}
     for groups, of, j in whole.nulls:
-        known = np.where(of < 0, NEVER, groups.known(j)[of])
-        nulls.setdefault((groups.signature(j), of.tobytes()), known)
-    if nulls:
-        signatures = {(g.signature(j), of.tobytes()) for g, of, j, _, _ in whole.parts}
-        exact = len(nulls) == 1 and signatures <= set(nulls)
-        out = wiring.threes(n)
-        wiring.add(Nulls(out, places, np.stack(list(nulls.values()), axis=1), np.full(n, exact),
-                         _TESTS[operator](constant, 0.0).astype(np.int64)))
-        places = out + 3 * np.arange(n)
+        nulls.setdefault((groups.signature(j), of.tobytes()), (groups, of, j))
+    places = _if_known(rows, replace(whole, constant=np.where(unknown, 0.0, whole.constant)),
+                       operator, list(nulls.values()))
     return np.where(unknown, rows.assembly.null(), places)
 
 
-def terms_of(parts, n: int, spread=()):
-    """(row (T,), literals (T, L), weights (T,)) of a Linear's parts."""
+def _if_known(rows, whole: Linear, operator: str, nulls: list) -> np.ndarray:
+    """The comparison where each of `nulls` has something to aggregate, else NULL."""
+    wiring, n = rows.assembly.wiring, len(whole.constant)
+    if not nulls:
+        target, literals, weights = terms_of(whole.parts, n, whole.spread, whole.lacks)
+        if not len(target):
+            return _constant_places(rows, operator, whole.constant)
+        _within(np.bincount(target, np.abs(weights), n) + np.abs(whole.constant))
+        out = wiring.threes(n)
+        wiring.add(Threshold(out, n, operator, target, literals, weights, whole.constant))
+        return out + 3 * np.arange(n)
+    (groups, of, j), *rest = nulls
+    places = without = _if_known(rows, whole, operator, rest)
+    # Where a row counts here under one class and there under another, and for many numbers: as if
+    # independent.
+    if len(nulls) <= _SOURCES and not whole.spread and all(
+            one is not groups or groups.apart(k, j) for one, _, k, _, _ in whole.parts):
+        without = _if_known(rows, replace(whole, lacks=[*whole.lacks, (groups, of, j)]), operator,
+                            rest)
+    lacking = tuple(k for one, theirs, k in whole.lacks if one is groups and (theirs == of).all())
+    known = np.where(of < 0, NEVER, groups.known(j, lacking)[of])
+    out = wiring.threes(n)
+    wiring.add(IfAggregated(out, places, known, without))
+    return out + 3 * np.arange(n)
+
+
+def terms_of(parts, n: int, spread=(), lacks=()):
+    """(row (T,), literals (T, L), weights (T,)) of a Linear's parts; lacks: (Groups, (n,) groups,
+    aggregate) whose terms are left out."""
     found = []
     for owner, groups, of, j, part, coefficient in [*((None, *each) for each in parts), *spread]:
         terms = groups.terms(j)
         row, term = Buckets(terms.group).pairs(of)
+        for one, theirs, k in lacks:
+            if one is groups:
+                kept = ~(groups.among(j, (k,))[term] & (theirs[row] == of[row]))
+                row, term = row[kept], term[kept]
         weight = coefficient[row]
         if part == "sum":
             weight = weight * terms.value[term]

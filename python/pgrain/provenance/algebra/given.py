@@ -48,6 +48,44 @@ class Given(SmallLayer):
             [self.three_of, self.any, self.empty]))
 
 
+class IfAggregated(SmallLayer):
+    """A comparison that is NULL where an aggregate has nothing to aggregate.
+
+    K = P[known]; `without`: the comparison (a three) where that aggregate has no terms. Then
+    P[state] - P[without's state] (1 - K) is true or false and known; NULL is the rest.
+    """
+
+    three = True
+
+    def __init__(self, out: int, three: np.ndarray, known: np.ndarray, without: np.ndarray):
+        self.out, self.three_of, self.known, self.without = out, three, known, without
+        self.n = len(three)
+        self.n_literals = 3 * self.n
+
+    def _parts(self, state: State):
+        return [state.P[self.three_of + code] - state.P[self.without + code]
+                * (1.0 - state.P[self.known]) for code in range(2)]
+
+    def forward(self, state: State) -> None:
+        place = self.out + 3 * np.arange(self.n)
+        false, true = (np.clip(part, 0.0, 1.0) for part in self._parts(state))
+        state.P[place], state.P[place + 1] = false, true
+        state.P[place + 2] = np.clip(1.0 - false - true, 0.0, 1.0)
+
+    def backward(self, state: State, grad: Gradient) -> None:
+        place = self.out + 3 * np.arange(self.n)
+        K = state.P[self.known]
+        for code, part in enumerate(self._parts(state)):
+            up = np.where(part < 0.0, 0.0, grad.P[place + code] - grad.P[place + 2])
+            add(grad.P, self.three_of + code, up)
+            add(grad.P, self.without + code, -up * (1.0 - K))
+            add(grad.P, self.known, up * state.P[self.without + code])
+
+    def edges(self):
+        return three_edges(self.out, self.n, np.tile(np.arange(self.n), 3), np.concatenate(
+            [self.three_of, self.known, self.without]))
+
+
 class Conditional(SmallLayer):
     """X = X[total] / P[known]: the expectation of a sum given that there is something to add."""
 

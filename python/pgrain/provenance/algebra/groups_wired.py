@@ -29,12 +29,14 @@ from pgrain.provenance.gates.sums import Sums
 
 @dataclass
 class Terms:
-    """Terms of one aggregate. group, row: (T,); literals: (T, L); value: (T,) float64 or None."""
+    """Terms of one aggregate. group, row: (T,); literals: (T, L); value: (T,) float64 or None; at:
+    (T,) which of the groups' terms each is, None where they are made of these."""
 
     group: np.ndarray
     row: np.ndarray
     literals: np.ndarray
     value: np.ndarray | None
+    at: np.ndarray | None = None
 
 
 class Groups:
@@ -99,7 +101,7 @@ class Groups:
         rank = next((r for r in ranks if r is not None), None)
         at = np.flatnonzero(keep)
         made = Terms(self.group[at], self.row[at], self.literals[at],
-                     None if value is None else value[at])
+                     None if value is None else value[at], at)
         if rank is not None and self.grouping.aggregates[j].as_text:
             made.value = rank[at].astype(np.float64)
         elif rank is not None and self.grouping.aggregates[j].distinct:
@@ -143,8 +145,35 @@ class Groups:
             literals[total] = CERTAIN
         return literals
 
-    def known(self, j: int) -> np.ndarray:
-        """(n,) literals: aggregate j has something to aggregate."""
+    def among(self, j: int, others: tuple[int, ...]) -> np.ndarray:
+        """(T,) bool: the terms of aggregate j that one of the aggregates `others` has, too."""
+        terms = self.terms(j)
+        made = np.zeros(len(terms.group), bool)
+        for other in others:
+            theirs = self.terms(other).at
+            if terms.at is None or theirs is None:
+                made |= self.signature(j) == self.signature(other)
+            else:
+                made |= np.isin(terms.at, theirs)
+        return made
+
+    def apart(self, j: int, other: int) -> bool:
+        """Whether no row that aggregate `other` has is one of j under other classes alone."""
+        terms, theirs = self.terms(j), self.terms(other)
+        rest = ~self.among(j, (other,))
+        return terms.row is not None and theirs.row is not None \
+            and not np.isin(terms.row[rest], theirs.row).any()
+
+    def known(self, j: int, lacking: tuple[int, ...] = ()) -> np.ndarray:
+        """(n,) literals: aggregate j has something to aggregate; lacking: besides what these
+        aggregates have."""
+        if lacking:
+            key = (j, lacking)
+            if key not in self._known:
+                terms, kept = self.terms(j), ~self.among(j, lacking)
+                self._known[key] = self.wiring.any_of(self.n, terms.group[kept],
+                                                      terms.literals[kept])
+            return self._known[key] + 3 * np.arange(self.n) + 1
         key = self.signature(j)[1:]
         if key == (None, None) and not self.certain and not self.grouping.sets:
             return self.any()

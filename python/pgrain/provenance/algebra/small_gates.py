@@ -90,51 +90,6 @@ class Share(SmallLayer):
         return np.tile(out, 3), np.concatenate([self.kept, self.part, self.whole])
 
 
-class Nulls(SmallLayer):
-    """A comparison that is NULL where one of its aggregates has no rows.
-
-    K = product of P[known]. With `exact` the raw comparison is `empty` (0 or 1) wherever that one
-    aggregate has no rows, so P(state) - [state = empty] (1 - K); else P(state) K.
-    """
-
-    three = True
-
-    def __init__(self, out: int, three: np.ndarray, known: np.ndarray, exact: np.ndarray,
-                 empty: np.ndarray):
-        self.out, self.three_of, self.known = out, three, known
-        self.exact, self.empty, self.n = exact, empty, len(three)
-        self.n_literals = 3 * self.n
-
-    def forward(self, state: State) -> None:
-        K = state.P[self.known].prod(axis=1)
-        place = self.out + 3 * np.arange(self.n)
-        for code in range(2):
-            raw = state.P[self.three_of + code]
-            cut = raw - (self.empty == code) * (1.0 - K)
-            state.P[place + code] = np.clip(np.where(self.exact, cut, raw * K), 0.0, 1.0)
-        state.P[place + 2] = 1.0 - K
-
-    def backward(self, state: State, grad: Gradient) -> None:
-        known = state.P[self.known]
-        K = known.prod(axis=1)
-        place = self.out + 3 * np.arange(self.n)
-        to_k = -grad.P[place + 2]
-        for code in range(2):
-            up = grad.P[place + code]
-            raw = state.P[self.three_of + code]
-            add(grad.P, self.three_of + code, np.where(self.exact, up, up * K))
-            to_k = to_k + np.where(self.exact, up * (self.empty == code), up * raw)
-        for column in range(known.shape[1]):
-            others = np.delete(known, column, axis=1).prod(axis=1)
-            add(grad.P, self.known[:, column], to_k * others)
-
-    def edges(self):
-        groups = np.arange(self.n)
-        width = self.known.shape[1]
-        return three_edges(self.out, self.n, np.concatenate([groups, np.repeat(groups, width)]),
-                           np.concatenate([self.three_of, self.known.ravel()]))
-
-
 class BooleanAggregate(SmallLayer):
     """bool_or: true if any term is true, NULL if none is known, else false; bool_and mirrored.
 
