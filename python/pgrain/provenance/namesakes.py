@@ -41,8 +41,13 @@ _BECOMES = (
     " OR EXISTS (SELECT FROM pg_catalog.pg_cast AS k WHERE"
     " k.castsource OPERATOR(pg_catalog.=) a.oid AND k.casttarget OPERATOR(pg_catalog.=) b.oid"
     " AND k.castcontext OPERATOR(pg_catalog.=) 'i')))")
-_OF_NUMBER = ("EXISTS (SELECT FROM pg_catalog.unnest(" + _NUMBERS + ") AS number WHERE "
-              + _BECOMES.format(source="number", target="{0}") + ")")
+# The same of numbers, in short: the catalog is asked for every query.
+_OF_NUMBER = ("EXISTS (SELECT FROM pg_catalog.pg_type AS b WHERE b.oid OPERATOR(pg_catalog.=) {0}"
+              " AND (b.typcategory OPERATOR(pg_catalog.=) 'N' OR b.typtype OPERATOR(pg_catalog.=)"
+              " 'p' OR b.typtype OPERATOR(pg_catalog.=) 'd' OR EXISTS (SELECT FROM"
+              " pg_catalog.pg_cast AS k WHERE k.casttarget OPERATOR(pg_catalog.=) b.oid AND"
+              f" k.castsource OPERATOR(pg_catalog.=) ANY ({_NUMBERS}) AND"
+              " k.castcontext OPERATOR(pg_catalog.=) 'i')))")
 _ELSEWHERE = ("n.nspname OPERATOR(pg_catalog.<>) 'pg_catalog' AND n.nspname OPERATOR(pg_catalog.=)"
               " ANY (pg_catalog.current_schemas(true))")
 # A function whose arguments are spread or left out may be meant though it is hidden as it stands.
