@@ -62,11 +62,13 @@ SELECT 'view', named.written, pg_catalog.pg_get_viewdef(c.oid), (
    JOIN pg_catalog.pg_rewrite AS w ON w.ev_class = v.oid
    JOIN pg_catalog.pg_depend AS d ON d.classid = 'pg_catalog.pg_rewrite'::pg_catalog.regclass
     AND d.objid = w.oid AND d.refclassid = 'pg_catalog.pg_class'::pg_catalog.regclass)
-  SELECT k.oid::pg_catalog.regclass::text FROM inside AS i
+  SELECT pg_catalog.concat(CASE WHEN a.allowed THEN 'rows ' ELSE 'denied ' END,
+   k.oid::pg_catalog.regclass) FROM inside AS i
   JOIN pg_catalog.pg_class AS k ON k.oid = i.oid AND k.oid <> c.oid
-  JOIN pg_catalog.pg_roles AS o ON o.oid = c.relowner AND o.rolname <> CURRENT_USER
-  WHERE NOT (pg_catalog.has_table_privilege(k.oid, 'SELECT')
-   OR pg_catalog.has_any_column_privilege(k.oid, 'SELECT'))
+  JOIN pg_catalog.pg_roles AS o ON o.oid = c.relowner AND o.rolname <> CURRENT_USER,
+  LATERAL (SELECT pg_catalog.has_table_privilege(k.oid, 'SELECT')
+   OR pg_catalog.has_any_column_privilege(k.oid, 'SELECT')) AS a (allowed)
+  WHERE NOT a.allowed
   OR k.relrowsecurity AND (pg_catalog.row_security_active(k.oid)
    OR NOT (o.rolsuper OR o.rolbypassrls) AND (k.relforcerowsecurity
     OR NOT pg_catalog.pg_has_role(o.oid, k.relowner, 'USAGE')))
@@ -176,7 +178,7 @@ class Catalog:
     number_namesakes: set = field(default_factory=set)
     sets: set = field(default_factory=set)    # names of set-returning functions
     views: dict = field(default_factory=dict)    # quoted name -> query of those that call a model
-    # (name of such a view, relation that its owner reads and the caller may not, or not all of)
+    # (name of such a view, 'denied' or 'rows' and the relation of which its owner is shown more)
     others: list = field(default_factory=list)
     hidden: list = field(default_factory=list)    # functions and such that call a model inside
     policies: list = field(default_factory=list)    # (table, policy) of those that call a model
@@ -311,14 +313,17 @@ def hidden_notes(catalog: Catalog) -> list[str]:
 def check_views(catalog: Catalog) -> None:
     """A view that calls a model is read with the caller's rights, for its calls are the query's: it
     must not show its owner more, or other rows."""
-    for view, relation in catalog.others:
+    for view, found in catalog.others:
+        reason, relation = found.split(" ", 1)
+        denied = reason == "denied"
         raise UnsupportedOperator(
             f"the view {view}, which calls a model and reads {relation} with its owner's rights, "
             "has no provenance for other roles",
-            detail="Its owner may read more of that relation, or other rows of it, than the "
-                   "current role.",
+            detail=("The current role may not read that relation." if denied else
+                    "Its owner is shown other rows of that relation than the current role."),
             hint="Leave the model call out of the view and call it in the query; or give the view "
-                 "the option security_invoker, and the role SELECT on what it reads.")
+                 "the option security_invoker, and the role SELECT on what it reads.",
+            sqlstate="42501" if denied else None)
 
 
 def check_policies(catalog: Catalog) -> None:
