@@ -224,6 +224,19 @@ def test_every_section_can_be_written_before_anything_is_measured(name, tmp_path
     assert experiment(name).TITLE and experiment(name).REPORTED
 
 
+def test_two_errors_of_records_with_and_without_the_queries_of_our_own():
+    kept = Path(__file__).parents[2] / "docs/paper/records/small.jsonl"
+    records = [record for line in kept.read_text().splitlines()
+               if (record := json.loads(line)["record"])["kind"] == "setting"
+               and record["setting"]["error"] == "flip2"]
+    asked = {len(record["queries"]) for record in records}
+    assert asked == {6, 10} and all("own_oracle" in r["queries"]["Q3:1"] for r in records)
+    written = experiment("two_errors").render(records, kept.parent)
+    assert "| cnn, 40%, 1 seed | Q3:9 |" in written
+    assert "| mlp, 40%, 5 seeds | Q3:9@4 |" in written and "| cnn, 40%, 1 seed | Q3:9@4 |" \
+        not in written
+
+
 def test_intervals():
     assert draw.interval([0.5]) == "0.500"
     assert draw.interval([0.4, 0.6]) == "0.500 ± 1.271"       # t = 12.706, s/sqrt 2 = 0.1

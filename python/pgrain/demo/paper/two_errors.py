@@ -46,7 +46,8 @@ def render(records, folder: Path) -> str:
             rows.append([f"the paper's cnn, {rate:.0%}, peak",
                          *(f"{value:.2f}" for value in PAPER[rate])])
         if "own_oracle" in some[0]["queries"].get(QUERIES[0], {}):
-            own += [_against_own(name, query, some) for query in (*QUERIES, *OURS)]
+            own += [_against_own(name, query, some) for query in (*QUERIES, *OURS)
+                    if all(query in record["queries"] for record in some)]
     text = (draw.table(["", *QUERIES], rows)
             + "\n\nAUC_R against *all* wrong rows, as in the paper: a query about one of the two "
             "errors can find half of them. If it found exactly its half first and nothing else it "
