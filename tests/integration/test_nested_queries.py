@@ -121,8 +121,6 @@ def test_explain_shows_the_blocks(small) -> None:
     (f"SELECT count(*) AS n\nFROM items WHERE {RED} = $1", "a parameter", "Line 2, column "),
     (f"WITH gone AS (DELETE FROM items RETURNING *) SELECT count(*) AS n FROM gone WHERE {RED} ="
      " 'red'", "a data-modifying CTE", "Line 1, column 15: \"DELETE FROM"),
-    (f"SELECT hour FROM items WHERE {RED} = 'red' GROUP BY hour HAVING count(*) IN (SELECT 2)",
-     "an aggregate compared with the rows of a subquery", "Line 1, column "),
 ])
 def test_what_postgresql_would_refuse_or_do_is_refused_by_name(small, function, query, construct,
                                                                place) -> None:

@@ -109,6 +109,8 @@ QUERIES = [
     f"SELECT count(*) FROM t WHERE {P} <> ALL (SELECT k.c FROM t k WHERE k.id < t.id)",
     "SELECT count(*), 'it''s' AS what, (SELECT max(id) FROM t) FROM t"
     f" WHERE {P} = 'a' AND false IS NULL",
+    "SELECT count(*), (SELECT count(*) FROM odd), (SELECT k.id FROM t k ORDER BY k.id LIMIT 1),"
+    f" 1 + (SELECT max(k.id) FROM t k) AS more FROM t WHERE {P} = 'a' AND false IS NULL",
 ]
 
 

@@ -97,7 +97,9 @@ SELECT 'namesake', 'type', t.typname::pg_catalog.text, n.nspname::pg_catalog.tex
 def decide_sql(kind: str, name: str, types: Sequence[int]) -> str:
     """The schemas of the namesakes that a call of `name` with arguments of `types` may mean.
 
-    kind: "function" (aggregates too) or "operator"; name: one of those above.
+    kind: "function" (aggregates too), "operator", or "extreme" for min and max where a namesake
+    that has declared itself the first or last of its type's own order does no harm (citext's);
+    name: one of those above.
     """
     given = "ARRAY[" + ", ".join(map(str, types)) + "]::pg_catalog.oid[]"
     becomes = _BECOMES.format(source=f"({given})[i]", target="declared")
@@ -119,7 +121,14 @@ def decide_sql(kind: str, name: str, types: Sequence[int]) -> str:
                 " o.oprnamespace OPERATOR(pg_catalog.=) 11::pg_catalog.oid AND"
                 f" o.oprname OPERATOR(pg_catalog.=) '{name}' AND {own}"
                 " AND pg_catalog.pg_operator_is_visible(o.oid))")
-    n = len(types)
+    n, sorts = len(types), ""
+    if kind == "extreme":       # CREATE AGGREGATE (SORTOP = <); PostgreSQL's planner trusts it, too
+        sorts = (" AND NOT EXISTS (SELECT FROM pg_catalog.pg_aggregate AS g JOIN pg_catalog.pg_amop"
+                 " AS m ON m.amopopr OPERATOR(pg_catalog.=) g.aggsortop AND m.amopmethod"
+                 " OPERATOR(pg_catalog.=) 403::pg_catalog.oid AND m.amopstrategy"
+                 f" OPERATOR(pg_catalog.=) {1 if name == 'min' else 5}::pg_catalog.int2"
+                 " WHERE g.aggfnoid::pg_catalog.oid OPERATOR(pg_catalog.=) p.oid AND p.proargtypes"
+                 f" OPERATOR(pg_catalog.=) '{' '.join(map(str, types))}'::pg_catalog.oidvector)")
     return (
         "SELECT DISTINCT n.nspname::pg_catalog.text AS schema FROM pg_catalog.pg_proc AS p"
         " JOIN pg_catalog.pg_namespace AS n ON n.oid OPERATOR(pg_catalog.=) p.pronamespace"
@@ -137,4 +146,4 @@ def decide_sql(kind: str, name: str, types: Sequence[int]) -> str:
         f" AND q.proname OPERATOR(pg_catalog.=) '{name}'"
         " AND pg_catalog.pg_function_is_visible(q.oid)"
         f" AND q.proargtypes OPERATOR(pg_catalog.=) '{' '.join(map(str, types))}'"
-        "::pg_catalog.oidvector))")
+        "::pg_catalog.oidvector))" + sorts)

@@ -166,7 +166,8 @@ class GroupAggregates:
         if call.function not in FUNCTIONS:
             raise self.program.refuse(f"the aggregate {call.function}", call,
                                       "Use count, sum, avg, min, max, bool_and or bool_or.")
-        namesake = self.namesake_of(call)
+        namesake = self.namesake_of(
+            call, "extreme" if call.function in ("min", "max") else "function")
         if namesake:
             raise self.program.refuse(
                 f"{call.function}, which may mean {namesake} here,", call,
@@ -187,13 +188,13 @@ class GroupAggregates:
         made.flag_entry = " AND ".join(flags["entry"]) or None
         return made
 
-    def namesake_of(self, call: nodes.AggregateCall) -> str | None:
+    def namesake_of(self, call: nodes.AggregateCall, kind: str = "function") -> str | None:
         """What an aggregate may mean in place of PostgreSQL's own."""
         if call.qualified or ("function", call.function) not in self.program.namesakes:
             return None
         types = [UNKNOWN if untyped(part.text) is not None
                  else self.program.type_of(self.select, part.text) for part in call.arguments]
-        return self.program.namesake("function", call.function, types)
+        return self.program.namesake(kind, call.function, types)
 
     def argument(self, call, argument: nodes.Expr, made: Aggregate, flags) -> None:
         if self.is_number(argument):

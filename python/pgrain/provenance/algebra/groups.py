@@ -35,7 +35,7 @@ from pgrain.provenance.algebra.numbers import (
     NUMBER_OIDS,
     Numbers,
 )
-from pgrain.provenance.algebra.program import cut, untyped
+from pgrain.provenance.algebra.program import cut, free_columns, untyped
 from pgrain.provenance.algebra.queries import (
     order_refusal,
     output_name,
@@ -309,7 +309,8 @@ class GroupBuilder(GroupKeys, GroupAggregates, Numbers):
         if aggregates(expression):
             return "fixed", self.over_keys(expression)
         columns = [p for p in expression.walk()
-                   if isinstance(p, (nodes.ColumnRef, nodes.ModelCall, nodes.Subquery))]
+                   if isinstance(p, (nodes.ColumnRef, nodes.ModelCall))
+                   or isinstance(p, nodes.Subquery) and self.of_rows(p)]
         if not columns and not self.grouping.sets:
             return "constant", expression.text
         if self.grouping.sets:
@@ -318,6 +319,12 @@ class GroupBuilder(GroupKeys, GroupAggregates, Numbers):
         if made.labelled and not (self.grouping.by_entry and self.labels_decided(expression)):
             raise self.program.refuse("a prediction that is not grouped by", expression)
         return ("entry" if made.labelled else "base"), made.text
+
+    def of_rows(self, piece: nodes.Subquery) -> bool:
+        """Whether a subquery may depend on a model or on the row that it is asked for: if not, it
+        has its value in a group without rows too."""
+        return self.program.analysis.depends(piece) or bool(
+            free_columns(self.program, piece.query))
 
     def over_keys(self, expression: nodes.Expr) -> str:
         """The expression over a group's rows: its grouping keys by our names (GROUPING SETS make

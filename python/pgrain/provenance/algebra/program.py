@@ -92,8 +92,9 @@ class Program:
 
     def namesake(self, kind: str, name: str, types: list[int]) -> str | None:
         """The function or operator that a call may mean in place of PostgreSQL's own; None, and
-        asked for, if that is not known yet. types: of its arguments, 0 if not known yet."""
-        if (kind, name) not in self.namesakes or 0 in types:
+        asked for, if that is not known yet. kind: as in `namesakes.decide_sql`; types: of its
+        arguments, 0 if not known yet."""
+        if ("function" if kind == "extreme" else kind, name) not in self.namesakes or 0 in types:
             return None
         key = (kind, name, *types)
         if key not in self.meant:
