@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from pgrain.demo.paper import draw
+from pgrain.demo.paper import draw, iterations
 from pgrain.demo.paper.experiments import jobs_of
 
 TITLE = "Figure 4: peak AUC_R, Rain against Rain++"
@@ -29,7 +29,8 @@ def jobs(scale):
             found += [scale.setting(scale.colour, architecture, error, rate=rate, cg=cg,
                                     queries=("Q1", "Q3"), systematic=False)
                       for error in ("gaussian_blur", "salt_and_pepper")]
-    return jobs_of(found)
+    others = iterations.jobs(scale) if scale.name != "quick" else []     # figure 3's, with flips
+    return jobs_of(found) + others
 
 
 def points(records) -> list[tuple]:
@@ -38,8 +39,9 @@ def points(records) -> list[tuple]:
     for record in records:
         for query, judged in record["queries"].items():
             if query in ("Q1", "Q3") and judged.get("rain") and "rain++" in judged:
-                found.append((f"{record['setting']['data']} {record['setting']['error']}", query,
-                              max(judged["rain"]), max(judged["rain++"]),
+                setting = record["setting"]
+                of = ", ".join(setting[name] for name in ("data", "architecture", "error"))
+                found.append((of, query, max(judged["rain"]), max(judged["rain++"]),
                               judged["rain++"][record["k"] - 1]))
     return found
 
@@ -59,8 +61,8 @@ def render(records, folder: Path) -> str:
              f"{sum(p[2] for p in of) / n:.3f}", f"{sum(p[3] for p in of) / n:.3f}",
              f"{sum(p[4] for p in of) / n:.3f}"] for group in groups]
     return (draw.image("peaks.png", "Each point one query on one model with one error")
-            + draw.table(["data, error", "points", "mean peak of Rain", "mean peak of Rain++",
-                          "at the automatic k"], rows)
+            + draw.table(["data, model, error", "points", "mean peak of Rain",
+                          "mean peak of Rain++", "at the automatic k"], rows)
             + f"\n\n{close} of {len(found)} points lie within 0.1 of y = x; in {len(worse)} Rain "
             f"is better by more. The automatic k costs {middle:.3f} in the median and "
             f"{lost[-1] if lost else 0:.3f} at worst against the best k, which nobody knows "
