@@ -2,14 +2,26 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 from pathlib import Path
 
 
+def memory_kib(pid: int | None, what: str) -> int | None:
+    """KiB: VmRSS or RssAnon now, VmHWM at most so far; None if the process has gone."""
+    with contextlib.suppress(OSError):
+        for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+            if line.startswith(what + ":"):
+                return int(line.split()[1])
+    return None
+
+
 def memory(pid: int, what: str) -> float:
-    """MB: VmRSS or RssAnon now, VmHWM at most so far."""
-    return next(int(line.split()[1]) for line in
-                Path(f"/proc/{pid}/status").read_text().splitlines() if line.startswith(what)) / 1e3
+    """The same in MB, of a process that is there."""
+    found = memory_kib(pid, what)
+    if found is None:
+        raise ProcessLookupError(f"no process {pid}")
+    return found / 1e3
 
 
 def of_session(pid: int) -> tuple[float, float]:

@@ -26,9 +26,7 @@ REPORT = ("SELECT hour, count(*) AS reds FROM items WHERE pgrain.predict('{}', x
 SAMPLES = 20
 NOTES = " ".join([
     "A worker keeps what it needs of the last 8 versions and the plans of the last 256 queries, a",
-    "session those of its last 64 queries. What a session still gains with each complaint (some 30",
-    "bytes) is PL/Python's object of the subtransaction that a complaint runs in, which PostgreSQL",
-    "15 does not free; its memory contexts take the same after 5 000 and after 50 000 complaints."])
+    "session those of its last 64 queries."])
 REST_SECONDS = 25       # the worker gives free pages back every 20 s
 
 

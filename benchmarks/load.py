@@ -27,6 +27,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from bench_common import machine, say
+from bench_memory import memory_kib
 
 from pgrain.cli.background import WorkerProcess
 from pgrain.cli.cluster import Cluster
@@ -108,9 +109,9 @@ class Load:
                 backends = [row[0] for row in connection.execute(
                     "SELECT pid FROM pg_stat_activity WHERE backend_type = 'client backend' "
                     "AND application_name = 'pgbench'")]
-                sizes = [size for pid in backends if (size := memory_of(pid, "RssAnon"))]
+                sizes = [size for pid in backends if (size := memory_kib(pid, "RssAnon"))]
                 self.memory.append((time.monotonic() - began,
-                                    memory_of(self.worker.pid, "VmRSS") or 0, sizes))
+                                    memory_kib(self.worker.pid, "VmRSS") or 0, sizes))
                 over.wait(HALF_SECOND if self.seconds < 60 else 5)
 
     # --- what was found ---------------------------------------------------------------------------
@@ -200,15 +201,6 @@ class Load:
                   "backend": [(t, statistics.median(sizes) / 1024)
                               for t, _, sizes in self.memory if len(sizes) > self.clients // 2]}
         return {name: shape(points) for name, points in series.items()}
-
-
-def memory_of(pid: int | None, what: str) -> int | None:
-    """KiB, from /proc/<pid>/status; None if the process has gone."""
-    with contextlib.suppress(OSError):
-        for line in Path(f"/proc/{pid}/status").read_text().splitlines():
-            if line.startswith(what + ":"):
-                return int(line.split()[1])
-    return None
 
 
 def shape(points: list[tuple[float, float]]) -> dict[str, float]:

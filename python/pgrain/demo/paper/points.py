@@ -97,7 +97,7 @@ def render(records, folder: Path) -> str:
             "is not reproduced on MNIST**: there quality falls from weight 1 or 2 on, and is about "
             "a half at 5. On Fashion-MNIST 2 is harmless with 5 or more points; at 5 the runs fall "
             "into two kinds, 19 of 25 at 0.97 or more and 6 at 0.31 or less, so that the means "
-            "describe neither. From 20 on nothing is left.\n\n"
+            "describe neither. From 20 on all means are below a third.\n\n"
             "Single points, of those where the error changed a right prediction (section "
             "6.8.1):\n\n"
             + draw.table(["data", "seeds", "such points", "tried", "median peak AUC_R", "mean",
