@@ -55,17 +55,21 @@ def read_binary(path: Path) -> ColourImages:
     return ColourImages(np.ascontiguousarray(planes.transpose(0, 2, 3, 1)), labels)
 
 
-def cifar10(part: str, where: Path | None = None) -> ColourImages:
-    """`part` "train" (50 000 pictures) or "test" (10 000)."""
+def file(name: str, where: Path | None = None) -> Path:
+    """One of the six files; `DatasetMissing` if it is not there."""
     where = where or folder()
     if where is None:
         raise DatasetMissing("CIFAR-10 is in no package; unpack cifar-10-binary.tar.gz yourself "
                              "and set PGRAIN_CIFAR10 to the folder with data_batch_1.bin")
-    parts = []
-    for name in TRAIN_FILES if part == "train" else TEST_FILES:
-        if not (where / name).exists():
-            raise DatasetMissing(f"{where / name} is not there; PGRAIN_CIFAR10 must name the "
-                                 "folder of the official binary version")
-        parts.append(read_binary(where / name))
+    if not (where / name).exists():
+        raise DatasetMissing(f"{where / name} is not there; PGRAIN_CIFAR10 must name the "
+                             "folder of the official binary version")
+    return where / name
+
+
+def cifar10(part: str, where: Path | None = None) -> ColourImages:
+    """`part` "train" (50 000 pictures) or "test" (10 000)."""
+    parts = [read_binary(file(name, where))
+             for name in (TRAIN_FILES if part == "train" else TEST_FILES)]
     return ColourImages(np.concatenate([p.pixels for p in parts]),
                         np.concatenate([p.labels for p in parts]))

@@ -60,12 +60,18 @@ def read_idx(path: Path) -> np.ndarray:
     return values.reshape(shape)
 
 
-def fashion_mnist(part: str, folder: Path = FOLDER) -> Images:
-    """`part` "train" (60 000 pictures) or "t10k" (10 000)."""
+def fashion_files(part: str, folder: Path = FOLDER) -> list[Path]:
+    """Pictures and labels of a part; `DatasetMissing` unless both are there."""
     names = [folder / f"{part}-images-idx3-ubyte.gz", folder / f"{part}-labels-idx1-ubyte.gz"]
     for name in names:
         if not name.exists():
             raise DatasetMissing(f"{name} is not there; apt-get install dataset-fashion-mnist")
+    return names
+
+
+def fashion_mnist(part: str, folder: Path = FOLDER) -> Images:
+    """`part` "train" (60 000 pictures) or "t10k" (10 000)."""
+    names = fashion_files(part, folder)
     pixels, labels = map(read_idx, names)
     if pixels.shape != (len(labels), SIDE, SIDE) or labels.max(initial=0) >= len(CLASSES):
         raise DatasetBroken(f"{names[0]} and {names[1]} do not belong together")

@@ -77,6 +77,22 @@ def open_source(name: str) -> Path:
     return path
 
 
+def look(name: str) -> None:
+    """`DatasetMissing` or `DatasetBroken`, saying what to do, unless the data set `name` (of any
+    origin) can be read here. Quick: nothing is parsed."""
+    from pgrain.demo import cifar10, datasets
+    if name in SOURCES:
+        open_source(name)
+    elif name == "fashion":
+        for part in ("train", "t10k"):
+            datasets.fashion_files(part)
+    elif name == "cifar10":
+        for file in (*cifar10.TRAIN_FILES, *cifar10.TEST_FILES):
+            cifar10.file(file)
+    else:
+        raise DatasetMissing(f'there is no data set "{name}"')
+
+
 def verify(source: Source, path: Path) -> None:
     """`DatasetBroken` unless the file has the pinned SHA-256."""
     digest = hashlib.sha256(path.read_bytes()).hexdigest()

@@ -10,10 +10,12 @@ from pathlib import Path
 
 import click
 import psycopg
+from click.core import ParameterSource
 
 from pgrain.cli.background import WorkerError
 from pgrain.cli.cluster import ClusterError
 from pgrain.cli.install import InstallError
+from pgrain.demo import sources
 from pgrain.demo.datasets import DatasetBroken, DatasetMissing
 from pgrain.demo.paper import costs
 from pgrain.demo.paper.experiments import NAMES, experiment, work
@@ -80,14 +82,51 @@ def run(jobs: list[Job], records: Records, say: Callable[[str], None],
     return failures, late
 
 
-def estimate(jobs: list[Job], records: Records, say: Callable[[str], None]) -> None:
+def estimate(jobs: list[Job], records: Records) -> str:
     """What is missing and how long it will take."""
     table = costs.known(records)
     missing = [job for job in jobs if records.get(job) is None]
     seconds = sum(costs.predict(job, table) for job in missing)
-    say(f"{len(jobs)} configurations, {len(missing)} to be measured: about "
-        f"{costs.duration(seconds)} of processor time; on two quiet cores between half of that and "
-        "all of it. It may be stopped at any time (Ctrl-C); the same command goes on.")
+    return (f"{len(jobs)} configurations, {len(missing)} to be measured: about "
+            f"{costs.duration(seconds)} of processor time; on two quiet cores between half of that "
+            "and all of it. It may be stopped at any time (Ctrl-C); the same command goes on.")
+
+
+def describe(jobs: list[Job], records: Records, scale: Scale, say: Callable[[str], None],
+             lines: bool) -> None:
+    """The total, then what it is made of, then the total again: it is looked for in both places."""
+    if scale.name != "full":
+        total = estimate(jobs, records)
+        say(total)
+        if lines:
+            from pgrain.demo.paper import sizes
+            sizes.describe(jobs, records, say)
+            say(total)
+        return
+    from pgrain.demo.paper import sizes
+    from pgrain.demo.timing import device_rate
+    rate, found = device_rate(), []
+    least = sizes.describe(jobs, records, found.append, rate)
+    total = (f"{len(jobs)} configurations; those missing take at least {costs.duration(least)} on "
+             f"this device, at the rate of its matrix products ({rate / 1e9:,.0f} G operations a "
+             "second)")
+    for line in (total, *found, *([total] if lines else [])):
+        say(line)
+
+
+def absent(jobs: list[Job], records: Records) -> dict[str, tuple[str, list[Job]]]:
+    """Data sets that jobs without a record need and that are not here: why, and those jobs."""
+    needing: dict[str, list[Job]] = {}
+    for job in jobs:
+        if job.what.get("data") and records.get(job) is None:
+            needing.setdefault(job.what["data"], []).append(job)
+    found = {}
+    for name, of in needing.items():
+        try:
+            sources.look(name)
+        except (DatasetMissing, DatasetBroken) as error:
+            found[name] = str(error), of
+    return found
 
 
 def _check(say) -> None:
@@ -107,7 +146,7 @@ def _check(say) -> None:
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"], "show_default": True})
-@click.argument("names", nargs=-1, type=click.Choice(NAMES))
+@click.argument("names", nargs=-1, type=click.Choice(NAMES), metavar="[EXPERIMENT]...")
 @click.option("--scale", default="small", type=click.Choice(sorted(SCALES)))
 @click.option("--page", type=click.Path(path_type=Path),
               help="where to write what was found, docs/paper.md at the scale `small` and "
@@ -122,42 +161,52 @@ def _check(say) -> None:
 @click.option("--plan", "plan_only", is_flag=True,
               help="print what would be measured, how large it is and how long it takes")
 @click.option("--hours", type=float, help="begin nothing that would end after so many")
-def command(names: tuple[str, ...], scale: str, page: Path | None, records: Path, note: str,
-            render_only: bool, check: bool, plan_only: bool, hours: float | None) -> None:
-    """The paper's experiments: all of them, or those named."""
+@click.option("--skip-missing", is_flag=True,
+              help="leave out what needs a data set that is not here")
+@click.pass_context
+def command(context: click.Context, names: tuple[str, ...], scale: str, page: Path | None,
+            records: Path, note: str, render_only: bool, check: bool, plan_only: bool,
+            hours: float | None, skip_missing: bool) -> None:
     if check:
         _check(click.echo)
         return
     page = page or Path("docs") / ("paper.md" if scale == "small" else f"paper-{scale}.md")
     store = Records(records / scale, page.with_suffix("") / "records" / f"{scale}.jsonl")
+    every = plan(NAMES, SCALES[scale])
     jobs = plan(names or NAMES, SCALES[scale])
-    if plan_only or not render_only:
-        least = None
-        if plan_only or scale == "full":
-            from pgrain.demo.paper.sizes import describe
-            least = describe(jobs, store, click.echo)
-        if scale == "full":
-            click.echo(f"{len(jobs)} configurations; those missing take at least "
-                       f"{costs.duration(least)} on this device, at the rate of its matrix "
-                       "products")
-        else:
-            estimate(jobs, store, click.echo)
-        if plan_only:
-            return
+    if plan_only:
+        describe(jobs, store, SCALES[scale], click.echo, lines=True)
+        return
+    if render_only:
+        named = context.get_parameter_source("records") is not ParameterSource.DEFAULT
+        _some(every, store, named)
     failures: list[str] = []
     late: list[str] = []
     stopped = False
-    if not render_only:
-        try:
-            failures, late = run(jobs, store, click.echo, hours)
-        except KeyboardInterrupt:
-            stopped = True
-            click.echo("stopped; the same command goes on where it was")
-    fell = [what for change, what in changes(store, jobs) if change < -FELL]
-    from pgrain.demo.paper.page import write
-    store.keep(plan(NAMES, SCALES[scale]))
-    write(page, SCALES[scale], store, note)
-    click.echo(f"wrote {page} and {store.kept}")
+    try:
+        if not render_only:
+            skipped = _without(absent(jobs, store), skip_missing)
+            failures += skipped.values()
+            jobs = [job for job in jobs if job.key not in skipped]
+            describe(jobs, store, SCALES[scale], click.echo, lines=False)
+            try:
+                failed, late = run(jobs, store, click.echo, hours)
+                failures += failed
+            except KeyboardInterrupt:
+                stopped = True
+                click.echo("\nstopped; the same command goes on where it was. The page is written "
+                           "from what is there; Ctrl-C again ends without that")
+        fell = [what for change, what in changes(store, jobs) if change < -FELL]
+        there = bool(store.all(every))
+        if there:
+            from pgrain.demo.paper.page import write
+            store.keep(every)
+            write(page, SCALES[scale], store, note)
+    except KeyboardInterrupt:
+        click.echo("\nended before the page was written")
+        sys.exit(130)
+    click.echo(f"wrote {page} and {store.kept}" if there else
+               "nothing has been measured: no page was written")
     if fell:
         click.echo(f"AUC_R at the automatic k fell by more than {FELL} against the kept records:\n"
                    "  " + "\n  ".join(fell))
@@ -167,4 +216,32 @@ def command(names: tuple[str, ...], scale: str, page: Path | None, records: Path
     if stopped:
         sys.exit(130)
     if failures:
-        raise click.ClickException("not measured:\n  " + "\n  ".join(failures))
+        raise click.ClickException("not measured:\n  " + "\n  ".join(dict.fromkeys(failures)))
+
+
+command.help = ("The paper's experiments: all of them, or those named.\n\nThey are "
+                f"{', '.join(NAMES[:-1])} and {NAMES[-1]}.")
+
+
+def _some(jobs: list[Job], records: Records, named: bool) -> None:
+    """An error where there is nothing to write a page from. named: the folder was asked for, so
+    that records kept beside the page are not what is meant."""
+    if named and not records.folder.is_dir():
+        raise click.ClickException(f"there is no folder {records.folder} with records; nothing was "
+                                   "written")
+    if not records.all(jobs):
+        raise click.ClickException(f"there are no records of this scale, neither in "
+                                   f"{records.folder} nor in {records.kept}; nothing was written. "
+                                   "Without --render-only they are measured")
+
+
+def _without(missing: dict[str, tuple[str, list[Job]]], skip: bool) -> dict[str, str]:
+    """Key of each job that cannot be measured -> why; an error unless they are to be skipped."""
+    lines = [f"{len(of)} configurations need {name}: {why}"
+             for name, (why, of) in missing.items()]
+    if lines and not skip:
+        raise click.ClickException("\n  ".join(
+            ["nothing was measured, data sets are missing:", *lines,
+             "--skip-missing measures the others"]))
+    return {job.key: line
+            for line, (_, of) in zip(lines, missing.values(), strict=True) for job in of}

@@ -100,4 +100,6 @@ def write(path: Path, scale: Scale, records: Records, note: str = "") -> None:
     parts += [section(name, scale, records, folder) for name in NAMES]
     path.parent.mkdir(parents=True, exist_ok=True)
     text = "\n\n".join([*parts, _template("page_tail.md").strip()]) + "\n"
-    path.write_text(text.replace("](paper/", f"]({folder.name}/"))
+    partial = path.with_suffix(f".{os.getpid()}.part")
+    partial.write_text(text.replace("](paper/", f"]({folder.name}/"))
+    partial.replace(path)
