@@ -260,6 +260,7 @@ def test_explain_shows_our_operators_and_postgresql_s(small):
                                      '{"method": "rain", "filter": "damped"}',
                                      '{"method": "gradient_dot", "k": 3}', '{"damping": -1}',
                                      '{"filter": "inverse", "damping": 0.1}',
+                                     '{"filter": "truncated", "damping": 1}',
                                      '{"normalize": "bogus"}'])
 def test_options_that_mean_nothing_are_refused(small, options):
     with pytest.raises(psycopg.errors.InvalidParameterValue):

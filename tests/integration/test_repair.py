@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import threading
+import time
+
 import psycopg
 import pytest
 
@@ -102,6 +105,107 @@ def test_refused_before_anything_is_edited(undone, arguments, sqlstate):
     assert raised.value.sqlstate == sqlstate
     assert active(undone) == version
     assert undone.value("SELECT count(*) FROM pgrain.edits") == 0
+
+
+def back(lines):
+    """The statements that the last notice names to take a repair back."""
+    return next(line for line in reversed(lines) if "to go back: " in line).split(
+        "to go back: ")[1].split("; ")
+
+
+def edits(database):
+    return database.rows("SELECT train_key, intervention FROM pgrain.edits ORDER BY train_key")
+
+
+AVERAGE = ("SELECT avg((pgrain.predict('colour', x) = 'blue')::int) AS share FROM items "
+           "WHERE x IS NOT NULL")
+
+
+def test_a_number_need_not_be_hit(undone):
+    """Shares come in steps of 1/130, so this target is stepped over; it is not chased up and down
+    then."""
+    before = float(undone.value(AVERAGE))
+    target = round(before - 0.05, 3) + 0.0001
+    undone.execute("CALL pgrain.repair('share', %s, %s)", [AVERAGE, f"share = {target}"])
+    rounds = undone.rows("SELECT holds, complaint, actual FROM pgrain.repair_round "
+                         "WHERE name = 'share' ORDER BY round")
+    assert len(rounds) == 1 and rounds[0][0] and rounds[0][1] == [f"share = {target}"]
+    assert target - 0.02 < rounds[0][2] < target
+    assert any("the complaint holds after" in line for line in undone.heard)
+
+
+def test_the_way_back_leaves_other_edits(undone):
+    """Somebody's own edits of before stay, also where the repair edits the same row anew."""
+    before, version = undone.value(COUNT), active(undone)
+    suspect = undone.value("SELECT train_key FROM pgrain.complain(%s, 'n <= 0', 1, 'relabel:red')",
+                           [COUNT])
+    undone.execute("SELECT pgrain.apply('colour', ARRAY[%s], 'relabel:blue')", [suspect])
+    undone.execute("SELECT pgrain.apply('colour', '{1,2}', 'delete')")
+    own = edits(undone)
+    undone.execute("CALL pgrain.repair('beside', %s, %s, 'relabel:red')",
+                   [COUNT, f"n <= {before - 6}"])
+    assert (suspect, "relabel:red") in edits(undone) and len(edits(undone)) > len(own)
+    for statement in back(undone.heard):
+        undone.execute(statement)
+    assert edits(undone) == own and active(undone) == version
+
+
+def test_options_of_later_steps_are_checked_before_anything_is_edited(undone):
+    for option in ('{"train": {"epoch": 3}}', '{"precompute": {"pears": 3}}'):
+        with pytest.raises(psycopg.errors.InvalidParameterValue, match="epoch|pears"):
+            undone.execute("CALL pgrain.repair('typo', %s, 'n <= 1', 'delete', %s)",
+                           [COUNT, option])
+        assert edits(undone) == []
+
+
+def test_broken_off_it_names_the_way_back(undone):
+    """Another job trains the model: the edits are made by then."""
+    version = active(undone)
+    job = undone.value("INSERT INTO pgrain.job (kind, model, state) "
+                       "VALUES ('train', 'colour', 'running') RETURNING job")
+    try:
+        with pytest.raises(psycopg.errors.ObjectInUse):
+            undone.execute("CALL pgrain.repair('busy', %s, 'n <= 40')", [COUNT])
+        assert edits(undone)
+        for statement in back(undone.heard):
+            undone.execute(statement)
+        assert edits(undone) == [] and active(undone) == version
+    finally:
+        undone.execute("DELETE FROM pgrain.job WHERE job = %s", [job])
+
+
+def test_cancelled_it_names_the_way_back_and_two_do_not_mix(undone):
+    version, blocker, other = active(undone), undone.connect(), undone.connect()
+    heard, failed = [], []
+    other.add_notice_handler(lambda d: heard.append(d.message_primary))
+
+    def work():
+        try:
+            other.execute("CALL pgrain.repair('cancelled', %s, 'n <= 40')", [COUNT])
+        except psycopg.Error as error:
+            failed.append(error.sqlstate)
+
+    with blocker.transaction():
+        blocker.execute("LOCK TABLE pgrain.model_version IN SHARE MODE")     # no version is stored
+        thread = threading.Thread(target=work)
+        thread.start()
+        deadline = time.monotonic() + 60
+        while not undone.value("SELECT count(*) FROM pgrain.job WHERE state = 'running'"):
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        with pytest.raises(psycopg.errors.ObjectInUse, match="repair of model"):
+            undone.execute("CALL pgrain.repair('second', %s, 'n <= 40')", [COUNT])
+        other.cancel()
+        thread.join(60)
+    assert failed == ["57014"] and edits(undone)
+    while undone.value("SELECT count(*) FROM pgrain.job WHERE state = 'running'"):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    for statement in back(heard):
+        undone.execute(statement)
+    assert edits(undone) == [] and active(undone) == version
+    undone.execute("CALL pgrain.repair('third', %s, 'n <= 40')", [COUNT])    # nothing is held
+    assert undone.value(COUNT) <= 40
 
 
 def test_not_inside_a_transaction_block(undone):

@@ -18,9 +18,10 @@ from pgrain.backend.models import quoted, require_model
 from pgrain.backend.plan_repair import OPTIONS as PLAN_OPTIONS
 from pgrain.backend.plan_repair import make_plan
 from pgrain.backend.spi import entry_point, query, writes_nothing
-from pgrain.errors import InsufficientPrivilege, InvalidArgument
+from pgrain.errors import InsufficientPrivilege, InvalidArgument, ObjectInUse
 
 ROUNDS = 5
+_LOCK_CLASS = 0x70677270   # "pgrp": advisory locks of repairs are (this, hash of the model's name)
 _OPTIONS = PLAN_OPTIONS | {"rounds", "train", "precompute"}
 
 
@@ -42,7 +43,7 @@ def plan_for_repair(plpy, text: str, complaints: list[str], intervention: str,
 @entry_point
 @writes_nothing
 def complaints_hold(plpy, text: str, complaints: list[str]) -> str:
-    """{"holds", "value", "relaxed"} as JSON; needs no spectrum."""
+    """{"holds", "value", "relaxed", "complaints"} as JSON; needs no spectrum."""
     evaluated = evaluate_complaints(plpy, text, complaints, {}, ranked=False)
     return json.dumps(session.call(plpy, "holds", evaluated)[0])
 
@@ -63,52 +64,125 @@ def repair(plpy, name: str, text: str, complaints: list[str], intervention: str,
     if begin["holds"]:
         plpy.notice("the complaint holds already, so there is nothing to repair")
         return
-    before, version, edited, model = begin["value"], None, 0, None
-    for number in range(1, rounds + 1):
-        started = time.monotonic()
-        if number > 1:       # the new version has no spectrum yet
-            run_job(plpy, "precompute", model, {"options": settings["precompute"]})
-        if left is not None:
-            planning["rows"] = left
-        plan = json.loads(query(
-            plpy, "SELECT pgrain._plan_repair($1, $2, $3, $4::jsonb) AS plan",
-            ["text", "text[]", "text", "text"],
-            [text, complaints, intervention, json.dumps(planning)])[0]["plan"])
-        for notice in plan["notices"]:
-            plpy.notice(notice)
-        if not plan["rows"]:
-            break
-        model = plan["model"]
-        version_before = require_model(plpy, model)["active_version"]
-        version = version or version_before
-        last = plan["rows"][-1]
-        plpy.info(f"pgrain: round {number}: {len(plan['rows'])} rows, predicted {last[4]:g} "
-                  f"({last[5]:g} to {last[6]:g}), now {_shown(before)}")
-        _apply(plpy, model, plan["rows"])
-        plpy.commit()
-        run_job(plpy, "train", model, {"options": {"warm_start": True, **settings["train"]}})
-        now = _holds(plpy, text, complaints)
-        _record(plpy, name, model, text, complaints, intervention, plan["rows"], before, now,
-                time.monotonic() - started, version_before,
-                require_model(plpy, model)["active_version"])
-        plpy.commit()
-        plpy.info(f"pgrain: round {number}: {_shown(now['value'])} after training, "
-                  + ("the complaint holds" if now["holds"] else "the complaint does not hold yet"))
-        before, edited = now["value"], edited + len(plan["rows"])
-        if now["holds"]:
-            plpy.notice(f"the complaint holds after {number} "
-                        f"{'round' if number == 1 else 'rounds'} and {edited} edited rows; "
-                        + _way_back(model, version))
-            return
-        if left is not None:
-            left -= len(plan["rows"])
-            if left < 1:
+    # From here on "=" holds once the number is there or past it, as plans have it: a count may step
+    # over its target, and would be chased up and down.
+    asked = begin["complaints"]
+    before, edited, model, locked, undo = begin["value"], 0, None, None, None
+    try:
+        for number in range(1, rounds + 1):
+            started = time.monotonic()
+            if number > 1:       # the new version has no spectrum yet
+                run_job(plpy, "precompute", model, {"options": settings["precompute"]})
+            if left is not None:
+                planning["rows"] = left
+            plan = json.loads(query(
+                plpy, "SELECT pgrain._plan_repair($1, $2, $3, $4::jsonb) AS plan",
+                ["text", "text[]", "text", "text"],
+                [text, asked, intervention, json.dumps(planning)])[0]["plan"])
+            for notice in plan["notices"]:
+                plpy.notice(notice)
+            if not plan["rows"]:
                 break
+            model = plan["model"]
+            version_before = require_model(plpy, model)["active_version"]
+            if undo is None:
+                _alone(plpy, model)
+                locked = model
+                undo = _Undo(plpy, model, version_before)
+                _check_settings(plpy, model, settings)
+            last = plan["rows"][-1]
+            plpy.info(f"pgrain: round {number}: {len(plan['rows'])} rows, predicted {last[4]:g} "
+                      f"({last[5]:g} to {last[6]:g}), now {_shown(before)}")
+            undo.edited(plan["rows"])
+            _apply(plpy, model, plan["rows"])
+            plpy.commit()
+            run_job(plpy, "train", model, {"options": {"warm_start": True, **settings["train"]}})
+            now = _holds(plpy, text, asked)
+            _record(plpy, name, model, text, complaints, intervention, plan["rows"], before, now,
+                    time.monotonic() - started, version_before,
+                    require_model(plpy, model)["active_version"])
+            plpy.commit()
+            plpy.info(f"pgrain: round {number}: {_shown(now['value'])} after training, "
+                      + ("the complaint holds" if now["holds"]
+                         else "the complaint does not hold yet"))
+            before, edited = now["value"], edited + len(plan["rows"])
+            if now["holds"]:
+                plpy.notice(f"the complaint holds after {number} "
+                            f"{'round' if number == 1 else 'rounds'} and {edited} edited rows; "
+                            + undo.way_back())
+                return
+            if left is not None:
+                left -= len(plan["rows"])
+                if left < 1:
+                    break
+    except Exception:        # also a cancelled statement: its edits are recorded all the same
+        if undo is not None and undo.any:
+            plpy.notice(f"the repair was broken off, with edits recorded; {undo.way_back()}")
+        raise
+    finally:
+        if locked is not None:
+            query(plpy, "SELECT pg_catalog.pg_advisory_unlock($1, pg_catalog.hashtext($2))",
+                  ["integer", "text"], [_LOCK_CLASS, locked])
     if not edited:
         plpy.notice("no training row would help, so nothing was edited")
         return
     plpy.notice(f"the complaint does not hold after {edited} edited rows, which is "
-                f"{_shown(before)}; " + _way_back(model, version))
+                f"{_shown(before)}; " + undo.way_back())
+
+
+class _Undo:
+    """What takes a repair back: its own edits and no others, and the version before."""
+
+    def __init__(self, plpy, model: str, version: int):
+        self.model, self.version = model, version
+        self.began = query(plpy, "SELECT pg_catalog.now()::text AS at")[0]["at"]
+        self.earlier = {row["train_key"]: row["intervention"] for row in query(
+            plpy, "SELECT train_key, intervention FROM pgrain.training_edit WHERE model = $1",
+            ["text"], [model])}
+        self.replaced: dict[str, list[str]] = {}
+        self.any = False
+
+    def edited(self, rows: list) -> None:
+        """Note the rows of a plan that are about to be edited."""
+        self.any = True
+        for row in rows:
+            before = self.earlier.pop(row[2], None)
+            if before is not None:
+                self.replaced.setdefault(before, []).append(row[2])
+
+    def way_back(self) -> str:
+        """The statements, for a notice."""
+        model = quoted(self.model)
+        if not self.earlier and not self.replaced:
+            statements = [f"SELECT pgrain.revert({model})"]
+        else:
+            statements = [f"SELECT pgrain.revert({model}, ARRAY(SELECT train_key FROM "
+                          f"pgrain.edits WHERE model = {model} AND applied_at >= "
+                          f"{quoted(self.began)}))"]
+        for intervention, keys in sorted(self.replaced.items()):
+            listed = ", ".join(map(quoted, keys))
+            statements.append(f"SELECT pgrain.apply({model}, ARRAY[{listed}], "
+                              f"{quoted(intervention)})")
+        statements.append(f"SELECT pgrain.activate({model}, {self.version})")
+        return "to go back: " + "; ".join(statements)
+
+
+def _alone(plpy, model: str) -> None:
+    """55006 where another session repairs the model: their edits would be trained together."""
+    mine = query(plpy, "SELECT pg_catalog.pg_try_advisory_lock($1, pg_catalog.hashtext($2)) AS x",
+                 ["integer", "text"], [_LOCK_CLASS, model])[0]["x"]
+    if not mine:
+        raise ObjectInUse(f'a repair of model "{model}" is already under way',
+                          hint="Wait for it to end; see pgrain.progress.")
+
+
+def _check_settings(plpy, model: str, settings: dict) -> None:
+    """22023 for options that `train` or `precompute` would refuse, before anything is edited."""
+    row = query(plpy, "SELECT architecture, options::text FROM pgrain.model WHERE model = $1",
+                ["text"], [model])[0]
+    session.call(plpy, "check_options", {
+        "architecture": row["architecture"], "precompute": settings["precompute"],
+        "options": {**json.loads(row["options"]), **settings["train"]}})
 
 
 def _holds(plpy, text: str, complaints: list[str]) -> dict:
@@ -140,11 +214,6 @@ def _record(plpy, name, model, text, complaints, intervention, rows, before, now
               "float8", "float8", "boolean", "float8", "bigint", "bigint"],
           [name, model, text, complaints, intervention, len(rows), before, *rows[-1][4:7],
            now["value"], now["holds"], seconds, version_before, version])
-
-
-def _way_back(model: str, version: int) -> str:
-    return (f"to go back: SELECT pgrain.revert({quoted(model)}); "
-            f"SELECT pgrain.activate({quoted(model)}, {version})")
 
 
 def _whole(options: dict, name: str, default):

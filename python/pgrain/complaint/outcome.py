@@ -6,6 +6,7 @@ The rows that each complaint is about are those that its WHERE selected when it 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,6 +14,8 @@ import numpy as np
 from pgrain.complaint.grammar import Complaint
 from pgrain.complaint.objective import Objective, complained_column
 from pgrain.errors import InvalidArgument
+from pgrain.provenance.annotate import quote
+from pgrain.provenance.circuit import Circuit
 from pgrain.provenance.output import Output
 from pgrain.provenance.presence import ABSENT
 
@@ -99,3 +102,16 @@ def _cell_holds(complaint: Complaint, value: Output, row: int, column: int, abov
     if complaint.operator == "=":
         return v <= t if above else v >= t
     return {"<=": v <= t, "<": v < t, ">=": v >= t, ">": v > t}[complaint.operator]
+
+
+def one_sided(complaint: Complaint, circuit: Circuit, value: Output, rows: Sequence[int]) -> str:
+    """The complaint's text with "=" as "<=" or ">=", by the side on which the numbers of `rows` are
+    off: a repair need not hit a number, only reach it. Any other complaint's text as it is."""
+    if complaint.operator != "=" or isinstance(complaint.target, str) or not len(rows):
+        return complaint.text
+    numbers = value.numbers[np.asarray(rows, int), complained_column(complaint, circuit)]
+    if not ((numbers > complaint.target).all() or (numbers < complaint.target).all()):
+        return complaint.text
+    operator = "<=" if numbers[0] > complaint.target else ">="
+    where = "" if complaint.where is None else f" WHERE {complaint.where}"
+    return f"{quote(complaint.column)} {operator} {complaint.target!r}{where}"

@@ -17,6 +17,7 @@ from pgrain.worker.complaints import Complaints
 from pgrain.worker.describe_methods import DescribeMethods
 from pgrain.worker.forgetting import Forgetting, empty
 from pgrain.worker.plan_methods import PlanMethods
+from pgrain.worker.precompute_job import check_options as check_precompute
 from pgrain.worker.prediction_maps import PredictionMaps
 from pgrain.worker.repair_methods import RepairMethods
 from pgrain.worker.resident import Residents
@@ -98,8 +99,10 @@ class Handlers:
         return self._about, []
 
     def _check_options(self, state: dict, params: dict, blobs: list) -> tuple:
-        """Options of a model that is about to be declared: 22023 for one that cannot be."""
+        """Options of a model that is about to be declared, of its training, and of `precompute`:
+        22023 for one that cannot be."""
         check_options(params["architecture"], params["options"])
+        check_precompute(params.get("precompute", {}))
         return {}, []
 
     def _predict(self, state: dict, params: dict, blobs: list) -> tuple:

@@ -7,7 +7,7 @@ import time
 
 import numpy as np
 
-from pgrain.complaint.outcome import Watchful
+from pgrain.complaint.outcome import Watchful, one_sided
 from pgrain.errors import InvalidArgument, UnsupportedOperator
 from pgrain.worker.assessing import USELESS, Assessment
 from pgrain.worker.complaints import evaluation_of, slopes
@@ -114,8 +114,8 @@ class PlanMethods:
 
     def holds(self, state: dict, params: dict, blobs: list) -> tuple:
         """Whether the complaints hold, and the first complained cell: {"holds", "value",
-        "relaxed"}. Of a number or text whose WHERE selects nothing any more, nothing is left to
-        complain about."""
+        "relaxed", "complaints"}. Of a number or text whose WHERE selects nothing any more, nothing
+        is left to complain about. complaints: what says the same from here on (`one_sided`)."""
         evaluation = evaluation_of(state, params, last=True)
         rows = evaluation.matched(params["matches"])
         kept = [(complaint, found) for complaint, found in
@@ -123,14 +123,16 @@ class PlanMethods:
                 if found or complaint.operator == "no row"]
         missing = any(complaint.operator == "a row" and not found for complaint, found in
                       zip(evaluation.complaints, rows, strict=True))
+        asked = [one_sided(complaint, evaluation.circuit, evaluation.value, found)
+                 for complaint, found in zip(evaluation.complaints, rows, strict=True)]
         objective = evaluation.objective_of(*zip(*kept, strict=True)) if kept else None
         if objective is None:
-            return {"holds": not missing, "value": None, "relaxed": None}, []
+            return {"holds": not missing, "value": None, "relaxed": None, "complaints": asked}, []
         outcome = Watchful(objective).outcome(
             {name: v.predicted for name, v in evaluation.variables.items()},
             {name: v.p for name, v in evaluation.variables.items()})
         return {"holds": outcome.holds and not missing, "value": _sent(outcome.value),
-                "relaxed": _sent(outcome.relaxed)}, []
+                "relaxed": _sent(outcome.relaxed), "complaints": asked}, []
 
 
 def check_budget(rows, n: int) -> int:

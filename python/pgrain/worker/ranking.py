@@ -394,6 +394,9 @@ def weights(spectrum: Spectrum, options: dict) -> tuple[int, np.ndarray]:
     name = options.get("filter", "damped" if damping else "inverse")
     if damping and name in ("inverse", "identity"):
         raise InvalidArgument(f'option "damping" has no effect on filter "{name}"')
+    if name == "truncated" and damping >= 1:
+        raise InvalidArgument(f'filter "truncated" leaves no eigenpair with damping {damping:g}',
+                              hint="It is a share of the largest eigenvalue, so less than 1.")
     return k, filter_weights(spectrum.row.eigenvalues[:k], name, damping)
 
 
