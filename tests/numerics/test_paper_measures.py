@@ -9,12 +9,29 @@ import numpy as np
 import pytest
 
 from pgrain.demo import cifar10
-from pgrain.demo.paper import cases, command, costs, draw, measure, page
+from pgrain.demo.datasets import DatasetMissing
+from pgrain.demo.paper import (
+    baselines,
+    cases,
+    choice_of_k,
+    command,
+    costs,
+    denoising,
+    draw,
+    iterations,
+    lds,
+    magnitude,
+    measure,
+    page,
+    peaks,
+)
 from pgrain.demo.paper.cases import Case, Setting, load
 from pgrain.demo.paper.experiments import NAMES, experiment, jobs_of, setting_of
 from pgrain.demo.paper.records import Job, Records, changes
 from pgrain.demo.paper.scales import SCALES
+from pgrain.models.training import predict_proba, train
 
+KEPT = Path(__file__).resolve().parents[2] / "docs" / "paper" / "records" / "small.jsonl"
 RNG = np.random.default_rng(0)
 LABELS = RNG.integers(0, 10, 60).astype(np.int32)
 CASE = Case(10, None, None, None, None, None, None, LABELS)
@@ -188,14 +205,20 @@ def test_a_section_of_lost_records_stays_until_as_many_are_measured(tmp_path, mo
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_every_section_can_be_written_from_the_records_that_are_kept(name, tmp_path):
+def test_every_section_is_written_from_the_records_that_are_kept_with_their_sizes(name, tmp_path):
     pytest.importorskip("matplotlib")
-    kept = Path(__file__).resolve().parents[2] / "docs" / "paper" / "records" / "small.jsonl"
-    records = Records(tmp_path / "records", kept)
+    records = Records(tmp_path / "records", KEPT)
     text = page.section(name, SCALES["small"], records, tmp_path)
     found = records.all(experiment(name).jobs(SCALES["small"]))
     assert f"{len(found)} of " in text
     assert ("Nothing has been measured" in text) == (not found)
+    captions = [line for line in text.splitlines()
+                if line.startswith("*") and line.endswith(".*") and not line.startswith("**")]
+    assert captions
+    for record in found:
+        if "n_rows" in record and "data" in record["setting"]:
+            rows, size = f"{record['n_rows']:,} rows", f"{record['n_parameters']:,} parameters"
+            assert any(rows in line and size in line for line in captions), (rows, size)
 
 
 def test_cifar10_is_read_where_the_user_has_it(tmp_path, monkeypatch):
@@ -220,18 +243,17 @@ def test_cifar10_is_read_where_the_user_has_it(tmp_path, monkeypatch):
 @pytest.mark.parametrize("name", NAMES)
 def test_every_section_can_be_written_before_anything_is_measured(name, tmp_path):
     pytest.importorskip("matplotlib")
-    assert isinstance(experiment(name).render([], tmp_path), str)
+    assert isinstance(experiment(name).render([], tmp_path, SCALES["small"]), str)
     assert experiment(name).TITLE and experiment(name).REPORTED
 
 
 def test_two_errors_of_records_with_and_without_the_queries_of_our_own():
-    kept = Path(__file__).parents[2] / "docs/paper/records/small.jsonl"
-    records = [record for line in kept.read_text().splitlines()
+    records = [record for line in KEPT.read_text().splitlines()
                if (record := json.loads(line)["record"])["kind"] == "setting"
                and record["setting"]["error"] == "flip2"]
     asked = {len(record["queries"]) for record in records}
     assert asked == {6, 10} and all("own_oracle" in r["queries"]["Q3:1"] for r in records)
-    written = experiment("two_errors").render(records, kept.parent)
+    written = experiment("two_errors").render(records, KEPT.parent, SCALES["small"])
     assert "| cnn, 40%, 1 seed | Q3:9 |" in written
     assert "| mlp, 40%, 5 seeds | Q3:9@4 |" in written and "| cnn, 40%, 1 seed | Q3:9@4 |" \
         not in written
@@ -240,4 +262,127 @@ def test_two_errors_of_records_with_and_without_the_queries_of_our_own():
 def test_intervals():
     assert draw.interval([0.5]) == "0.500"
     assert draw.interval([0.4, 0.6]) == "0.500 ± 1.271"       # t = 12.706, s/sqrt 2 = 0.1
+    assert draw.interval([1000.4, 1000.6], 1) == "1,000.5 ± 1.3"
+    assert draw.half([0.5]) == 0
     assert draw.peak([0.1, 0.9, 0.3]) == ("0.900", 2)
+    assert draw.span([0.31, 0.1], ".1f") == "0.1 to 0.3" and draw.span([3, 3]) == "3"
+
+
+def test_captions_state_rows_and_sizes():
+    records = [{"setting": {"data": "mnist", "architecture": a}, "n_rows": 8000,
+                "n_parameters": d, "n_query": 2000} for a, d in (("mlp", 101770), ("cnn", 33546))]
+    assert draw.caption("Spectra", records) == (
+        "*Spectra. mnist, 8,000 rows (2,000 queried): cnn of 33,546 parameters, mlp of 101,770 "
+        "parameters.*\n\n")
+    assert draw.caption("Spectra") == "*Spectra.*\n\n"
+
+
+def test_a_ranking_is_compared_on_the_seeds_that_both_have():
+    of = [({"k": 1, "setting": {"seed": seed}}, {"rain++": [own, 0.9], "rain": [0.2, rain]})
+          for seed, own, rain in ((0, 0.5, 0.7), (1, 0.1, 0.1))]
+    automatic = baselines.by_seed(of, "automatic", {})
+    assert automatic == {0: 0.5, 1: 0.1} and baselines.by_seed(of, "best", {}) == {0: 0.9, 1: 0.9}
+    assert baselines.by_seed(of, "rain", {}) == {0: 0.7, 1: 0.2}
+    assert baselines.lead(automatic, baselines.by_seed(of, "ekfac", {"ekfac": {0: 0.8}})) == \
+        pytest.approx(0.3)                                   # not 0.8 against the mean of both, 0.3
+    assert baselines.lead(automatic, {7: 1.0}) is None
+
+
+def test_wins_of_baselines_are_listed_for_errors_by_feature_too():
+    found = {job.what["error"] for job in experiment("baselines").jobs(SCALES["small"])}
+    assert "male_private" in found
+
+    def record(kind, **judged):
+        setting = {"data": "adult", "architecture": "logistic_regression", "seed": 0, "rate": 0.6,
+                   "error": "male_private"}
+        return {"kind": kind, "setting": setting, "n_rows": 9, "n_wrong": 3, "chance": 0.3, "k": 1,
+                "n_parameters": 4, **judged}
+
+    text = baselines.render([
+        record("setting", queries={"Q4": {"rain++": [0.5, 0.6], "loss": 0.1, "rule": 0.58}}),
+        record("peers", peers={"Q4": {"ekfac": 0.9, "cleanlab": 0.2}})], Path(), SCALES["small"])
+    wins, best = text.split("at its best k too")
+    assert "- EK-FAC: adult, logistic_regression, male_private 60%, Q4 (0.400)" in wins
+    assert "- the rule: adult, logistic_regression, male_private 60%, Q4 (0.080)" in wins
+    assert "- EK-FAC" in best and "- the rule" not in best and "- cleanlab" not in wins
+
+
+def test_figure_4_has_every_error_of_tables_2_and_3_and_the_chance_of_each():
+    jobs = experiment("peaks").jobs(SCALES["small"])
+    having: dict = {}
+    for job in jobs:
+        what = job.what
+        having.setdefault((what["data"], peaks.name_of(what).split(", ", 2)[2]), set()).add(
+            what["rate"])
+    for data in ("mnist", "fashion", "reviews", "adult"):
+        assert having[data, "flip"] == {0.1, 0.2, 0.3, 0.4}
+    for data in ("mnist", "fashion"):
+        for error in ("gaussian_blur", "salt_and_pepper"):
+            assert having[data, f"{error}, all rows"] == {0.1, 0.2, 0.3, 0.4}
+            assert having[data, f"{error}, one class"] == {0.1, 0.2, 0.3, 0.4, 0.7, 1.0}
+    assert having["adult", "male_private"] == {0.5, 0.6, 0.7}
+    setting = {"data": "mnist", "architecture": "mlp", "error": "flip", "rate": 0.1}
+    records = [{"setting": setting, "k": 1, "chance": chance, "queries": {
+        "Q3": {"rain": [0.2, peak], "rain++": [0.1, 0.4]}, "Q3:4": {"rain++": [1.0]}}}
+        for peak, chance in ((0.5, 0.01), (0.7, 0.03))]
+    (key, seeds), = peaks.points(records).items()
+    assert key == ("mnist, mlp, flip", 0.1, "Q3") and [s["rain"] for s in seeds] == [0.5, 0.7]
+    assert [s["chance"] for s in seeds] == [0.01, 0.03] and seeds[0]["automatic"] == 0.1
+
+
+def test_intervals_over_seeds_are_of_what_all_seeds_have():
+    curves = [(("flip", rate), seed, [rate]) for rate, seeds in ((0.1, (0,)), (0.4, (0, 1)))
+              for seed in seeds]
+    assert choice_of_k.common(curves) == {0: [[0.4]], 1: [[0.4]]}
+    assert choice_of_k.common(curves[:1] + [(("blur", 0.1), 1, [1.0])]) == {}
+    records = [{"setting": {"rate": rate, "seed": seed}} for rate, seed in
+               ((0.1, 0), (0.4, 0), (0.4, 1))]
+    assert magnitude.complete(records) == [0]
+
+
+def test_curves_of_several_seeds_end_where_the_first_one_stopped():
+    assert iterations.average([[0.2, 0.4, 0.9], [0.4, 0.6], []]) == pytest.approx([0.3, 0.5])
+
+
+def test_a_perfect_prediction_of_noisy_retrainings_has_a_ceiling():
+    truth = RNG.normal(size=200_000)
+    one, two = (truth + RNG.normal(size=truth.size) for _ in range(2))
+    agreement = np.corrcoef(one, two)[0, 1]
+    assert lds.ceiling(agreement) == pytest.approx(np.corrcoef(truth, one + two)[0, 1], abs=0.01)
+
+
+def judged_count(value, clean, again, **after):
+    return {"value": value, "clean": clean, "after": {"again": again, **after}}
+
+
+def test_a_count_comes_closer_or_goes_farther_unless_there_is_nothing_to_see():
+    hurt = judged_count(200, 260, 203, worse=150, better=255, beyond=325)
+    assert [denoising.closer(hurt, name) for name in ("worse", "better", "beyond")] == [-1, 1, -1]
+    assert denoising.closer(judged_count(258, 260, 255, worse=100), "worse") is None
+
+
+def test_the_count_after_deletion_is_that_of_training_without_those_rows():
+    setting = Setting("mnist", "mlp", "salt_and_pepper", rate=0.9, rows=600, queries=("Q3",),
+                      pairs=12, sample=600, baselines=False, denoise=True, queried=400,
+                      options=(("hidden", (16,)), ("epochs", 6)))
+    try:
+        case = load(setting)
+    except DatasetMissing as error:
+        pytest.skip(str(error))
+    record = denoising.measure(setting.as_json(), lambda text: None)
+    found = record["queries"]["Q3"]
+    model = measure.build_model(setting, case)
+
+    def ones(X, y):
+        theta = train(model, X, y, options=dict(setting.options), seed=setting.seed).theta
+        return (predict_proba(model, theta, case.query_X)[1].argmax(axis=1) == 1).sum()
+
+    keep, X = ~case.wrong, case.X.copy()
+    X[case.wrong] = case.denoised[case.wrong]
+    assert found["value"] == ones(case.X, case.y)
+    assert found["after"]["delete noisy"] == ones(case.X[keep], case.y[keep]) < found["clean"]
+    assert found["after"]["denoise noisy"] == ones(X, case.y)
+    # The damaged ones are the only ones: all that a ranking could take is known.
+    assert 0 <= found["after"]["delete share"] <= 1 and record["n_wrong"] == case.wrong.sum()
+    text = denoising.render([{"kind": "denoising", **record}], Path(), SCALES["small"])
+    assert f"| {found['after']['delete noisy']:.1f} |" in text

@@ -60,6 +60,8 @@ class Setting:
     """Also judge the replacement of every picture by its denoised self (section 6.9)."""
     queried: int = 0
     """Rows of the inference relation, the first ones; 0: all there are."""
+    peers: tuple[str, ...] = ()
+    """Other implementations to be judged beside it (`lds`), each in an environment of its own."""
     options: tuple[tuple[str, object], ...] = ()
     """Options of the architecture and of training."""
 
@@ -68,8 +70,12 @@ class Setting:
         found["queries"], found["swept"] = list(self.queries), list(self.swept)
         found["options"] = {name: list(value) if isinstance(value, tuple) else value
                             for name, value in self.options}
-        if not self.queried:
-            del found["queried"]
+        # Left out where they say nothing, so that records from before they were thought of count.
+        for name in ("queried", "peers"):
+            if not found[name]:
+                del found[name]
+        if self.peers:
+            found["peers"] = list(self.peers)
         return found
 
 

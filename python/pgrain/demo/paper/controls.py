@@ -21,7 +21,7 @@ def jobs(scale):
     return jobs_of(found)
 
 
-def render(records, folder: Path) -> str:
+def render(records, folder: Path, scale) -> str:
     rows = []
     for error, query, what in [
             ("flip", "Q3", "the error, its own query (for comparison)"),
@@ -37,5 +37,7 @@ def render(records, folder: Path) -> str:
                                     for r, j in zip(of, judged, strict=True)]),
                      draw.interval([j["gradient_dot"] for j in judged]),
                      f"{draw.mean([r['chance'] for r in of]):.3f}"])
-    return (draw.table(["control", "seeds", "Rain++, automatic k", "gradient_dot", "chance"], rows)
+    return (draw.caption("AUC_R, mean over seeds ± half a 95 % interval", records)
+            + draw.table(["control", "seeds", "Rain++, automatic k", "gradient_dot", "chance"],
+                         rows)
             + "\n\nChance is the share of marked rows, which is what AUC_R of a random order is.")

@@ -53,12 +53,14 @@ def lines(path: Path, given: Sequence[Line], *, x: str, y: str, log_y: bool = Fa
 
 
 def scatter(path: Path, panels: Sequence[Sequence[tuple[str, list, list]]], *, x: str,
-            y: Sequence[str], diagonal: bool = True, log_x: bool = False) -> None:
-    """One panel beside the other, a colour a group."""
+            y: Sequence[str], diagonal: bool = True, log_x: bool = False,
+            tall: bool = False) -> None:
+    """One panel beside the other, a colour a group; tall: one legend, below them."""
     figure, every = _axes(max(len(panels), 1))
     for axes, groups, label in zip(every, panels, y, strict=False):
-        for name, xs, ys in groups:
-            axes.scatter(xs, ys, s=14, label=name, alpha=0.8)
+        for number, (name, xs, ys) in enumerate(groups):
+            axes.scatter(xs, ys, s=14, label=name, alpha=0.8, color=f"C{number % 10}",
+                         marker="os^"[number // 10 % 3])
         if diagonal:
             axes.plot([0, 1], [0, 1], color="grey", linewidth=0.8)
         if log_x:
@@ -66,13 +68,43 @@ def scatter(path: Path, panels: Sequence[Sequence[tuple[str, list, list]]], *, x
         axes.set_xlabel(x)
         axes.set_ylabel(label)
         axes.set_ylim(-0.03, 1.03)
-        if groups:
+        if groups and not tall:
             axes.legend(fontsize="x-small")
+    if tall and every[0].get_legend_handles_labels()[0]:
+        figure.legend(*every[0].get_legend_handles_labels(), fontsize="x-small", ncols=3,
+                      loc="upper center", bbox_to_anchor=(0.5, 0.0))
     _save(figure, path)
 
 
-def image(name: str, caption: str) -> str:
-    return f"![{caption}](paper/{name})\n\n*{caption}.*\n\n"
+def sizes(records: Iterable[dict]) -> str:
+    """Rows and models of records: "mnist, 8,000 rows (2,000 queried): cnn of 33,546 parameters"."""
+    models: dict[tuple[str, int], set[tuple[str, int]]] = {}
+    queried: dict[tuple[str, int], set[int]] = {}
+    for record in records:
+        data = record["setting"].get("data")
+        if "n_rows" not in record or not data:
+            continue
+        key = data, record["n_rows"]
+        models.setdefault(key, set()).add(
+            (record["setting"]["architecture"], record["n_parameters"]))
+        queried.setdefault(key, set()).update({record["n_query"]} if "n_query" in record else ())
+    parts = []
+    for (data, rows), of in sorted(models.items()):
+        asked = ", ".join(f"{n:,}" for n in sorted(queried[data, rows]))
+        names = ", ".join(f"{name} of {d:,} parameters" for name, d in sorted(of))
+        parts.append(f"{data}, {rows:,} rows{f' ({asked} queried)' if asked else ''}: {names}")
+    return "; ".join(parts)
+
+
+def caption(text: str, records: Iterable[dict] = ()) -> str:
+    """A line in italics with the sizes in it: of a plot, or of the table below it."""
+    found = sizes(records)
+    return f"*{text}{f'. {found}' if found else ''}.*\n\n"
+
+
+def image(name: str, text: str, records: Iterable[dict] = ()) -> str:
+    """A plot with its caption."""
+    return f"![{text}](paper/{name})\n\n{caption(text, records)}"
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence]) -> str:
@@ -98,13 +130,27 @@ def mean(values: Sequence[float]) -> float:
 _T = {1: 12.706, 2: 4.303, 3: 3.182, 4: 2.776, 5: 2.571, 6: 2.447, 7: 2.365, 8: 2.306, 9: 2.262}
 
 
-def interval(values: Sequence[float]) -> str:
+def half(values: Sequence[float]) -> float:
+    """Half the 95 % interval of the mean; 0 of a single value."""
+    if len(values) < 2:
+        return 0.0
+    middle = mean(values)
+    deviation = math.sqrt(sum((v - middle) ** 2 for v in values) / (len(values) - 1))
+    return _T.get(len(values) - 1, 2.0) * deviation / math.sqrt(len(values))
+
+
+def interval(values: Sequence[float], digits: int = 3) -> str:
     """Mean ± half the 95 % interval of the mean; a single value stands alone."""
     if not values:
         return "–"
-    middle = mean(values)
-    if len(values) == 1:
-        return f"{middle:.3f}"
-    deviation = math.sqrt(sum((v - middle) ** 2 for v in values) / (len(values) - 1))
-    half = _T.get(len(values) - 1, 2.0) * deviation / math.sqrt(len(values))
-    return f"{middle:.3f} ± {half:.3f}"
+    middle = f"{mean(values):,.{digits}f}"
+    return middle if len(values) == 1 else f"{middle} ± {half(values):,.{digits}f}"
+
+
+def span(values: Iterable[float], form: str = "g", to: str = " to ") -> str:
+    """From the least to the largest; one number where they read the same."""
+    found = sorted(values)
+    if not found:
+        return "–"
+    low, high = f"{found[0]:{form}}", f"{found[-1]:{form}}"
+    return low if low == high else f"{low}{to}{high}"

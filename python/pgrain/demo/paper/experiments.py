@@ -1,7 +1,9 @@
 """Which measurements each figure and table needs. One list, in the order of the paper.
 
 An experiment is a module of `pgrain.demo.paper` with TITLE, REPORTED (what the paper says),
-`jobs(scale)` and `render(records, folder) -> Markdown`; `folder` takes its plots.
+`jobs(scale)` and `render(records, folder, scale) -> Markdown`; `folder` takes
+its plots. Sentences with numbers are made from the records, or printed at the scale `small` alone,
+whose records are kept and were read beside them.
 """
 
 from __future__ import annotations
@@ -31,7 +33,8 @@ def setting_of(what: dict) -> Setting:
     options = tuple((name, tuple(value) if isinstance(value, list) else value)
                     for name, value in what["options"].items())
     return Setting(**{**what, "queries": tuple(what["queries"]),
-                      "swept": tuple(what["swept"]), "options": options})
+                      "swept": tuple(what["swept"]), "options": options,
+                      "peers": tuple(what.get("peers", ()))})
 
 
 def work(job: Job, say) -> dict:

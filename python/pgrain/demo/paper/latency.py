@@ -134,7 +134,7 @@ def _through_sql(what: dict, say) -> dict:
     return {"sql": found, "offline": offline}
 
 
-def render(records, folder: Path) -> str:
+def render(records, folder: Path, scale) -> str:
     if not records:
         return draw.table([], [])
     records = sorted(records, key=lambda r: r["n_parameters"])
@@ -163,9 +163,11 @@ def render(records, folder: Path) -> str:
             f"{step[f'optimised {PAIRS}']:.2f}",
             f"{rain / step[f'optimised {PAIRS}']:,.0f} ×"])
     some = records[0]["setting"]
+    slowest = max(records, key=lambda r: r["sql"]["rain 4"][0])["setting"]["model"]
+    ratios = [(r["steps"]["gradient"] + 4 * r["steps"]["cg"] + r["steps"]["scores"])
+              / (r["steps"]["gradient"] + r["steps"]["ranking"]) for r in records]
     return (draw.image("latency.png", "The complaint of Q1 about the join of the halves of the "
-                       f"inference table, {some['rows']:,} training rows, {some['queried']:,} "
-                       "queried ones")
+                       f"inference table, {some['queried']:,} rows", records)
             + "End to end through SQL, ms (medians; the Hessian is that of "
             f"{some['sample']:,} rows):\n\n"
             + draw.table(["model", "parameters", "Rain, 2 iterations", "4 iterations",
@@ -177,12 +179,14 @@ def render(records, folder: Path) -> str:
             + draw.table(["model", "gradient of q", "a CG iteration", "Rain scores", "Rain",
                           "Rain++", "optimised", "Rain / optimised"], steps)
             + "\n\nRain++'s online time does not depend on the model once the rows are attached, "
-            "as in the paper; Rain's grows with the work of a gradient (the convolutional net is "
-            "the slowest, not the largest). Without stored Jacobians Rain++ is 2 to 5 times "
-            "quicker than Rain with 4 iterations, in the paper 20 to 40 times: the gradient of q "
-            "over 2,000 rows costs more here than a Hessian product over 1,000, and the paper's "
-            "Hessian has 60 000 rows. That, smaller models and no GPU are why the last column has "
-            "no 70 000. What is left through SQL is PostgreSQL's and "
+            "as in the paper; Rain's grows with the work of a gradient "
+            f"({slowest} is the slowest). Without stored Jacobians Rain++ is "
+            f"{draw.span(ratios, '.1f')} times quicker than Rain with 4 iterations, in the paper "
+            f"20 to 40 times: here the gradient of q is over {some['queried']:,} rows and the "
+            f"Hessian has {some['sample']:,}; the paper's has 60 000."
+            + (" That, smaller models and no GPU are why the last column has no 70 000."
+               if scale.name == "small" else "")
+            + " What is left through SQL is PostgreSQL's and "
             "the round trips, which the paper, a library, does not have. `first` computes the "
             "predictions and the Jacobians of values that nobody has seen, with compilation; "
             "without influence the query itself would have to predict them too.")

@@ -58,6 +58,12 @@ class Fitted:
     def A(self) -> np.ndarray:
         return training_projection(self.J, self.residual)
 
+    @functools.cached_property
+    def A_denoised(self) -> np.ndarray:
+        """(N, m): projections of the rows as they would be after the repair."""
+        logits, J = project(self.model, self.theta, self.case.denoised, self.spectrum.vectors)
+        return training_projection(J, residual(None, self.case.y, logits))
+
     @property
     def predicted(self) -> np.ndarray:
         return self.query_p.argmax(axis=1)
@@ -110,8 +116,12 @@ def clean_predictions(setting: Setting) -> np.ndarray:
 
 def measure(setting: Setting, say: Progress = lambda text: None) -> dict:
     """The record of a setting: plain JSON values."""
-    case = load(setting)
-    fitted = fit(setting, case, say)
+    return judged(setting, fit(setting, load(setting), say), say)
+
+
+def judged(setting: Setting, fitted: Fitted, say: Progress = lambda text: None) -> dict:
+    """The record of what `fit` gave."""
+    case = fitted.case
     say("clean model")
     clean_p = clean_predictions(replace(
         setting, error="none", rate=0.0, queries=(), swept=(), cg=0, baselines=False, denoise=False,
@@ -144,9 +154,7 @@ def direction(query: Query, predicted: np.ndarray, p: np.ndarray) -> int:
 def _judge(setting: Setting, fitted: Fitted, query: Query, clean_p: np.ndarray) -> dict:
     """AUC_R of every ranking for the complaint "too high" or "too low" about one query."""
     case = fitted.case
-    sign = direction(query, fitted.predicted, fitted.query_p)
-    dq = sign * np.asarray(query.gradient(fitted.query_p), np.float64)
-    c = objective_projection(fitted.query_p, fitted.query_J, dq)
+    sign, dq, c = complained(fitted, query)
     found = {"value": query.value(fitted.predicted), "relaxed": query.relaxed(fitted.query_p),
              "truth": query.truth, "clean": query.value(clean_p.argmax(axis=1)),
              "complaint": "too high" if sign > 0 else "too low"}
@@ -158,7 +166,7 @@ def _judge(setting: Setting, fitted: Fitted, query: Query, clean_p: np.ndarray) 
         found["own"] = by_k(fitted.A, fitted.spectrum.eigenvalues, c, own)
         found["own_oracle"] = judge(oracle(fitted.A, own), own)
     if setting.denoise:
-        found["denoise"] = by_k(fitted.A - denoised(fitted), fitted.spectrum.eigenvalues, c,
+        found["denoise"] = by_k(fitted.A - fitted.A_denoised, fitted.spectrum.eigenvalues, c,
                                 case.wrong)
     if setting.baselines or setting.cg:
         gradient = objective_gradient(fitted.model, fitted.theta, case.query_X, dq)
@@ -183,6 +191,14 @@ def _judge(setting: Setting, fitted: Fitted, query: Query, clean_p: np.ndarray) 
             if own is not None:
                 found["own_rule"] = judge(scores, own)
     return found
+
+
+def complained(fitted: Fitted, query: Query) -> tuple[int, np.ndarray, np.ndarray]:
+    """Of the complaint that the query's value calls for: +1 "too high" or -1 "too low"; dq/dp of
+    the objective (V, R); the objective projected (m,)."""
+    sign = direction(query, fitted.predicted, fitted.query_p)
+    dq = sign * np.asarray(query.gradient(fitted.query_p), np.float64)
+    return sign, dq, objective_projection(fitted.query_p, fitted.query_J, dq)
 
 
 def own_error(setting: Setting, case: Case, query: Query) -> np.ndarray | None:
@@ -216,13 +232,6 @@ def by_k(A: np.ndarray, eigenvalues: np.ndarray, c: np.ndarray, wrong: np.ndarra
     that a ruin of either shows here. A: (N, m)."""
     changes = deletion_changes_by_k(A, filter_weights(eigenvalues), c)
     return [judge(-change, wrong) for change in changes]
-
-
-def denoised(fitted: Fitted) -> np.ndarray:
-    """(N, m): projections of the rows as they would be after the repair."""
-    logits, J = project(fitted.model, fitted.theta, fitted.case.denoised,
-                        fitted.spectrum.vectors)
-    return training_projection(J, residual(None, fitted.case.y, logits))
 
 
 def cg_steps(operator, gradient: np.ndarray, n: int) -> tuple[list[np.ndarray], str]:

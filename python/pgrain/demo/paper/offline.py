@@ -13,7 +13,7 @@ TIMED = True
 jobs = latency.jobs
 
 
-def render(records, folder: Path) -> str:
+def render(records, folder: Path, scale) -> str:
     if not records:
         return draw.table([], [])
     records = sorted(records, key=lambda r: r["n_parameters"])
@@ -33,8 +33,8 @@ def render(records, folder: Path) -> str:
     draw.lines(folder / "offline.png", lines, x="eigenvalues", y="s, CALL pgrain.precompute",
                log_y=True, points=True)
     some = records[0]["setting"]
-    return (draw.image("offline.png", "Spectrum and projections of "
-                       f"{some['rows']:,} training rows, and of {some['queried']:,} attached ones")
+    return (draw.image("offline.png", "Spectrum and projections of the training rows, and of "
+                       f"{some['queried']:,} attached ones", records)
             + draw.table(["model", "parameters", *(f"k = {k}, s" for k in ks), "attach, s",
                           "train, s", "k = 20 in complaints of Rain with 2 iterations"], rows)
             + "\n\nThrough SQL, each from nothing, storing and the attached rows included. Both "

@@ -14,7 +14,7 @@ TIMED = True
 jobs = latency.jobs
 
 
-def render(records, folder: Path) -> str:
+def render(records, folder: Path, scale) -> str:
     records = sorted(records, key=lambda r: r["n_parameters"])
     lines, rows = [], []
     for r in records:
@@ -32,7 +32,7 @@ def render(records, folder: Path) -> str:
     draw.lines(folder / "online.png", lines, x="iterations / eigenvectors", y="ms, through SQL",
                log_y=True, pairs=True)
     return (draw.image("online.png", "Complaints about Q1 through SQL; dashed: Rain++ on attached "
-                                     "rows, solid: Rain")
+                                     "rows, solid: Rain", records)
             + draw.table(["model", *(f"Rain {n}" for n in latency.ITERATIONS),
                           *(f"k = {k}" for k in latency.K), "relabel (figure 8)",
                           "gradient of q, in process", f"stored instead, k = {stored}"], rows)

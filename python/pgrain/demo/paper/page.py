@@ -30,14 +30,6 @@ def machine() -> str:
             f"jax {version('jax')}, numpy {version('numpy')}; rendered at commit {commit()}.")
 
 
-def sizes(records: list[dict]) -> str:
-    """Rows and models of records, each once."""
-    found = sorted({f"{r['setting']['data']} {r['n_rows']:,} rows, {r['setting']['architecture']} "
-                    f"of {r['n_parameters']:,} parameters"
-                    for r in records if "n_parameters" in r and "data" in r["setting"]})
-    return "; ".join(found) + "." if found else ""
-
-
 def device() -> str:
     """What JAX computes on."""
     import jax
@@ -52,12 +44,12 @@ def _load(records: list[dict]) -> str:
             if loads else "")
 
 
-def _since(one, found: list[dict]) -> str:
+def _since(one, found: list[dict], scale: Scale) -> str:
     """The tables of what has been measured since a section that is kept from earlier was."""
     if not found:
         return ""
     with tempfile.TemporaryDirectory() as folder:
-        text = one.render(found, Path(folder))
+        text = one.render(found, Path(folder), scale)
     tables = [part for part in text.split("\n\n") if part.startswith("|")]
     commits = ", ".join(sorted({r["commit"] for r in found if "commit" in r}))
     return "\n\n".join([f"\n\nMeasured since, at {commits}:", *tables]) if tables else ""
@@ -76,14 +68,14 @@ def section(name: str, scale: Scale, records: Records, folder: Path) -> str:
         head = (f"{command}: {old.measured} configurations, measured at commit {old.commit} "
                 f"({old.note}); their records are lost, the section is as it was written then. "
                 f"{len(found)} of {len(jobs)} have been measured since. {old.sizes}.")
-        body = old.text + _since(one, found)
+        body = old.text + _since(one, found, scale)
     else:
         used = sum(record.get("cpu", 0) for record in found)
         commits = ", ".join(sorted({r["commit"] for r in found if "commit" in r}))
         head = (f"{command}: {len(found)} of {len(jobs)} configurations measured, {used:,.0f} s of "
                 f"processor time{f', commit {commits}' if commits else ''}"
-                f"{_load(found) if hasattr(one, 'TIMED') else ''}. {sizes(found)}")
-        body = one.render(found, folder) if found else draw.table([], [])
+                f"{_load(found) if hasattr(one, 'TIMED') else ''}.")
+        body = one.render(found, folder, scale) if found else draw.table([], [])
     return "\n\n".join([f"## {one.TITLE}", head.strip(), f"**Reported:** {one.REPORTED}",
                         body.strip()])
 

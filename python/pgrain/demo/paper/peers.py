@@ -66,9 +66,9 @@ def measure(what: dict, say) -> dict:
             "seconds": seconds}
 
 
-def columns(records: list[dict]) -> dict[tuple, dict[str, list[float]]]:
-    """(data, architecture, error, rate, query) -> column -> AUC_R by seed."""
-    found: dict[tuple, dict[str, list[float]]] = {}
+def columns(records: list[dict]) -> dict[tuple, dict[str, dict[int, float]]]:
+    """(data, architecture, error, rate, query) -> column -> seed -> AUC_R."""
+    found: dict[tuple, dict[str, dict[int, float]]] = {}
     for record in records:
         if record["kind"] != "peers":
             continue
@@ -76,5 +76,5 @@ def columns(records: list[dict]) -> dict[tuple, dict[str, list[float]]]:
         for query, judged in record["peers"].items():
             key = (s["data"], s["architecture"], s["error"], s["rate"], query)
             for column, value in judged.items():
-                found.setdefault(key, {}).setdefault(column, []).append(value)
+                found.setdefault(key, {}).setdefault(column, {})[s["seed"]] = value
     return found

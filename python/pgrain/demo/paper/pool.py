@@ -54,7 +54,7 @@ def measure(what: dict, say) -> dict:
     return {"pool": found, "bandwidth": memory_bandwidth()}
 
 
-def render(records, folder: Path) -> str:
+def render(records, folder: Path, scale) -> str:
     rows, lines = [], {}
     for record in records:
         for n, k, middle, least, other in record["pool"]:
@@ -65,8 +65,9 @@ def render(records, folder: Path) -> str:
     draw.lines(folder / "pool.png", [(name, [p[0] for p in points], [p[1] for p in points])
                                      for name, points in lines.items()],
                x="interventions", y="ms (least of nine)", points=True, log_x=True, log_y=True)
-    return (draw.image("pool.png", "Deletion and nine relabellings a row, exact top 100, "
-                                   "one process")
+    counts = [n for record in records for n in record["setting"]["interventions"]]
+    return (draw.image("pool.png", f"{draw.span(counts, ',')} interventions: deletion and nine "
+                                   "relabellings a row, exact top 100, one process")
             + draw.table(["interventions", "k", "median, ms", "least, ms",
                           "numpy: product and argpartition, least",
                           "reading the array once, ms", "a second"], rows)

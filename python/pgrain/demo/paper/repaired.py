@@ -91,7 +91,21 @@ def error(predicted: float, row: dict) -> float:
     return abs(predicted - row["actual"]) / abs(row["actual"] - row["before"])
 
 
-def render(records, folder: Path) -> str:
+def _edited(records) -> str:
+    """Of the rows that each intervention edited, how many were wrong."""
+    parts = []
+    for record in records:
+        for intervention in dict.fromkeys(row["intervention"] for row in record["rounds"]):
+            rows = [row for row in record["rounds"]
+                    if row["intervention"] == intervention and row["rows_edited"]]
+            if rows:
+                share = sum(r["wrong"] for r in rows) / sum(r["rows_edited"] for r in rows)
+                s = record["setting"]
+                parts.append(f"{s['data']}, {s['architecture']}, {intervention} {share:.0%}")
+    return f"Of the edited rows were wrong: {'; '.join(parts)}. " if parts else ""
+
+
+def render(records, folder: Path, scale) -> str:
     rows, errors = [], {}
     for record in records:
         s = record["setting"]
@@ -116,17 +130,16 @@ def render(records, folder: Path) -> str:
     summary = [[name, intervention, len(of), f"{np.median([e[0] for e in of]):.2f}",
                 f"{np.median([e[1] for e in of]):.2f}", f"{sum(e[2] for e in of)} of {len(of)}"]
                for (name, intervention), of in errors.items()]
-    return (draw.table(["data, model, error, query", "intervention", "value", "asked for",
+    return (draw.caption("A round of pgrain.repair each", records)
+            + draw.table(["data, model, error, query", "intervention", "value", "asked for",
                         "rows edited", "of them wrong", "predicted", "interval", "first order",
                         "after training", "training without edits", "truth"], rows)
             + "\n\nOne round of `pgrain.repair` each, from the same version: it plans (the group "
             "step), records the edits, trains from the weights it has, and runs the query. First "
             "order: the value plus the sum of `effect` of the same rows. Where a net was not at "
             "its minimum, going on with training changes the value by itself: the last but one "
-            "column, which no plan foresees: on MNIST the plan fails. Relabelling edits mostly "
-            "rows that were right where the models are of pictures; on ADULT nine in ten of its "
-            "rows were wrong. The error as a share of "
-            "what training changed; predicting no change at all has 1:\n\n"
+            f"column, which no plan foresees. {_edited(records)}The error as a share of what "
+            "training changed; predicting no change at all has 1:\n\n"
             + draw.table(["data, model, error, query", "intervention", "rounds",
                           "median error of the plan", "of first order", "inside the interval"],
                          summary))

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -27,7 +28,8 @@ Options = tuple[tuple[str, object], ...]
 @dataclass(frozen=True)
 class Scale:
     """rows: training rows by data set; options: of each architecture; sample: rows of the Hessian;
-    seeds: of the experiments that give intervals; rates: corruption rates that are swept."""
+    seeds: of the experiments that give intervals; rates: corruption rates that are swept; fewer:
+    seeds of an architecture at rates other than the last, where they are not as many."""
 
     name: str
     rows: dict[str, int]
@@ -37,6 +39,7 @@ class Scale:
     rates: tuple[float, ...]
     pairs: int
     cg: int
+    fewer: Mapping[str, int] = field(default_factory=dict)
 
     def setting(self, data: str, architecture: str, error: str, **given) -> Setting:
         """A setting at this scale; `given` goes to `Setting`."""
@@ -49,9 +52,14 @@ class Scale:
         """Table 2's flips on pictures, with all that any figure asks of them: one model serves
         several figures."""
         queries = ("Q1", "Q3", UNRELATED) if data == "fashion" else ("Q1", "Q3")
-        swept = seed == 0 and (architecture == "mlp" or architecture.startswith("wide_resnet"))
+        swept = seed == 0 or architecture == "mlp"
         return self.setting(data, architecture, "flip", rate=rate, seed=seed, queries=queries,
                             swept=sweep() if swept else (), cg=self.cg)
+
+    def seeds_at(self, architecture: str, rate: float) -> range:
+        """Seeds of an architecture in experiments over all rates."""
+        return range(self.seeds if rate == self.rate
+                     else min(self.seeds, self.fewer.get(architecture, self.seeds)))
 
     @property
     def wide_resnets(self) -> tuple[str, ...]:
@@ -81,7 +89,8 @@ SCALES = {scale.name: scale for scale in (
           {"mlp": (("hidden", (128,)),), "logistic_regression": CONVEX,
            "lstm": (("vocabulary", 3_000), ("embedding", 32), ("units", 32))},
           {"mlp": 2_000, "logistic_regression": 5_000, "cnn": 1_000, "lstm": 1_000,
-           "wide_resnet_10": 300}, 5, (0.1, 0.2, 0.3, 0.4), 30, 8),
+           "wide_resnet_10": 300}, 5, (0.1, 0.2, 0.3, 0.4), 30, 8,
+          {"mlp": 3, "logistic_regression": 3, "cnn": 1}),
     # The paper's sizes, where the data allow: MNIST has 8 000 rows from its package.
     Scale("full", {"mnist": 8_000, "fashion": 60_000, "adult": 22_000, "reviews": 8_000,
                    "cifar10": 50_000},

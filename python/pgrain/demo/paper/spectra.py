@@ -24,7 +24,7 @@ def jobs(scale):
     return jobs_of(found)
 
 
-def render(records, folder: Path) -> str:
+def render(records, folder: Path, scale) -> str:
     lines, rows = [], []
     for record in records:
         setting, values = record["setting"], record["eigenvalues"]
@@ -35,10 +35,12 @@ def render(records, folder: Path) -> str:
                      len(values), record["spectrum_products"]])
     draw.lines(folder / "spectra.png", lines, x="eigenvalue number", y="λ / λ₁", log_y=True,
                marks=[(name, r["k"]) for (name, *_), r in zip(lines, records, strict=True)])
-    return (draw.image("spectra.png", "Spectra; a dot marks the k that the inflection rule takes")
+    return (draw.image("spectra.png", "Spectra; a dot marks the k that the inflection rule takes",
+                       records)
             + draw.table(["model, data", "parameters", "rows", "k chosen", "λ₁₁ / λ₁", "pairs",
                           "Hessian products"], rows)
-            + "\n\nThe knee is where the paper has it, near the number of classes. On a linear "
-            "axis, as the paper has it, the tail looks like zero; it falls slowly on this one, "
-            "which is why more pairs than k sometimes help (figure 5). The logistic regression has "
-            "all ten classes parametrised, and α = 1.")
+            + f"\n\nThe rule takes {draw.span([r['k'] for r in records])}; there are ten classes, "
+            "near which the paper has the knee. On a linear axis, as the paper has it, the tail "
+            "looks like zero; it falls slowly on this one, which is why more pairs than k "
+            "sometimes help (figure 5). The logistic regression has all ten classes parametrised, "
+            "and α = 1.")

@@ -92,7 +92,7 @@ def _timed(connection, statement: str, parameters=None) -> float:
     return 1000 * (time.perf_counter() - began)
 
 
-def render(records, folder: Path) -> str:
+def render(records, folder: Path, scale) -> str:
     rows, lines = [], []
     for record in records:
         for size in dict.fromkeys(s[0] for s in record["streams"]):
@@ -105,7 +105,9 @@ def render(records, folder: Path) -> str:
                     "plain", "insert", "complaint", "folded", "complaint again", "no watch"))])
     draw.lines(folder / "streaming.png", lines, x="rows in the update", y="ms", log_x=True,
                log_y=True, points=True)
-    return (draw.image("streaming.png", "A complaint right after an update, on a watch and without")
+    tables = sorted({table for record in records for table, *_ in record["streams"]})
+    return (draw.image("streaming.png", "A complaint right after an update, on a watch and "
+                       f"without; tables of {' and '.join(f'{n:,}' for n in tables)} rows", records)
             + draw.table(["rows of the table", "rows of the update", "INSERT, no watch",
                           "INSERT, watched", "complaint right after it", "until it is in the state",
                           "complaint after that", "complaint without a watch"], rows)

@@ -35,8 +35,7 @@ def measure(what: dict, say) -> dict:
     from pgrain.demo.metrics import auc_r
     from pgrain.demo.paper.cases import load
     from pgrain.demo.paper.experiments import setting_of
-    from pgrain.demo.paper.measure import denoised, direction, fit
-    from pgrain.influence.projections import objective_projection
+    from pgrain.demo.paper.measure import complained, fit
     from pgrain.influence.scores import deletion_changes
     setting = setting_of(what)
     case = load(setting)
@@ -45,13 +44,10 @@ def measure(what: dict, say) -> dict:
     w = 1 / fitted.spectrum.eigenvalues[:fitted.k]
     effects = {"delete": fitted.A}
     if setting.denoise:
-        effects["denoise"] = fitted.A - denoised(fitted)
+        effects["denoise"] = fitted.A - fitted.A_denoised
     complaints, orders = {}, {}
     for name in setting.queries:
-        query = case.query(name, setting.data)
-        sign = direction(query, fitted.predicted, fitted.query_p)
-        c = objective_projection(fitted.query_p, fitted.query_J,
-                                 sign * np.asarray(query.gradient(fitted.query_p), float))
+        sign, _, c = complained(fitted, case.query(name, setting.data))
         column = "n" if name in ("Q1", "Q3") else "share"
         complaints[name] = f"{column} too {'high' if sign > 0 else 'low'}"
         for intervention, A in effects.items():
@@ -101,7 +97,7 @@ def at(records: list[dict], setting: dict, query: str, intervention: str = "dele
     return "–"
 
 
-def render(records, folder: Path) -> str:
+def render(records, folder: Path, scale) -> str:
     rows = [[f"{r['setting']['data']}, {r['setting']['architecture']}, {r['setting']['error']} "
              f"{r['setting']['rate']:.0%}", query, judged["complaint"], intervention,
              f"{r['n_rows']:,}", f"{r['n_wrong']:,}", f"{j['library']:.4f}", f"{j['sql']:.4f}",
@@ -109,7 +105,8 @@ def render(records, folder: Path) -> str:
             for r in records for query, judged in r["through"].items()
             for intervention, j in judged.items() if isinstance(j, dict)]
     statements = "\n".join(f"{name}: {text};" for name, text in QUERIES.items())
-    return (draw.table(["data, model, error", "query", "complaint", "intervention", "rows",
+    return (draw.caption("The first N rows of each ranking, N the number of wrong rows", records)
+            + draw.table(["data, model, error", "query", "complaint", "intervention", "rows",
                         "wrong", "AUC_R, library", "AUC_R, through SQL",
                         "first N rows in common"], rows)
             + "\n\nTrained, precomputed and complained about in a PostgreSQL of its own, from the "
