@@ -318,12 +318,35 @@ def test_expressions_run_with_the_caller_s_rights(income, as_role):
     ("'x', library => 'impute'", "22023"),
     ("'x', library => 'impute', options => '{\"columns\": [\"shoes\"]}'", "22023"),
     ("'x', library => 'clip', options => '{\"columns\": [\"age\"], \"speed\": 1}'", "22023"),
+    ("'x', library => 'clip', options => '{\"columns\": [\"age\"], \"low\": 2, \"high\": 1}'",
+     "22023"),
+    ("'x', ARRAY['generate_series(1, 2)', 'hours', 'job']", "22023"),
 ])
 def test_what_cannot_be_a_repair_is_refused(income, arguments, sqlstate):
     with pytest.raises(psycopg.Error) as caught:
         income.execute(f"SELECT pgrain.create_intervention('income', {arguments})")
     assert caught.value.sqlstate == sqlstate
     assert income.value("SELECT count(*) FROM pgrain.interventions WHERE name = 'x'") == 0
+
+
+def test_a_repair_that_gives_what_no_input_can_be_is_named(income):
+    """With the row, when it is precomputed; a repair of the library with the option."""
+    income.execute("SELECT pgrain.create_intervention('income', 'broken', ARRAY[%s, 'hours', "
+                   "'job'])", ["CASE WHEN id = 7 THEN 'Infinity'::float8 ELSE age END"])
+    try:
+        with pytest.raises(psycopg.errors.InvalidParameterValue) as caught:
+            income.execute("CALL pgrain.precompute('income', '{\"only\": \"interventions\"}')")
+        assert 'intervention "broken"' in caught.value.diag.message_primary
+        assert "key 7" in caught.value.diag.message_detail
+    finally:
+        income.execute("SELECT pgrain.drop_intervention('income', 'broken')")
+    income.execute("SELECT pgrain.create_intervention('income', 'wordy', library => 'impute', "
+                   "options => '{\"columns\": [\"job\"]}')")
+    try:
+        with pytest.raises(psycopg.errors.InvalidParameterValue, match='intervention "wordy"'):
+            income.execute("CALL pgrain.precompute('income', '{\"only\": \"interventions\"}')")
+    finally:
+        income.execute("SELECT pgrain.drop_intervention('income', 'wordy')")
 
 
 def test_edits_keep_their_intervention(income):
@@ -374,8 +397,9 @@ def test_edits_sql_quotes(database, worker):
     odd = database()
     worker(odd)
     odd.execute('CREATE SCHEMA "Odd schema"')
+    # Columns that are called as a statement of ours might call its own.
     odd.execute('CREATE TABLE "Odd schema"."My ""own"" table" ("the key" text PRIMARY KEY, '
-                '"Some x" float8[], "Label\'s" text)')
+                '"Some x" float8[], "Label\'s" text, k text, t text, key text)')
     odd.execute("""INSERT INTO "Odd schema"."My ""own"" table" SELECT 'it''s ' || i,
         ARRAY[i % 7, i % 5], CASE WHEN i % 7 > 3 THEN 'a''b' ELSE 'c\\d' END
         FROM generate_series(1, 60) AS i""")
@@ -393,7 +417,7 @@ def test_edits_sql_quotes(database, worker):
         odd.execute("SELECT pgrain.apply('o''dd', %s, %s)", [[key], edit])
     for (statement,) in odd.rows("SELECT pgrain.edits_sql('o''dd')"):
         odd.execute(statement)
-    rows = {row[0]: row[1:] for row in odd.rows('TABLE "Odd schema"."My ""own"" table"')}
+    rows = {row[0]: row[1:3] for row in odd.rows('TABLE "Odd schema"."My ""own"" table"')}
     mean = float(np.mean([i % 7 for i in range(1, 61)]))
     assert "it's 3" not in rows and "it's 41" not in rows and len(rows) == 58
     assert rows["it's 1"] == ([1, 0], "c\\d")

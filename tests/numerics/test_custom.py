@@ -43,6 +43,16 @@ class Nothing(nn.Module):
         return jnp.zeros((len(x), self.n_classes))
 
 
+class Centred(nn.Module):
+    """Batch normalisation by hand: it has no state that would give it away."""
+
+    n_classes: int
+
+    @nn.compact
+    def __call__(self, x):
+        return nn.Dense(self.n_classes)(x - x.mean(axis=0))
+
+
 class NoModule:
     pass
 
@@ -97,6 +107,15 @@ def test_dropout_is_off_in_training_and_inference():
     loss = -np.log(p[np.arange(len(y)), y]).sum() + 0.5 * float(trained.theta @ trained.theta)
     np.testing.assert_allclose(trained.metrics["loss"], loss, rtol=1e-4)
     assert trained.metrics["accuracy"] > 0.5
+
+
+def test_rows_of_a_batch_must_not_be_mixed():
+    model = registry.build(f"{HERE}:Centred", 3, (5,), {})
+    X = np.random.default_rng(0).normal(size=(12, 5)).astype(np.float32)
+    with pytest.raises(UnsupportedOperator, match="mixes the rows"):
+        training.train(model, X, np.arange(12) % 3, options={"epochs": 1})
+    with pytest.raises(UnsupportedOperator, match="mixes the rows"):
+        training.take(model, model.init(0), X, np.arange(12) % 3, {})
 
 
 def test_the_worker_can_restrict_packages():

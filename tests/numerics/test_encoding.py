@@ -123,6 +123,28 @@ def test_columns_that_do_not_fit():
         Encoder.fit("columns", [{"a": f"x{i}"} for i in range(1001)], ["a"], {})
 
 
+@pytest.mark.parametrize("unit", [1e-300, 1e9, 1e200, 1e307])
+def test_huge_and_tiny_numbers_are_standardised_like_others(unit):
+    plain = [1.0, 2.0, 4.0, 9.0]
+    expected = (np.array(plain) - 4) / np.std(plain)
+    columns = stored(Encoder.fit("columns", [{"a": v * unit} for v in plain], ["a"], {}))
+    arrays = stored(Encoder.fit("float8", [[v * unit] for v in plain], ["a"], {}))
+    np.testing.assert_allclose(columns.encode([{"a": v * unit} for v in plain])[:, 0], expected,
+                               rtol=1e-5)
+    np.testing.assert_allclose(arrays.encode([[v * unit] for v in plain])[:, 0], expected,
+                               rtol=1e-5)
+
+
+def test_a_number_too_far_off_is_refused():
+    """In float32 it would be infinite, and every probability NaN."""
+    columns = Encoder.fit("columns", [{"a": 1.0}, {"a": 2.0}], ["a"], {})
+    arrays = Encoder.fit("float8", [[1.0], [2.0]], ["a"], {})
+    for far in (1e60, -1e300):
+        assert 'column "a" is too far' in refused(columns.encode, [{"a": far}]).message
+        assert "is too far" in refused(arrays.encode, [[far]]).message
+    assert np.isfinite(columns.encode([{"a": 1e15}])).all()
+
+
 def test_numbers_that_are_categories():
     rows = [{"code": 1}, {"code": "2"}, {"code": Decimal("1.0")}]
     encoder = Encoder.fit("columns", rows, ["code"], {"categorical": ["code"]})

@@ -105,6 +105,29 @@ def test_thresholds_are_short(low, high, text):
     assert len(found) <= len(text) + 1
 
 
+DAY, INFINITY = 86400.0, float("inf")
+
+
+@pytest.mark.parametrize(("low", "high", "kind", "text"), [
+    (-60_000 * 1e6, -59_999 * 1e6, "date", "'0068-09-03'::date"),            # not of 1968
+    (-64_000 * 1e6, -63_999 * 1e6, "date", "('1970-01-01'::date + -740741)"),      # before Christ
+    (3e11, 3e11 + 0.5, "timestamptz",
+     "('1970-01-01 00:00:00+00'::timestamptz + make_interval(secs => 300000000000))"),
+    (1e9, INFINITY, "timestamptz", "'2001-09-09 01:46:40.000000+00'::timestamptz"),
+    (-INFINITY, 1e9, "timestamp", "'2001-09-08 01:46:40.000000'::timestamp"),
+    (-INFINITY, 5.0, "plain", "0"), (5.0, INFINITY, "plain", "5")])
+def test_bounds_of_times_and_of_what_is_infinite(low, high, kind, text):
+    assert shortest(low, high, kind) == text
+
+
+def test_infinite_numbers_are_a_side_of_their_own():
+    days = [-INFINITY if i % 5 == 0 else float(i) for i in range(N)]
+    suspect = np.array(days) == -INFINITY
+    predicates, _ = describe(features([Column("d", "number", days)], suspect), suspect, np.ones(N))
+    assert len(predicates) == 1 and predicates[0].startswith("d <= ")
+    assert float(predicates[0].removeprefix("d <= ")) < 1
+
+
 def test_literals():
     assert literal("it's") == "'it''s'"
     assert literal("a\\b") == " E'a\\\\b'"

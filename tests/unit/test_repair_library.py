@@ -122,6 +122,10 @@ def test_words():
     ("impute", {"elements": [1]}, "columns"), ("impute", {"columns": ["age"], "x": 1}, "columns"),
     ("constant", {"columns": ["age"]}, "columns"), ("drop_words", {}, "text"),
     ("clip", {"columns": ["age"], "low": 1, "quantile": 0.1}, "columns"),
+    ("clip", {"columns": ["age"], "low": 2, "high": 1}, "columns"),
+    ("constant", {"elements": [1], "value": "a"}, "float8"),
+    ("constant", {"elements": [1], "value": None}, "float8"),
+    ("constant", {"elements": [1], "value": True}, "float8"),
     ("replace_words", {"words": ["a"]}, "text"), ("duplicates", {"by": "luck"}, "bytea"),
 ])
 def test_nonsense_is_refused(name, options, kind):

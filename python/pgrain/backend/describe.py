@@ -22,7 +22,7 @@ _OPTIONS = {"most": (int, 1, 10), "precision": (float, 0.05, 1), "recall": (floa
 _NUMBERS = {"smallint", "integer", "bigint", "real", "double precision", "numeric"}
 _TIMES = {"date": "date", "timestamp without time zone": "timestamp",
           "timestamp with time zone": "timestamptz"}
-_TEXTS = {"text", "character varying", "character", "name", "uuid"}
+_TEXTS = {"text", "character varying", "character", "name"}
 
 _landmarks: dict[tuple, dict] = {}
 
@@ -136,7 +136,9 @@ def _columns(plpy, facts, table: str, key: str) -> list[tuple[str, str, str, str
                            _TIMES[kind]))
         elif kind == "boolean":
             result.append((column, column, "category", "plain"))
-        elif kind in _TEXTS or row["typtype"] == "e":
+        elif kind == "uuid" or row["typtype"] == "e":     # values, but no words
+            result.append((column, f"{column}::text", "category", "plain"))
+        elif kind in _TEXTS:
             result.append((column, f"pg_catalog.left({column}::text, {MOST_TEXT})", "text",
                            "plain"))
             if kind in ("text", "character varying"):

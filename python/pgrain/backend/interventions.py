@@ -173,6 +173,7 @@ def _store_values(plpy, model: dict, number: int, expressions: list[str]) -> Non
     for expression in expressions:
         probe = f"SELECT ({expression}\n) FROM {table} AS t LIMIT 0"
         plpy.cursor(probe).close()   # takes one SELECT, no several statements
+        _one_value(plpy, expression, table)
         if len(plpy.execute(probe).colnames()) != 1:
             raise InvalidArgument(f'"{expression}" is no single expression')
     types = {row["attname"]: row["type"] for row in query(plpy, """
@@ -199,6 +200,20 @@ def _store_values(plpy, model: dict, number: int, expressions: list[str]) -> Non
     done = plpy.execute(plpy.prepare(query_text, ["bigint"]), [number])
     if done.nrows() == 0:
         plpy.notice("the expressions change no row")
+
+
+def _one_value(plpy, expression: str, table: str) -> None:
+    """22023 for a function that returns a set: a row would get several values. PostgreSQL takes
+    none within CASE."""
+    try:
+        plpy.cursor(f"SELECT CASE WHEN true THEN ({expression}\n) END FROM {table} AS t LIMIT 0"
+                    ).close()
+    except plpy.SPIError as error:
+        if getattr(error, "sqlstate", None) != "0A000":
+            raise
+        raise InvalidArgument(f'"{expression}" gives a set of values',
+                              hint="An expression gives one value for each training row, such as "
+                                   "a subquery that aggregates them.") from None
 
 
 def _with_words(plpy, options: dict) -> dict:

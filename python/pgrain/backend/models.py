@@ -169,11 +169,12 @@ def apply(plpy, name: str, keys: list[str | None], intervention: str) -> None:
     intervention = check_intervention(plpy, model, intervention)
     if None in keys:
         raise InvalidArgument("a training key is null")
-    missing = query(plpy, "SELECT k FROM unnest($1) AS k WHERE NOT EXISTS "
+    # Qualified: the training table may have a column of any name.
+    missing = query(plpy, "SELECT wanted.k FROM unnest($1) AS wanted (k) WHERE NOT EXISTS "
                           f"(SELECT FROM {model['training_table']} AS t "
-                          f"WHERE t.{plpy.quote_ident(model['key'])}::text = k) LIMIT 1"
+                          f"WHERE t.{plpy.quote_ident(model['key'])}::text = wanted.k) LIMIT 1"
                     if len(keys) <= 100 else
-                    "SELECT k FROM unnest($1) AS k EXCEPT SELECT "
+                    "SELECT wanted.k FROM unnest($1) AS wanted (k) EXCEPT SELECT "
                     f"t.{plpy.quote_ident(model['key'])}::text FROM {model['training_table']} AS t "
                     "LIMIT 1", ["text[]"], [keys])
     if missing:

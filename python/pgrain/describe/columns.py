@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import math
 import re
+import sys
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 
 import numpy as np
 
@@ -84,11 +86,14 @@ def features(columns: Sequence[Column], suspect: np.ndarray) -> list[Feature]:
 def shortest(low: float, high: float, literal: str = "plain") -> str:
     """The shortest number c with low <= c < high, as SQL; for times, the whole seconds."""
     if literal != "plain":
-        from datetime import UTC, datetime
-        at = datetime.fromtimestamp(math.floor(high) if math.floor(high) < high and
-                                    math.floor(high) >= low else low, UTC)
-        text = at.strftime("%Y-%m-%d" if literal == "date" else "%Y-%m-%d %H:%M:%S.%f")
-        return f"'{text}{'+00' if literal == 'timestamptz' else ''}'::{literal}"
+        if low == -math.inf:
+            low = high - 86400.0
+        whole = math.floor(high) if math.isfinite(high) else math.inf
+        return _time(whole if low <= whole < high else low, literal)
+    if low == -math.inf:
+        low = max(high - max(1.0, abs(high)), -sys.float_info.max)
+    elif high == math.inf:
+        high = low + max(1.0, abs(low))
     for digits in range(-15, 18):
         scale = 10.0 ** digits
         if not math.isfinite(low * scale):
@@ -97,6 +102,21 @@ def shortest(low: float, high: float, literal: str = "plain") -> str:
         if low <= number < high:
             return str(int(number)) if number.is_integer() and abs(number) < 1e15 else repr(number)
     return repr(low)
+
+
+def _time(seconds: float, literal: str) -> str:
+    """Seconds since 1970 as a constant of a type, also in years that only PostgreSQL has."""
+    try:
+        at = datetime.fromtimestamp(seconds, UTC)
+    except (ValueError, OverflowError):
+        if literal == "date":
+            return f"('1970-01-01'::date + {math.floor(seconds / 86400)})"
+        zone = "+00" if literal == "timestamptz" else ""
+        return f"('1970-01-01 00:00:00{zone}'::{literal} + make_interval(secs => {seconds!r}))"
+    if literal == "date":
+        return f"'{at.date().isoformat()}'::date"
+    text = at.replace(tzinfo=None).isoformat(" ", "microseconds")     # strftime pads no years
+    return f"'{text}{'+00' if literal == 'timestamptz' else ''}'::{literal}"
 
 
 def literal(text: str) -> str:
@@ -109,7 +129,7 @@ def _number(number: int, column: Column, null: np.ndarray) -> list[Feature]:
     data = np.array([np.nan if value is None else float(value) for value in column.values])
     data[np.isnan(data) & ~null] = np.inf      # PostgreSQL sorts NaN last
     values, place = np.unique(data[~null], return_inverse=True)
-    if len(values) < 2 or not np.isfinite(values[:-1]).all():
+    if len(values) < 2:
         return []
     ranks = np.full(len(data), float(np.median(place)), np.float32)
     ranks[~null] = place

@@ -80,6 +80,8 @@ def describe(features: Sequence[Feature], suspect: np.ndarray, weight: np.ndarra
             share, covered = _rates(best.mask, suspect, weight, ~fit)
             told = (f"; the best try, {write(best, features)}, has precision {share:.2f} and "
                     f"recall {covered:.2f} on rows that it was not made from")
+            if share >= precision and covered >= recall:
+                return [], "too few rows to tell a reason from chance" + told
         return [], "no short predicate covers these rows and little else" + told
     return [write(rule, features) for rule in chosen], ""
 

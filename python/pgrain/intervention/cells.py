@@ -7,6 +7,7 @@ columns is taken for wrong: the ranking decides in which rows that helps.
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Sequence
 
@@ -56,6 +57,9 @@ def complete(options: dict, kind: str, features: Sequence[str], shape) -> None:
                                   hint=f"The features are: {', '.join(features)}.")
     if "quantile" in options and ("low" in options or "high" in options):
         raise InvalidArgument('option "quantile" goes without "low" and "high"')
+    if options.get("low", -math.inf) > options.get("high", math.inf):
+        raise InvalidArgument(f'option "low" ({options["low"]:g}) is above "high" '
+                              f'({options["high"]:g})')
 
 
 def complete_constant(options: dict, kind: str, features: Sequence[str], shape) -> None:
@@ -63,6 +67,10 @@ def complete_constant(options: dict, kind: str, features: Sequence[str], shape) 
     complete(options, kind, features, shape)
     if "value" not in options:
         raise InvalidArgument('option "value" is missing')
+    value = options["value"]
+    if kind == "float8" and (isinstance(value, bool) or not isinstance(value, int | float)):
+        raise InvalidArgument(f'option "value" must be a number, not {value!r}',
+                              detail="It becomes an element of a float8[].")
 
 
 def fit_impute(values: Sequence, options: dict) -> dict:

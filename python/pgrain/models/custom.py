@@ -5,7 +5,8 @@ and maps a batch (N, *input_shape) float32 (text: int32) to logits (N, R). It mu
 its parameters and of each row alone:
 
 1. Only the collection "params" is allowed: batch statistics are no parameters, and make a row's
-   loss depend on other rows (see `wide_resnet.py`).
+   loss depend on other rows (see `wide_resnet.py`). Whether rows of a batch are mixed in other ways
+   is tried out when it is trained (`check_rows_alone`).
 2. It runs as at inference, also while it is trained, so that the loss that is minimised is the loss
    that influence sees: a keyword `train`, `training` or `deterministic` of its `__call__` is set
    accordingly, and a module that still asks for random numbers is refused.
@@ -21,12 +22,13 @@ import functools
 import importlib
 import inspect
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import flax.errors
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from pgrain.errors import InsufficientPrivilege, InvalidArgument, UnsupportedOperator
 from pgrain.models.options import Option
@@ -140,3 +142,19 @@ def parameters(module: nn.Module, x: jax.Array, inference: dict, n_classes: int)
         raise InvalidArgument(f'module "{name}" gives values of shape '
                               f'{list(getattr(out, "shape", []))[1:]}, not {n_classes} logits')
     return tree
+
+
+def check_rows_alone(architecture: str, logits: Callable, X) -> None:
+    """0A000 for a network whose logits for a row depend on the other rows of the batch.
+
+    logits: (n, *input_shape) -> (n, R). X: training rows, of which three are tried.
+    """
+    some = X[[0, len(X) // 2, len(X) - 1]]
+    alone = np.concatenate([np.asarray(logits(some[i:i + 1])) for i in range(len(some))])
+    together = np.asarray(logits(some))
+    if np.abs(together - alone).max() > 1e-3 * np.abs(alone).max():
+        raise UnsupportedOperator(
+            f'module "{architecture}" mixes the rows of a batch',
+            detail="What it says of a row changes with the rows beside it, so that no row's loss "
+                   "is its own.",
+            hint="Use GroupNorm or LayerNorm in place of statistics over the batch.")

@@ -24,6 +24,7 @@ OPTIONS = {**text.OPTIONS, **{option.name: option for option in (
 )}}
 MAX_CATEGORIES = 1000
 _NOISE = 1e-10
+_FAR = 1e18         # deviations from the mean: beyond, squares of float32 are infinite
 _KINDS = ("bytea", "float8", "text", "columns")
 
 
@@ -196,18 +197,15 @@ def _fit_arrays(values: Sequence, features: list[str], options: dict) -> dict:
     state = {"shape": shape}
     rows = _numbers(values, shape)
     if options.get("standardize", True):
-        scale = rows.std(axis=0)
-        state["mean"] = rows.mean(axis=0).tolist()
-        # The deviation of a constant such as 0.1 is rounding noise, not 0.
-        constant = scale <= _NOISE * np.abs(rows).max(axis=0)
-        state["scale"] = np.where(constant, 1, scale).tolist()
+        state["mean"], state["scale"] = (part.tolist() for part in _moments(rows))
     return state
 
 
 def _encode_arrays(values: Sequence, state: dict) -> np.ndarray:
     rows = _numbers(values, state["shape"])
     if "mean" in state:
-        rows = (rows - np.asarray(state["mean"])) / np.asarray(state["scale"])
+        rows = _standardised(rows, np.asarray(state["mean"]), np.asarray(state["scale"]))
+    _refuse_far(rows)
     return rows.astype(np.float32).reshape(len(values), *state["shape"])
 
 
@@ -221,6 +219,33 @@ def _numbers(values: Sequence, shape: list[int]) -> np.ndarray:
     rows = np.asarray(values, np.float64).reshape(len(values), size)
     _refuse_infinite(rows)
     return rows
+
+
+def _moments(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and deviation, (D,) each, of rows (n, D), or numbers of rows (n,); of a constant the
+    deviation is 1."""
+    largest = np.abs(rows).max(axis=0)
+    # Neither sums nor squares of huge or tiny numbers leave float64; others are as they are.
+    unit = np.where((largest > 1e150) | ((largest < 1e-150) & (largest > 0)), largest, 1.0)
+    rows = rows / unit
+    scale = rows.std(axis=0)
+    # The deviation of a constant such as 0.1 is rounding noise, not 0.
+    constant = scale <= _NOISE * np.abs(rows).max(axis=0)
+    return rows.mean(axis=0) * unit, np.where(constant, 1, scale * unit)
+
+
+def _standardised(numbers: np.ndarray, mean, scale) -> np.ndarray:
+    with np.errstate(over="ignore"):        # what is infinite then is refused as too far
+        return (numbers - mean) / scale
+
+
+def _refuse_far(rows: np.ndarray, column: str = "") -> None:
+    """22023 for numbers that float32 arithmetic would make infinite, and predictions nonsense."""
+    far = ~(np.abs(rows) <= _FAR)
+    if far.any():
+        raise InvalidArgument(f"a number{column} is too far from those of the training rows",
+                              detail=f"It is {rows[far][0]:g} standard deviations from their mean; "
+                                     f"at most {_FAR:g} can be computed with.")
 
 
 def _refuse_infinite(rows: np.ndarray) -> None:
@@ -250,11 +275,9 @@ def _fit_column(name: str, cells: list, categorical: bool) -> dict:
         numbers = [_number(cell) for cell in present]
         if all(number is not None for number in numbers):
             _finite(numbers, name)
-            scale = float(np.std(numbers))
-            if scale <= _NOISE * max(abs(number) for number in numbers):
-                scale = 1.0   # a constant, but for rounding
-            return {"name": name, "type": "number", "mean": float(np.mean(numbers)),
-                    "scale": scale, "nulls": nulls}
+            mean, scale = _moments(np.array(numbers))
+            return {"name": name, "type": "number", "mean": float(mean), "scale": float(scale),
+                    "nulls": nulls}
     categories = sorted({_category(cell) for cell in present})
     if len(categories) > MAX_CATEGORIES:
         raise LimitExceeded(
@@ -287,7 +310,9 @@ def _encode_columns(values: Sequence, state: dict) -> np.ndarray:
                     raise InvalidArgument(
                         f'expected a number for column "{column["name"]}", not "{cell}"')
             _finite(numbers, column["name"])
-            out[:, at] = (np.array(numbers) - column["mean"]) / column["scale"]
+            scaled = _standardised(np.array(numbers), column["mean"], column["scale"])
+            _refuse_far(scaled, f' of column "{column["name"]}"')
+            out[:, at] = scaled
         else:
             place = {category: i for i, category in enumerate(column["categories"])}
             for row, cell in enumerate(cells):

@@ -13,7 +13,7 @@ import numpy as np
 import optax
 
 from pgrain.errors import InvalidArgument
-from pgrain.models import newton
+from pgrain.models import custom, newton
 from pgrain.models.batches import fitting, pad, padded
 from pgrain.models.loss import data_loss
 from pgrain.models.options import Option, check, pick
@@ -113,6 +113,7 @@ def train(model: Model, X: np.ndarray, y: np.ndarray, *, options: dict | None = 
         raise InvalidArgument(f"labels must lie between 0 and {model.n_classes - 1}")
     weights = np.ones(len(y), np.float32) if weights is None else np.asarray(weights, np.float32)
     start = time.perf_counter()
+    _check_rows_alone(model, model.init(seed) if theta0 is None else theta0, X)
     fit = _fit_convex if model.architecture == "logistic_regression" else _fit_minibatch
     theta, extra = fit(model, X, y, weights, settings, seed, progress, theta0, keep, resume)
     if not np.isfinite(theta).all():
@@ -129,10 +130,17 @@ def take(model: Model, theta: np.ndarray, X: np.ndarray, y: np.ndarray, options:
     the minimum that influence assumes."""
     settings = settings_of(model, options)
     start = time.perf_counter()
+    _check_rows_alone(model, theta, X)
     metrics = evaluate(model, theta, X, y, settings["alpha"])
     return Trained(theta, settings["alpha"], {
         **metrics, "status": "imported", "epochs": 0, "rows": len(y), "alpha": settings["alpha"],
         "seconds": round(time.perf_counter() - start, 3)})
+
+
+def _check_rows_alone(model: Model, theta, X: np.ndarray) -> None:
+    """Of a user's module alone: ours are functions of one row."""
+    if ":" in model.architecture:
+        custom.check_rows_alone(model.architecture, functools.partial(model.logits, theta), X)
 
 
 def _fit_convex(model, X, y, weights, settings, seed, progress, theta0, keep, resume):

@@ -11,7 +11,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from pgrain.errors import InvalidArgument, PgrainError
+from pgrain.errors import InvalidArgument
 from pgrain.influence.projections import project
 from pgrain.intervention import library
 from pgrain.intervention.duplicates import redundant
@@ -19,7 +19,7 @@ from pgrain.models.softmax import residual
 from pgrain.settings import CHUNK_ROWS
 from pgrain.store import interventions, relations, spectra
 from pgrain.store.interventions import Intervention
-from pgrain.worker.repairing import Repairing
+from pgrain.worker.repairing import Repairing, blamed
 from pgrain.worker.resident import Resident
 
 
@@ -30,9 +30,10 @@ def project_repairs(job, resident: Resident, repairing: Repairing, spectrum: int
     rows: those that are as learned, `numbers` among the learned rows (ascending).
     """
     originals = [replace(row, value=row.original) for row in rows]
-    repairing.fit(originals, repairing.all)
     notes = []
     for it in repairing.all:
+        with blamed(it):
+            repairing.fit(originals, [it])
         if library.is_removal(it.library):
             n, stale = _removed(job, resident, it, spectrum, numbers), 0
         else:
@@ -65,16 +66,14 @@ def _projected(job, resident: Resident, repairing: Repairing, it: Intervention, 
 
 def _chunk(resident: Resident, repairing: Repairing, it: Intervention, vectors,
            rows: list[relations.Row], numbers: np.ndarray) -> dict[str, np.ndarray]:
-    found, stale = repairing.repaired(it, rows)
+    with blamed(it):
+        found, stale = repairing.repaired(it, rows)
     learned = resident.learned
     # What a version learned repaired in this very way is no candidate any more.
     at = [i for i, new in enumerate(found) if new is not None
           and learned.digests[numbers[i]].tobytes() != new.digest]
-    try:
-        X = resident.encoder.encode([found[i].value for i in at]) if at else None
-    except PgrainError as error:
-        raise InvalidArgument(f'intervention "{it.name}": {error.message}', detail=error.detail,
-                              hint="Drop it, or create it again with other features.") from None
+    with blamed(it):
+        X = _encoded(resident, [found[i].value for i in at], [rows[i].key for i in at])
     chosen = numbers[at]
     R, m = len(resident.row.classes), vectors.shape[1]
     logits, J = (project(resident.model, resident.theta, X, vectors) if at
@@ -82,6 +81,22 @@ def _chunk(resident: Resident, repairing: Repairing, it: Intervention, vectors,
     return {"asked": numbers, "rows": chosen, "J": J,
             "residual": residual(None, learned.labels[chosen], logits),
             "stale": np.array([stale], np.int64)}
+
+
+def _encoded(resident: Resident, values: list, keys: list[str]) -> np.ndarray | None:
+    """The values as inputs, None of none; 22023 with the first row that has no such value."""
+    if not values:
+        return None
+    try:
+        return resident.encoder.encode(values)
+    except InvalidArgument:
+        for value, key in zip(values, keys, strict=True):
+            try:
+                resident.encoder.encode([value])
+            except InvalidArgument as error:
+                raise InvalidArgument(error.message, detail=" ".join(filter(None, (
+                    error.detail, f"In the row with key {key}.")))) from None
+        raise
 
 
 def _removed(job, resident: Resident, it: Intervention, spectrum: int,

@@ -9,11 +9,12 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
 
-from pgrain.errors import NotReady, UndefinedObject
+from pgrain.errors import InvalidArgument, NotReady, UndefinedObject
 from pgrain.intervention import library
 from pgrain.intervention.edits import DELETE, label_of
 from pgrain.store import interventions, relations, versions
@@ -27,6 +28,17 @@ class Repaired:
 
     value: object
     digest: bytes
+
+
+@contextmanager
+def blamed(it: Intervention) -> Iterator[None]:
+    """Say which intervention a 22023 is about: a precompute is about all of a model's."""
+    try:
+        yield
+    except InvalidArgument as error:
+        raise InvalidArgument(f'intervention "{it.name}": {error.message}', detail=error.detail,
+                              hint="Drop it, or create it again with other features or options."
+                              ) from None
 
 
 class Repairing:
@@ -96,10 +108,13 @@ class Repairing:
             if edit is not None and edit != DELETE and label_of(edit) is None:
                 by_name.setdefault(edit, []).append(at)
         wanted = {name: self.named(name) for name in by_name}
-        self.fit(rows, wanted.values())
+        for it in wanted.values():
+            with blamed(it):
+                self.fit(rows, [it])
         for name, at in by_name.items():
             it = wanted[name]
-            found, stale = self.repaired(it, [rows[i] for i in at])
+            with blamed(it):
+                found, stale = self.repaired(it, [rows[i] for i in at])
             if stale:
                 raise NotReady(
                     f'{stale} rows have changed since intervention "{name}" computed their '
