@@ -11,6 +11,7 @@ import pytest
 from pgrain.demo import cifar10
 from pgrain.demo.datasets import DatasetMissing
 from pgrain.demo.paper import (
+    adult,
     baselines,
     cases,
     choice_of_k,
@@ -24,6 +25,8 @@ from pgrain.demo.paper import (
     measure,
     page,
     peaks,
+    points,
+    two_errors,
 )
 from pgrain.demo.paper.cases import Case, Setting, load
 from pgrain.demo.paper.experiments import NAMES, experiment, jobs_of, setting_of
@@ -139,8 +142,14 @@ def test_what_was_kept_is_shown_and_compared_but_measured_again(tmp_path):
     assert later.all([job])[0]["k"] == 1
     (change, what), = changes(later, [job])
     assert change == pytest.approx(-0.4) and "0.900 -> 0.500" in what
-    later.keep([])
+    later.keep([job])
     assert kept.read_text().count("\n") == 1
+    later.keep([Job("setting", {"data": "mnist", "seed": 1})])     # nothing of it: nothing is lost
+    assert kept.read_text().count("\n") == 1
+    other = Job("setting", {"data": "mnist", "seed": 2})
+    later.measure(other, lambda: {})
+    later.keep([other])                                            # what nobody asks for goes
+    assert [json.loads(line)["key"] for line in kept.read_text().splitlines()] == [other.key]
 
 
 def test_a_run_goes_on_after_a_failure_and_an_interrupt(tmp_path, monkeypatch):
@@ -275,6 +284,23 @@ def test_captions_state_rows_and_sizes():
         "*Spectra. mnist, 8,000 rows (2,000 queried): cnn of 33,546 parameters, mlp of 101,770 "
         "parameters.*\n\n")
     assert draw.caption("Spectra") == "*Spectra.*\n\n"
+
+
+@pytest.mark.parametrize("name", ["quick", "full"])
+def test_numbers_of_the_small_scale_are_not_on_other_pages(name, tmp_path):
+    pytest.importorskip("matplotlib")
+    small = page.only("kept\ngone <!-- small -->", SCALES["small"])
+    assert small == "kept\ngone" and page.only("kept\ngone <!-- small -->", SCALES[name]) == "kept"
+    page.write(tmp_path / "p.md", SCALES[name], Records(tmp_path / "records"))
+    text = (tmp_path / "p.md").read_text()
+    rows = f"{SCALES[name].rows['fashion']:,}".replace(",", " ")
+    assert f"the same pictures, {rows} + 10 000" in text and "<!--" not in text
+    # What the kept records say, in words that were read beside them, belongs to their scale.
+    kept = Records(tmp_path / "records", KEPT)
+    for module in (adult, points, two_errors, baselines):
+        found = kept.all(module.jobs(SCALES["small"]))
+        texts = [module.render(found, tmp_path, SCALES[scale]) for scale in ("small", name)]
+        assert texts[0].startswith(texts[1][:200]) and len(texts[0]) > len(texts[1])
 
 
 def test_a_ranking_is_compared_on_the_seeds_that_both_have():

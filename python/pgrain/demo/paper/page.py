@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import re
 import tempfile
 from importlib.metadata import version
 from pathlib import Path
@@ -80,6 +81,20 @@ def section(name: str, scale: Scale, records: Records, folder: Path) -> str:
                         body.strip()])
 
 
+def _rows(scale: Scale, data: str) -> str:
+    """Rows to learn from and to query."""
+    from pgrain.demo.paper.sizes import SHAPES
+    shape = SHAPES[data]
+    return f"{min(scale.rows[data], shape.train):,} + {shape.query:,}".replace(",", " ")
+
+
+def only(text: str, scale: Scale) -> str:
+    """Lines that end in `<!-- NAME -->` belong to the scale of that name alone."""
+    lines = (re.fullmatch(r"(.*?)(?: <!-- (\w+) -->)?", line).groups()
+             for line in text.splitlines())
+    return "\n".join(line for line, name in lines if name in (None, scale.name))
+
+
 def write(path: Path, scale: Scale, records: Records, note: str = "") -> None:
     """The page, its plots beside it in the folder of its name."""
     folder = path.with_suffix("")
@@ -87,11 +102,13 @@ def write(path: Path, scale: Scale, records: Records, note: str = "") -> None:
                        for name, options in ((n, scale.options.get(n, ())) for n in scale.sample))
     parts = [_template("page_head.md").format(
         scale=scale.name, machine=f"{machine()} {note}".strip(), device=device(),
-        fashion_rows=scale.rows["fashion"],
+        **{data: _rows(scale, data) for data in ("mnist", "fashion", "adult", "reviews")},
+        wide=f"Wide residual networks learn {scale.colour} here" if scale.wide_resnets
+        else "Where there is a WRN-10, in figure 2, it learns a part of Fashion-MNIST",
         models=models.replace("{", "(").replace("}", ")").replace("'", "")).strip()]
     parts += [section(name, scale, records, folder) for name in NAMES]
     path.parent.mkdir(parents=True, exist_ok=True)
-    text = "\n\n".join([*parts, _template("page_tail.md").strip()]) + "\n"
+    text = "\n\n".join([*parts, only(_template("page_tail.md").strip(), scale)]) + "\n"
     partial = path.with_suffix(f".{os.getpid()}.part")
     partial.write_text(text.replace("](paper/", f"]({folder.name}/"))
     partial.replace(path)

@@ -98,12 +98,13 @@ class Records:
         return found
 
     def keep(self, jobs: list[Job]) -> None:
-        """Writes what was measured for these jobs to the kept file, over what was kept of them;
-        lines are in the order of their keys, so that a change of one is a change of one line."""
+        """Writes what was measured for these jobs, else what was kept of them, to the kept file;
+        what none of them asks for goes. Lines are in the order of their keys, so that a change of
+        one is a change of one line."""
         if self.kept is None:
             return
-        new = {job.key: found for job in jobs if (found := self.get(job)) is not None}
-        every = {**self._kept, **new}
+        every = {job.key: found for job in jobs
+                 if (found := self.get(job) or self.before(job)) is not None}
         if not every:
             return
         self.kept.parent.mkdir(parents=True, exist_ok=True)
