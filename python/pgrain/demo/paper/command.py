@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import subprocess
 import sys
 import time
@@ -89,7 +91,8 @@ def estimate(jobs: list[Job], records: Records) -> str:
     seconds = sum(costs.predict(job, table) for job in missing)
     return (f"{len(jobs)} configurations, {len(missing)} to be measured: about "
             f"{costs.duration(seconds)} of processor time; on two quiet cores between half of that "
-            "and all of it. It may be stopped at any time (Ctrl-C); the same command goes on.")
+            "and all of it. It may be stopped at any time (Ctrl-C); the same command goes on where "
+            "it was.")
 
 
 def describe(jobs: list[Job], records: Records, scale: Scale, say: Callable[[str], None],
@@ -127,6 +130,38 @@ def absent(jobs: list[Job], records: Records) -> dict[str, tuple[str, list[Job]]
         except (DatasetMissing, DatasetBroken) as error:
             found[name] = str(error), of
     return found
+
+
+class Interrupts:
+    """Ctrl-C during a run: said at once; the run ends, the page is written. During that it ends
+    the process. An interrupt that arrives in a callback of JAX is swallowed there: it is raised
+    again at the next line that is said."""
+
+    def __init__(self):
+        self.count, self.writing = 0, False
+
+    def __enter__(self) -> Interrupts:
+        self._before = signal.signal(signal.SIGINT, self._handle)
+        return self
+
+    def __exit__(self, *of) -> None:
+        signal.signal(signal.SIGINT, self._before)
+
+    def say(self, text: str) -> None:
+        if self.count:
+            raise KeyboardInterrupt
+        click.echo(text)
+
+    def _handle(self, number, frame) -> None:
+        self.count += 1
+        if self.writing:
+            click.echo("\nended before the page was written")
+            sys.stdout.flush()
+            os._exit(130)
+        if self.count == 1:
+            click.echo("\nstopping; the same command goes on where it was. The page is written "
+                       "from what is there, then this ends; Ctrl-C during that ends it at once")
+        raise KeyboardInterrupt
 
 
 def _check(say) -> None:
@@ -182,29 +217,24 @@ def command(context: click.Context, names: tuple[str, ...], scale: str, page: Pa
         _some(every, store, named)
     failures: list[str] = []
     late: list[str] = []
-    stopped = False
-    try:
+    with Interrupts() as interrupts:
         if not render_only:
             skipped = _without(absent(jobs, store), skip_missing)
             failures += skipped.values()
             jobs = [job for job in jobs if job.key not in skipped]
-            describe(jobs, store, SCALES[scale], click.echo, lines=False)
+            describe(jobs, store, SCALES[scale], interrupts.say, lines=False)
             try:
-                failed, late = run(jobs, store, click.echo, hours)
+                failed, late = run(jobs, store, interrupts.say, hours)
                 failures += failed
             except KeyboardInterrupt:
-                stopped = True
-                click.echo("\nstopped; the same command goes on where it was. The page is written "
-                           "from what is there; Ctrl-C again ends without that")
+                pass
+        interrupts.writing = True
         fell = [what for change, what in changes(store, jobs) if change < -FELL]
         there = bool(store.all(every))
         if there:
             from pgrain.demo.paper.page import write
             store.keep(every)
             write(page, SCALES[scale], store, note)
-    except KeyboardInterrupt:
-        click.echo("\nended before the page was written")
-        sys.exit(130)
     click.echo(f"wrote {page} and {store.kept}" if there else
                "nothing has been measured: no page was written")
     if fell:
@@ -213,7 +243,7 @@ def command(context: click.Context, names: tuple[str, ...], scale: str, page: Pa
     if late:
         click.echo(f"{len(late)} configurations would have ended after {hours:g} hours and were "
                    "not begun; the same command goes on with them")
-    if stopped:
+    if interrupts.count:
         sys.exit(130)
     if failures:
         raise click.ClickException("not measured:\n  " + "\n  ".join(dict.fromkeys(failures)))

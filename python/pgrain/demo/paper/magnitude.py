@@ -23,8 +23,8 @@ def jobs(scale):
     found = [scale.flips(*model, rate, seed) for model in models for rate in scale.rates
              for seed in scale.seeds_at(model[1], rate)]
     if scale.name != "quick":
-        found += [scale.flips("mnist", a, rate) for a in ("logistic_regression", "cnn")
-                  for rate in scale.rates]
+        found += [scale.flips("mnist", a, rate, seed) for a in ("logistic_regression", "cnn")
+                  for rate in scale.rates for seed in scale.seeds_at(a, rate)]
     return jobs_of([setting for setting in found if setting.swept])
 
 
