@@ -38,9 +38,11 @@ MODELS = ("m", "clean", "permuted")
 class Table:
     """A case: how its tables are made, which query is wrong, and which one is not."""
 
-    def __init__(self, name: str, seed: int, rows: int, queried: int):
+    def __init__(self, name: str, seed: int, rows: int, queried: int, epochs: int | None = None):
         self.seed, self.rows, self.queried = seed, rows, queried
         getattr(self, name)()
+        if epochs is not None:
+            self.options["epochs"] = epochs
 
     def pictures(self) -> None:
         """Fashion-MNIST, the brightest trousers labelled dress."""
@@ -92,7 +94,8 @@ class Table:
     def wrong(self) -> set[str]:
         return set(map(str, np.flatnonzero(self.truth != self.label)))
 
-    def fill(self, bench: Bench, models=MODELS) -> None:
+    def fill(self, bench: Bench, models=MODELS, asked_about=MODELS) -> None:
+        """Tables, and models trained on them; those of `asked_about` precomputed."""
         kinds = ", ".join(f"{name} {kind}" for name, kind in self.kinds.items())
         labels = {"m": self.label, "clean": self.truth, "permuted": permute(self.truth, self.seed)}
         bench.run(f"CREATE TABLE asked (id bigint, {kinds})")
@@ -108,7 +111,8 @@ class Table:
                       [model, f"learned_{model}", self.features, self.architecture,
                        json.dumps(self.options)])
             bench.run("CALL pgrain.train(%s, %s)", [model, json.dumps({"seed": self.seed})])
-            bench.run("CALL pgrain.precompute(%s)", [model])
+            if model in asked_about:        # of the others only predictions are wanted
+                bench.run("CALL pgrain.precompute(%s)", [model])
             bench.run("CALL pgrain.attach(%s, 'asked')", [model])
 
 
@@ -207,14 +211,17 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="*", default=[0])
     parser.add_argument("--rows", type=int, default=3000)
     parser.add_argument("--queried", type=int, default=2000)
+    parser.add_argument("--rounds", type=int, help="of a repair, at most; by default five")
+    parser.add_argument("--epochs", type=int, help="of a training; by default the architecture's")
     parser.add_argument("--only", choices=("repair", "assess", "describe"))
     arguments = parser.parse_args()
     for name in arguments.cases:
         for seed in arguments.seeds:
             bench = Bench(arguments.rows, arguments.queried, 0, 0)
-            table = Table(name, seed, arguments.rows, arguments.queried)
+            table = Table(name, seed, arguments.rows, arguments.queried, arguments.epochs)
             with server(bench):
-                table.fill(bench, MODELS if arguments.only in (None, "assess") else MODELS[:2])
+                every = arguments.only in (None, "assess")
+                table.fill(bench, MODELS if every else MODELS[:2], MODELS if every else MODELS[:1])
                 head = {"case": name, "seed": seed, "rows": arguments.rows}
                 say(f"{name}, seed {seed}: {value(bench, table.query, 'm'):g}, "
                     f"clean {value(bench, table.query, 'clean'):g}")
@@ -230,6 +237,8 @@ def main() -> None:
                 for intervention, options in (("delete", {}), ("relabel", {"plausible": True})):
                     if arguments.only in ("assess", "describe"):
                         break
+                    if arguments.rounds is not None:
+                        options["rounds"] = arguments.rounds
                     found = repaired(bench, table, intervention, options)
                     print(json.dumps({**head, "repair": found}, default=float), flush=True)
                     last = found["rounds"][-1] if found["rounds"] else {}

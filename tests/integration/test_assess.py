@@ -71,6 +71,16 @@ def test_a_complaint_with_a_cause_is_useful(assessed):
     assert found["gradient in the subspace"][0] == pytest.approx(1, abs=1e-3)   # all pairs stored
 
 
+def test_of_several_models_it_names_the_one_it_is_about(assessed):
+    both = ("SELECT count(*) AS n FROM things "
+            "WHERE pgrain.predict('wrong', x) = 'a' OR pgrain.predict('clean', x) = 'a'")
+    found = assess(assessed, both, "n <= 100")
+    _, verdict, hint = found["model"]
+    assert verdict == "useful" and ('model "wrong"' in hint) != ('model "clean"' in hint)
+    assert '"wrong"' in hint and '"clean"' in hint
+    assert "model" not in assess(assessed, A.format("wrong"), "n <= 100")
+
+
 def test_an_irrelevant_query_is_not_useful(assessed):
     """The error is about a and b; what is d is right but for a few."""
     target = wanted(assessed, D)

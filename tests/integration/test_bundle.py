@@ -222,6 +222,10 @@ def test_what_does_not_fit_is_refused(away, file, tmp_path):
     refused(lambda m, t: (t.pop("spectrum/vectors/0/vectors"),
                           m["tensors"].pop("spectrum/vectors/0/vectors")), "do not fit together")
     refused(lambda m, t: m["trained"].update(n_parameters=8), "do not fit together")
+    refused(lambda m, t: m["spectrum"].update(k=99), "do not fit together")
+    refused(lambda m, t: m["spectrum"]["eigenvalues"].__setitem__(0, -1.0), "do not fit together")
+    refused(lambda m, t: m["trained"]["classes"].__setitem__(0, m["trained"]["classes"][1]),
+            "do not fit together")
     refused(lambda m, t: m["declared"].update(architecture="os.path:join"), "needs Python code")
     save_file({"a": np.zeros(3)}, tmp_path / "other")
     run("import", "--dsn", away.dsn(), tmp_path / "other", fails="no bundle of pgrain")

@@ -57,3 +57,18 @@ def test_warm_start_keeps_a_class_that_lost_its_rows(shapes):
     shapes.execute("CALL pgrain.train('m', "
                    "'{\"warm_start\": true, \"categorical\": [\"size\"]}')")
     assert "other options" in last(shapes)[1]
+
+
+def test_hardly_any_alpha_on_separable_rows(shapes):
+    """The optimum is far away and is not reached, which is said; a plan on it still works."""
+    shapes.execute("CREATE TABLE parted AS SELECT i AS id, i::float8 AS a, (i > 50)::text AS label "
+                   "FROM generate_series(1, 100) AS i")
+    shapes.execute("SELECT pgrain.create_model('parted', 'parted', 'id', '{a}', 'label', "
+                   "'logistic_regression', '{\"alpha\": 1e-9}')")
+    shapes.execute("CALL pgrain.train('parted')")
+    assert "not at the optimum" in last(shapes)[0]
+    shapes.execute("CALL pgrain.precompute('parted')")
+    rows = shapes.rows("SELECT predicted FROM pgrain.plan_repair($$ SELECT count(*) AS n "
+                       "FROM parted t WHERE pgrain.predict('parted', t) = 'true' $$, 'n <= 45', "
+                       "'relabel')")
+    assert rows and rows[-1][0] < 50

@@ -142,6 +142,8 @@ def test_a_number_too_far_off_is_refused():
     for far in (1e60, -1e300):
         assert 'column "a" is too far' in refused(columns.encode, [{"a": far}]).message
         assert "is too far" in refused(arrays.encode, [[far]]).message
+    tensor = Encoder.fit("bytea", [np.float32([1, 2]).tobytes()], ["x"], {"shape": [2]})
+    assert "is too far" in refused(tensor.encode, [np.float32([1, 3e38]).tobytes()]).message
     assert np.isfinite(columns.encode([{"a": 1e15}])).all()
 
 

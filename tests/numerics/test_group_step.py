@@ -202,6 +202,21 @@ def test_no_edit_is_no_move_also_away_from_the_optimum(architecture):
     assert np.abs(u).max() > 1e-3 and np.abs(gradient).max() < 1e-2
 
 
+def test_an_alpha_below_rounding_errors(convex):
+    """Adding one vector to all classes changes no logits' differences: alpha alone holds those
+    directions, and a float32 sum of curvature swallows a small one."""
+    weights = np.where(np.arange(N) % 3 == 0, 0, 1).astype(np.float32)
+    moved = []
+    for alpha in (1e-9, 1e-3):
+        step = GroupStep(convex["J"], convex["logits"], convex["y"], alpha,
+                         convex["V"].T.astype(np.float64) @ convex["theta"])
+        step.edit(weights, convex["y"])
+        u = step.solve().u
+        moved.append(moved_probabilities(convex["logits"], convex["J"], u))
+    assert np.abs(moved[0] - moved[1]).max() < 1e-3
+    assert np.abs(moved[0] - softmax(convex["logits"])).max() > 1e-2
+
+
 def test_edits_that_leave_nothing_converge():
     """All rows deleted: only alpha holds the parameters, and the step still ends."""
     model, theta, X, y = small_model("logistic_regression")

@@ -28,7 +28,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.linalg import cho_factor, cho_solve
+from scipy.linalg import LinAlgError, cho_factor, cho_solve
 
 from pgrain import interrupts
 from pgrain.models.softmax import softmax
@@ -200,7 +200,18 @@ class GroupStep:
             mean = np.matmul(q[:, None, :], J)[:, 0, :]
             H -= (mean * weights[:, None]).T @ mean
         H[np.diag_indices_from(H)] += self.alpha
-        self._factor = cho_factor(H, lower=True, check_finite=False)
+        # Sums of float32 products are exact to about this; a smaller alpha does not keep the factor
+        # positive. Only the steps are made with it: where they end is the gradient's to say.
+        rounding = np.finfo(np.float32).eps * float(H.diagonal().max(initial=1.0))
+        while True:
+            try:
+                self._factor = cho_factor(H, lower=True, check_finite=False)
+                return
+            except LinAlgError:
+                if not rounding < H.diagonal().max():       # also where H is not finite
+                    raise
+                H[np.diag_indices_from(H)] += rounding
+                rounding *= 16
 
 
 def softmax32(logits: np.ndarray) -> np.ndarray:

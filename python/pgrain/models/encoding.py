@@ -184,6 +184,7 @@ def _encode_bytes(values: Sequence, state: dict) -> np.ndarray:
     if dtype.itemsize == 4:
         out = out.astype(np.float32, copy=False)
         _refuse_infinite(out)
+        _refuse_far(out, standardised=False)
     return out
 
 
@@ -205,7 +206,7 @@ def _encode_arrays(values: Sequence, state: dict) -> np.ndarray:
     rows = _numbers(values, state["shape"])
     if "mean" in state:
         rows = _standardised(rows, np.asarray(state["mean"]), np.asarray(state["scale"]))
-    _refuse_far(rows)
+    _refuse_far(rows, standardised="mean" in state)
     return rows.astype(np.float32).reshape(len(values), *state["shape"])
 
 
@@ -239,13 +240,14 @@ def _standardised(numbers: np.ndarray, mean, scale) -> np.ndarray:
         return (numbers - mean) / scale
 
 
-def _refuse_far(rows: np.ndarray, column: str = "") -> None:
+def _refuse_far(rows: np.ndarray, column: str = "", standardised: bool = True) -> None:
     """22023 for numbers that float32 arithmetic would make infinite, and predictions nonsense."""
     far = ~(np.abs(rows) <= _FAR)
     if far.any():
-        raise InvalidArgument(f"a number{column} is too far from those of the training rows",
-                              detail=f"It is {rows[far][0]:g} standard deviations from their mean; "
-                                     f"at most {_FAR:g} can be computed with.")
+        unit = " standard deviations from the mean of the training rows" if standardised else ""
+        raise InvalidArgument(f"a number{column} is too far off",
+                              detail=f"It is {rows[far][0]:g}{unit}; at most {_FAR:g} can be "
+                                     "computed with.")
 
 
 def _refuse_infinite(rows: np.ndarray) -> None:

@@ -88,7 +88,7 @@ def minimise(X: np.ndarray, y: np.ndarray, n_classes: int, alpha: float, *,
     reference = max(1.0, float(np.linalg.norm(
         gradient if start is None and resume is None
         else _gradient(rows, np.zeros_like(theta), alpha)[1])))
-    status = f"stopped after {max_iterations} Newton steps; allow more iterations or raise alpha"
+    status = f"stopped after {max_iterations} Newton steps, not at the optimum; raise alpha"
     for done in range(first, max_iterations + 1):
         norm = float(np.linalg.norm(gradient))
         least = min(least, norm)         # the norm may rise; progress never falls

@@ -149,8 +149,15 @@ def check(about: dict, tensors: dict[str, np.ndarray]) -> None:
         d, m = about["trained"]["n_parameters"], len(about["spectrum"]["eigenvalues"])
         R, n = len(about["trained"]["classes"]), about["trained"]["n_rows"]
         A, J = joined("spectrum/training/", "A"), joined("spectrum/training/", "J")
+        residual = joined("spectrum/training/", "residual")
+        labels, k = tensors["version/rows/0/labels"], about["spectrum"]["k"]
+        values = np.asarray(about["spectrum"]["eigenvalues"], np.float64)
         fits = (theta.shape == (d,) and vectors.shape == (m, d) and offsets.shape == (n + 1,)
-                and len(tensors["version/rows/0/labels"]) == n
+                and all(np.isfinite(array).all() for array in (theta, vectors, values))
+                and (values > 0).all() and 1 <= k <= m
+                and len(labels) == n and (labels < R).all() and (np.diff(offsets) >= 0).all()
+                and len(set(about["trained"]["classes"])) == R
+                and (J is None or (residual is not None and residual.shape == J.shape[:2]))
                 and (rows is None or len(rows) == 0
                      or (0 <= rows.min() and rows.max() < n and len(set(rows.tolist())) == len(rows)
                          and ((J is not None and J.shape == (len(rows), R, m))

@@ -9,7 +9,7 @@ import numpy as np
 
 from pgrain.complaint.outcome import Watchful, one_sided
 from pgrain.errors import InvalidArgument, UnsupportedOperator
-from pgrain.worker.assessing import USELESS, Assessment
+from pgrain.worker.assessing import USEFUL, USELESS, Assessment, Finding
 from pgrain.worker.complaints import evaluation_of, slopes
 from pgrain.worker.planning import Plan, Planner, chosen_model, default_budget, run
 from pgrain.worker.prefixes import completed, default_directions, stored_rows
@@ -94,12 +94,13 @@ class PlanMethods:
             if gradient is None:
                 evaluation_of(state, params, last=True)
                 return {"rows": [["overall", None, USELESS, f"{notices[-1].capitalize()}."]]}, []
-            name = max(gradient, key=lambda model: float(np.abs(gradient[model]).sum()))
+            size = {model: float(np.abs(slope).sum()) for model, slope in gradient.items()}
+            name = max(size, key=size.__getitem__)
             variables = evaluation.variables
             spectrum = self._residents.spectrum(variables[name].resident,
                                                 variables[name].spectrum)
             evaluation.assessment = Assessment(objective, variables, name, spectrum,
-                                               gradient[name]).findings(), []
+                                               gradient[name]).findings(), judged(name, size)
         findings, found = evaluation.assessment
         deadline = time.monotonic() + SLICE_SECONDS
         for made in findings:
@@ -133,6 +134,17 @@ class PlanMethods:
             {name: v.p for name, v in evaluation.variables.items()})
         return {"holds": outcome.holds and not missing, "value": _sent(outcome.value),
                 "relaxed": _sent(outcome.relaxed), "complaints": asked}, []
+
+
+def judged(name: str, size: dict[str, float]) -> list[Finding]:
+    """Which model an assessment is about, where several move the complaint; else nothing."""
+    others = sorted(other for other, much in size.items() if much and other != name)
+    if not others:
+        return []
+    listed = ", ".join(f'"{other}"' for other in others)
+    return [Finding("model", None, USEFUL, f'This is about model "{name}" and its training rows, '
+                    f"whose predictions move the complaint most; {listed} "
+                    f"{'moves' if len(others) == 1 else 'move'} it as well.")]
 
 
 def check_budget(rows, n: int) -> int:

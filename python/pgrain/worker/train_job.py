@@ -88,10 +88,14 @@ def _run(job) -> str:
     n_repaired = np.count_nonzero(learned.repairs)
     edited = f", {n_deleted} deleted and {n_relabelled} relabelled" if edits else ""
     edited += f", {n_repaired} repaired" if n_repaired else ""
+    metrics = trained.metrics
+    short = (f"; {metrics['status']}" if "float64_gradient_norm" in metrics
+             and metrics["status"] != "converged" else "")     # Newton's method: to the optimum
     return (f"version {version} of {job.model}: {len(rows)} rows{edited}, {len(start.classes)} "
             f"classes, {start.network.n_parameters} parameters, "
             f"accuracy {trained.metrics['accuracy']:.4f}, {trained.metrics['seconds']:.1f} s"
-            + (f"; {start.note}" if imported or options.get("warm_start") else "") + left_out)
+            + (f"; {start.note}" if imported or options.get("warm_start") else "")
+            + short + left_out)
 
 
 def read_training_rows(job, model: versions.ModelRow, secret: bytes) -> list[relations.Row]:
