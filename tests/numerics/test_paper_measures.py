@@ -385,6 +385,9 @@ def test_a_count_comes_closer_or_goes_farther_unless_there_is_nothing_to_see():
     hurt = judged_count(200, 260, 203, worse=150, better=255, beyond=325)
     assert [denoising.closer(hurt, name) for name in ("worse", "better", "beyond")] == [-1, 1, -1]
     assert denoising.closer(judged_count(258, 260, 255, worse=100), "worse") is None
+    for complaint, asked in (("too low", [False, True]), ("too high", [True, False])):
+        judged = {**hurt, "complaint": complaint}
+        assert [denoising._as_asked(judged, name) for name in ("worse", "better")] == asked
 
 
 def test_the_count_after_deletion_is_that_of_training_without_those_rows():

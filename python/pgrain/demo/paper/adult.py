@@ -17,7 +17,8 @@ QUERIES = ("Q4", "Q5", "Q6", "Q7")
 def jobs(scale):
     rates = (0.5, 0.6, 0.7) if scale.name != "quick" else (0.6,)
     own = jobs_of([scale.setting("adult", "logistic_regression", "male_private", rate=rate,
-                                 seed=seed, queries=QUERIES, cg=4)
+                                 seed=seed, queries=QUERIES,
+                                 cg=4 if seed == 0 or scale.name == "full" else 0)
                    for seed in range(scale.seeds) for rate in rates])
     return own + [job for module in (surface, peers) for job in module.jobs(scale)
                   if job.what["error"] == "male_private"]

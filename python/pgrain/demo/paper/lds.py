@@ -40,7 +40,7 @@ def jobs(scale) -> list[Job]:
     if scale.name != "quick":
         found += [scale.setting("fashion", name, "bright", rows=1200, queried=2000, seed=seed,
                                 cg=scale.cg, options=options, sample=1200,
-                                peers=PEERS.get(name, ()))
+                                peers=PEERS.get(name, ()) if scale.name == "full" else ())
                   for name, options in NETS.items() for seed in range(scale.seeds)]
     return [Job("lds", setting.as_json()) for setting in found]
 
@@ -215,6 +215,7 @@ def _convex_text(record, scale) -> str:
 
 
 def _halves_text(records) -> str:
+    methods = [m for m in METHODS if any(m in r["scores"] for r in records)]
     rows, ceilings = [], []
     for name in dict.fromkeys(r["setting"]["architecture"] for r in records):
         of = [r for r in records if r["setting"]["architecture"] == name]
@@ -223,7 +224,7 @@ def _halves_text(records) -> str:
         rows.append([name, len(of), f"{of[0]['n_parameters']:,}",
                      "-".join(sorted({str(r["k"]) for r in of}, key=int)),
                      *(draw.interval([r["scores"][m] for r in of if m in r["scores"]])
-                       for m in METHODS),
+                       for m in methods),
                      draw.interval([r["two_retrainings"] for r in of])])
     if not rows:
         return ""
@@ -231,13 +232,14 @@ def _halves_text(records) -> str:
             + f"**Linear datamodelling score**: {SUBSETS} random halves of "
             f"{records[0]['n_rows']:,} rows, {RETRAININGS} retrainings each, bright trousers, Q3; "
             "rank correlation of summed scores with the retrained query.\n\n"
-            + draw.table(["model", "seeds", "parameters", "k", *METHODS, "two retrainings"], rows)
+            + draw.table(["model", "seeds", "parameters", "k", *methods, "two retrainings"], rows)
             + "\n\nMean over seeds ± half a 95 % interval. “Best k” knows the answer. “Two "
             "retrainings” is the rank correlation r of the same subsets trained with two seeds. "
             "Scores are held against the mean of the two, so that even a perfect prediction would "
             f"reach about √(2r / (1 + r)) only: {', '.join(ceilings)}. Loss, self-influence and "
             "the rule are no predictions of a query; they stand for “removing suspects lowers it”. "
-            "EK-FAC is kronfluence's, on dense layers alone.")
+            + ("EK-FAC is kronfluence's, on dense layers alone."
+               if any("ekfac" in r["scores"] for r in records) else "EK-FAC is not among them."))
 
 
 def ceiling(agreement: float) -> float:

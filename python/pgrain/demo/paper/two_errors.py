@@ -23,10 +23,10 @@ def jobs(scale):
                                       baselines=False) for rate in scale.rates])
     settings = [scale.setting("mnist", "mlp", "flip2", rate=rate, seed=seed, cg=scale.cg,
                               queries=(*QUERIES, *OURS), options=TRAINED)
-                for rate in scale.rates for seed in range(scale.seeds)]
+                for rate in scale.rates for seed in scale.seeds_at("mlp", rate)]
     settings += [scale.setting("mnist", "cnn", "flip2", rate=rate, queries=QUERIES, seed=seed,
                                baselines=False) for rate in scale.rates
-                 for seed in range(scale.seeds if scale.name == "full" else 1)]
+                 for seed in (range(scale.seeds) if scale.name == "full" else (0,))]
     return jobs_of(settings)
 
 
