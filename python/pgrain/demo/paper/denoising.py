@@ -125,8 +125,8 @@ def render(records, folder: Path, scale) -> str:
         rankings.append([*_cells(name, some), ", ".join(dict.fromkeys(
             j["complaint"] for j in judged)), *(
             cell for method, intervention in (("rain++", "delete"), ("denoise", "denoise"))
-            for cell in (draw.interval([max(j[method]) for j in judged]),
-                         draw.interval([j[method][k] for j, k in zip(judged, ks, strict=True)]),
+            for cell in (_shown([max(j[method]) for j in judged]),
+                         _shown([j[method][k] for j, k in zip(judged, ks, strict=True)]),
                          surface.at(records, some[0]["setting"], query, intervention))),
             f"{some[0]['chance']:.3f}"])
     for name, some in _groups(own).items():
@@ -134,16 +134,16 @@ def render(records, folder: Path, scale) -> str:
         judged = [record["queries"][query] for record in some]
         digits = 0 if query == "Q1" else 1
         counts.append([*_cells(name, some), f"{some[0]['n_wrong']:,}", *(
-            draw.interval([j[what] for j in judged], digits) for what in ("value", "clean")),
+            _shown([j[what] for j in judged], digits) for what in ("value", "clean")),
             f"{judged[0]['truth']:g}",
-            *(draw.interval([j["after"][what] for j in judged], digits) for what in AFTER)])
+            *(_shown([j["after"][what] for j in judged], digits) for what in AFTER)])
     text = (draw.caption("Rankings: AUC_R of deleting a row and of denoising it (3 × 3 median), "
                          "complaints about Q1 and about Q3, the number of the class that was "
                          "damaged", records)
             + draw.table(["data, model", "rate", "query", "seeds", "complaint", "delete: peak",
                           "automatic k", "seed 0 through SQL", "denoise: peak", "automatic k",
                           "seed 0 through SQL", "chance"], rankings)
-            + "\n\nMean over seeds ± half a 95 % interval.")
+            + "\n\nMean over seeds ± half a 95 % interval; of two seeds, both values.")
     if counts:
         text += ("\n\n"
                  + draw.caption("The query's value before and after training anew. N is the number "
@@ -153,6 +153,13 @@ def render(records, folder: Path, scale) -> str:
                                "clean model", "truth", *AFTER.values()], counts)
                  + "\n\n" + _text(own))
     return text
+
+
+def _shown(values: list[float], digits: int = 3) -> str:
+    """As `draw.interval`; of two values both, whose interval would say nothing."""
+    if len(values) == 2:
+        return "; ".join(f"{value:,.{digits}f}" for value in values)
+    return draw.interval(values, digits)
 
 
 def _groups(records) -> dict[tuple, list[dict]]:
@@ -188,14 +195,15 @@ def _text(records) -> str:
                          f"value, {'; '.join(parts)}.")
     worse = [j for r in records for q, j in r["queries"].items()
              if q == "Q3" and closer(j, "again") is not None]
-    lower = sum(j["after"]["delete noisy"] < j["value"] for j in worse)
     if worse:
-        sentences.append(f"Deleting the noisy rows made the count of Q3 lower in {lower} of these "
-                         f"{len(worse)} runs: the paper says that it does.")
+        changes = [float(np.sign(j["after"]["delete noisy"] - j["value"])) for j in worse]
+        sentences.append("Deleting the noisy rows made the count of Q3, in these runs, lower in "
+                         f"{changes.count(-1)} of {len(worse)}, as the paper says, higher in "
+                         f"{changes.count(1)}, and left it in {changes.count(0)}.")
     for intervention in ("delete", "denoise") if judged else ():
         shares = [j["after"][f"{intervention} share"] for j in judged]
         moved = sum(_as_asked(j, f"{intervention} first") for j in judged)
-        sentences.append(f"Of the first N rows of a ranking, to {intervention}, "
-                         f"{draw.span(shares, '.0%')} were noisy; it moved the value as the "
-                         f"complaint asked in {moved} of {len(judged)} runs.")
+        sentences.append(f"Of the first N rows to {intervention} {draw.span(shares, '.0%')} were "
+                         f"noisy; to {intervention} them moved the value as the complaint asked in "
+                         f"{moved} of {len(judged)} rankings.")
     return " ".join(sentences)
