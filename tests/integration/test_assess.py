@@ -129,6 +129,28 @@ def test_several_complaints_and_points(assessed):
     assert found["overall"][1] == "useful", found
 
 
+def test_a_single_prediction_near_the_border_proves_nothing(assessed):
+    """On clean data the model is wrong there by chance, or right, and one row moves it."""
+    classes = assessed.value("SELECT classes FROM pgrain.models WHERE model = 'clean'")
+    item, other = assessed.rows("""
+        SELECT t.id, (SELECT c.n FROM unnest(p) WITH ORDINALITY AS c (p, n)
+                      ORDER BY c.p DESC OFFSET 1 LIMIT 1)
+        FROM things AS t, pgrain.predict_proba('clean', t.x) AS p
+        ORDER BY (SELECT c FROM unnest(p) AS c ORDER BY c DESC OFFSET 1 LIMIT 1) DESC LIMIT 1""")[0]
+    wanted = classes[other - 1]
+    labels = "SELECT id, pgrain.predict('clean', x) AS label FROM things"
+    shown = assessed.value(f"SELECT label FROM ({labels}) AS l WHERE id = {item}")
+    for query, complaint in (
+            (labels, f"label = '{wanted}' WHERE id = {item}"),
+            (f"SELECT id FROM things WHERE pgrain.predict('clean', x) = '{shown}'",
+             f"no row WHERE id = {item}"),
+            (f"SELECT id FROM things WHERE pgrain.predict('clean', x) = '{wanted}'",
+             f"a row WHERE id = {item}")):
+        found = assess(assessed, query, complaint)
+        assert found["overall"][1] == found["error"][1] == "not useful", (complaint, found)
+        assert found["error"][0] == 1 and "chance" in found["error"][2]
+
+
 def test_an_ordinary_user_may_ask(assessed, as_role):
     analyst = as_role(assessed, "analyst", "user")
     assessed.execute("GRANT SELECT ON things TO analyst")

@@ -103,37 +103,61 @@ class Assessment:
 
     def error(self) -> Finding:
         """How far off the complained cells are, the value or its expectation, whichever is nearer:
-        relative to the larger of it and the target."""
-        sizes = []
+        relative to the larger of it and the target. Labels and rows are wrong or not; how far off
+        they are together is in standard deviations under the model's probabilities."""
+        sizes, right = [], []
         for complaint, rows in zip(self.objective.complaints, self.objective.matched, strict=True):
             if complaint.operator in ("too high", "too low"):
+                continue
+            if complaint.column is None or isinstance(complaint.target, str):
+                right += self._chances(complaint, rows)
+                sizes.append((0.0, 0.0))
                 continue
             for row in rows:
                 sizes.append(self._error_of(complaint, row))
         if not sizes:
             return Finding("error", None, DOUBTFUL, "The complaint has no target. Say what would "
                            "be right, as in n <= 50: small errors are seldom due to training rows.")
-        relative, noises = max(sizes)
-        verdict = max(bounds(relative, SMALL, LARGE), bounds(noises, *NOISES),
-                      key=(USEFUL, DOUBTFUL, USELESS).index)
-        return Finding("error", relative, verdict, {
-            USEFUL: "The number is far from what it should be.",
-            DOUBTFUL: "The error is small. Complain where it is larger, or about fewer rows.",
-            USELESS: "The number, or what it is expected to be by the model's probabilities, is as "
+        if right:
+            p = np.clip(right, 1e-12, 1 - 1e-12)
+            sizes.append((1.0, float((1 - p).sum() / np.sqrt((p * (1 - p)).sum()))))
+        names = (USEFUL, DOUBTFUL, USELESS)
+        rank, relative, noises = min(
+            (max(names.index(bounds(relative, SMALL, LARGE)),
+                 names.index(bounds(noises, *NOISES))), -relative, noises)
+            for relative, noises in sizes)
+        by_chance = right and relative == -1.0
+        return Finding("error", abs(relative), names[rank], {
+            USEFUL: "What the query shows is far from what it should be.",
+            DOUBTFUL: "What you ask for is not that unlikely to the model. Complain about more of "
+                      "the wrong predictions at once." if by_chance else
+                      "The error is small. Complain where it is larger, or about fewer rows.",
+            USELESS: "To the model, what you ask for is about as likely as what it shows, so that "
+                     "it may be wrong by chance. Complain about several wrong predictions at once."
+                     if by_chance else
+                     "The number, or what it is expected to be by the model's probabilities, is as "
                      "near to the target as such a number is anyhow. Complain where the error is "
-                     "larger: by group, or about the part that is wrong."}[verdict], True)
+                     "larger: by group, or about the part that is wrong."}[names[rank]], True)
+
+    def _chances(self, complaint, rows: list[int]) -> list[float]:
+        """How likely, by the model, is what a complaint about labels or rows asks for: one number
+        for each label that is not shown, each row that is there, or all rows of which one should
+        be."""
+        circuit, value, P = self.objective.circuit, self.objective.value, self.objective.P
+        if complaint.column is None:
+            there = [row for row in rows if value.present[row]]
+            if complaint.operator == "no row":
+                return np.exp(circuit.log_absent(P, there)).tolist() if there else []
+            return [] if there or not rows else [
+                float(-np.expm1(np.sum(circuit.log_absent(P, rows))))]
+        column = next(i for i, c in enumerate(circuit.columns) if c.name == complaint.column)
+        return [circuit.probability(P, row, column, complaint.target) for row in rows
+                if not value.present[row] or value.text(row, column) != complaint.target]
 
     def _error_of(self, complaint, row: int) -> tuple[float, float]:
-        """(relative error, error in standard deviations of the cell) of one complained cell."""
+        """(relative error, error in standard deviations of the cell) of one complained number."""
         circuit, value = self.objective.circuit, self.objective.value
-        if complaint.column is None:
-            there = bool(value.present[row])
-            wrong = there == (complaint.operator == "no row")
-            return (1.0 if wrong else 0.0), math.inf
         column = next(i for i, c in enumerate(circuit.columns) if c.name == complaint.column)
-        if isinstance(complaint.target, str):
-            shows = value.present[row] and value.text(row, column) == complaint.target
-            return (0.0 if shows else 1.0), math.inf
         v, t = float(value.numbers[row, column]), complaint.target
         if not self.objective.weight(complaint, v):
             return 0.0, 0.0
