@@ -13,11 +13,13 @@ import family_aggregates
 import family_over_groups
 import family_relations
 import family_subqueries
+import family_together
 from provenance_family_parts import FAMILIES, Parts, Query
 
 __all__ = ["FAMILIES", "make_query"]
 # They fill FAMILIES.
-assert family_relations and family_aggregates and family_over_groups and family_subqueries
+assert family_relations and family_aggregates and family_over_groups and family_subqueries \
+    and family_together
 
 
 _CALLS = re.compile(r"predict|\b(vm|vmm|vmw|vg|vu|ve|vom)\b")   # the views that call a model

@@ -109,7 +109,9 @@ class Base:
             parts.append(rows.literals[index])
         if block.units and block.units[0].bare:
             parts = [np.zeros((self.n, 1), np.int64)]
-        parts += [values.literals(self, 0, cell, self.leaves[leaf]) for cell, leaf in block.chosen]
+        parts += values.literals(self, block.chosen)
+        if block.among is not None:
+            parts.append(values.places_among(self, block.among))
         for slot in block.slots:
             if slot.mode == "expanded":
                 variable = self.variable(slot)

@@ -272,6 +272,7 @@ class SelectBlock:
     decisive: tuple[int, int] | None = None
     # (cell of unit 0, leaf) of counts that the row gives a value (values.py).
     chosen: list[tuple[int, int]] = field(default_factory=list)
+    among: int | None = None        # cell of unit 0 that the row gives a place (values.py)
     kind: str = "select"
 
     @property
@@ -294,7 +295,8 @@ class SelectBlock:
     @property
     def settled(self) -> bool:
         """Whether which base rows there are does not hang on predictions."""
-        return not self.chosen and self._settled(len(self.atoms), len(self.units))
+        return not self.chosen and self.among is None \
+            and self._settled(len(self.atoms), len(self.units))
 
     @property
     def settled_groups(self) -> bool:

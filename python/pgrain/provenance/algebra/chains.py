@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from pgrain.provenance.algebra import comparisons
+from pgrain.provenance.algebra import comparisons, jointly
 from pgrain.provenance.algebra.blocks import Atom
 from pgrain.provenance.algebra.small_gates import Combination
 from pgrain.provenance.algebra.wiring import CERTAIN, NEVER
@@ -21,18 +21,43 @@ _TESTS = {"<": np.less, "<=": np.less_equal, ">": np.greater, ">=": np.greater_e
 
 def literals(rows, atoms: list[Atom], codes: np.ndarray, at: np.ndarray) -> list[np.ndarray]:
     """Literals (T,) whose conjunction says that `atoms` are in the states `codes` (T, m; 0 false, 1
-    true, 2 NULL) at the rows `at` (T,) of a Base or Groups."""
+    true, 2 NULL) at the rows `at` (T,) of a Base or Groups.
+
+    Comparisons of different numbers are decided together where the groups are small (`jointly`).
+    """
+    known = [number for number, atom in enumerate(atoms) if jointly.knows(rows, atom)]
+    joint = jointly.of(rows, [atoms[number] for number in known]) \
+        if len(_chains([atoms[number] for number in known])) > 1 else None
+    if joint is None or not joint.fits[at].any():
+        return _apart(rows, atoms, codes, at, range(len(atoms)))
+    fits = joint.fits[at]
+    made = [joint.literals([atoms[number] for number in known], codes[:, known], at, fits)]
+    if not fits.all():
+        made += [np.where(fits, CERTAIN, literal)
+                 for literal in _apart(rows, atoms, codes, at, known)]
+    rest = [number for number in range(len(atoms)) if number not in known]
+    return made + _apart(rows, atoms, codes, at, rest)
+
+
+def _chains(atoms: list[Atom]) -> list[tuple]:
+    """(number or None, [(place of an atom, operator, bound)]): comparisons of one number with
+    constants together, others alone."""
     chains: list[tuple] = []
-    for number, atom in enumerate(atoms):
+    for place, atom in enumerate(atoms):
         found = comparisons.with_constant(atom)
         known = next((chain for chain in chains if found and chain[0] == found[0]), None)
         if known is None:
             known = (found and found[0], [])
             chains.append(known)
-        known[1].append((number, found and found[1], found and found[2]))
+        known[1].append((place, found and found[1], found and found[2]))
+    return chains
+
+
+def _apart(rows, atoms: list[Atom], codes: np.ndarray, at: np.ndarray, which) -> list[np.ndarray]:
+    """As `literals`, of the atoms `which`, different numbers as if independent."""
     made = []
-    for left, members in chains:
-        numbers = [number for number, _, _ in members]
+    for left, members in _chains([atoms[number] for number in which]):
+        numbers = [which[place] for place, _, _ in members]
         if len(members) == 1:
             made.append(comparisons.place(rows, atoms[numbers[0]])[at] + codes[:, numbers[0]])
             continue

@@ -8,6 +8,7 @@ import numpy as np
 
 from pgrain.errors import UnsupportedOperator
 from pgrain.plan.expression import refuse
+from pgrain.provenance.algebra import delta, jointly
 from pgrain.provenance.algebra.blocks import Atom, Number
 from pgrain.provenance.algebra.given import Given, IfAggregated
 from pgrain.provenance.algebra.linear import moved, without_steps
@@ -62,12 +63,31 @@ def _difference(atom: Atom) -> tuple[Number, str, None] | None:
 
 def _named(rows, atom: Atom, bound: np.ndarray | None) -> np.ndarray:
     try:
-        return _place(rows, atom, bound)
+        return _decided(rows, atom, bound)
     except UnsupportedOperator as error:
         if error.detail is not None or atom.place is None:
             raise
         error.detail = refuse("", rows.assembly.program.text, *atom.place).detail
         raise
+
+
+def _decided(rows, atom: Atom, bound: np.ndarray | None) -> np.ndarray:
+    """By a threshold; by the groups' diagrams where these know more; where there is neither, by
+    moments."""
+    places = jointly.places(rows, atom, bound) if jointly.better(rows, atom) else None
+    if places is None or (places < 0).any():
+        try:
+            others = _place(rows, atom, bound)
+        except UnsupportedOperator:
+            if places is None:
+                places = jointly.places(rows, atom, bound)
+            others = None
+            if places is None or (places < 0).any():
+                others = delta.place(rows, atom, bound)
+        if places is None:
+            return others
+        places = places if others is None else np.where(places < 0, others, places)
+    return places
 
 
 def _place(rows, atom: Atom, bound: np.ndarray | None) -> np.ndarray:
@@ -92,7 +112,7 @@ def _place(rows, atom: Atom, bound: np.ndarray | None) -> np.ndarray:
     kind = left.leaves[left.tree[1]] if left.tree[0] == "x" else None
     proba = kind is not None and kind[0] == "proba"
     extreme = kind is not None and not proba and _extreme(rows, kind)
-    if proba or extreme:
+    if (proba or extreme) and (bound is not None or not _varies(right)):
         bound = constant(rows, right) if bound is None else bound
         return _probability(rows, kind, operator, bound) if proba else \
             _of_extreme(rows, *extreme, operator, bound)
@@ -333,6 +353,8 @@ class _Evaluation:
         if name == "neg":
             (value, denominator), = args
             return value.times(np.full(self.n, -1.0)), denominator
+        if name not in ("+", "-", "*", "/"):
+            raise self.refuse()
         (a, b), (c, d) = args
         if name in ("+", "-"):
             c = c if name == "+" else c.times(np.full(self.n, -1.0))

@@ -138,7 +138,7 @@ class FromItems:
                  if column.cell is not None and (id(self.select), alias, name)
                  in self.program.values}
         if cells and can_expand(relation, cells):
-            relation = expand(self.program, relation, cells)
+            relation = expand(self.program, relation, cells, key=key or self.key)
         columns = [Column(name, oid, column.cell, column.flag, column.labelled,
                           shown=column.shown)
                    for (name, oid), column in zip(names, relation.columns, strict=True)]

@@ -147,17 +147,20 @@ class GroupAggregates:
 
     # --- aggregates of the circuit ---------------------------------------------------------
 
-    def aggregate(self, call: nodes.AggregateCall, seconds: bool = False) -> int:
-        """Number of an aggregate of this grouping; seconds: of dates, as numbers."""
+    def aggregate(self, call: nodes.AggregateCall, wrapped: str | None = None,
+                  seconds: bool = False) -> int:
+        """Number of an aggregate of this grouping; wrapped: SQL of what is made of each value of an
+        extreme, over "{}"; seconds: of dates, as numbers."""
         made = self.read_aggregate(call)
-        if seconds:
-            made.as_text = False
-            for where in ("base", "entry"):
-                text = getattr(made, f"distinct_{where}")
-                if text is not None:
-                    setattr(made, f"value_{where}",
-                            f"pg_catalog.date_part('epoch', ({text}\n))")
-                    setattr(made, f"distinct_{where}", None)
+        for where in ("base", "entry") if wrapped or seconds else ():
+            text = getattr(made, f"distinct_{where}")
+            if text is None:
+                continue
+            text = wrapped.replace("{}", f"({text}\n)") if wrapped else text
+            setattr(made, f"distinct_{where}", None if seconds else text)
+            if seconds:
+                made.as_text = False
+                setattr(made, f"value_{where}", f"pg_catalog.date_part('epoch', ({text}\n))")
         if made not in self.grouping.aggregates:
             self.grouping.aggregates.append(made)
         return self.grouping.aggregates.index(made)

@@ -16,8 +16,10 @@ from pgrain.provenance.algebra.blocks import (
     Relation,
 )
 from pgrain.provenance.algebra.group_aggregates import GroupAggregates, aggregates
+from pgrain.provenance.algebra.group_dates import GroupDates
 from pgrain.provenance.algebra.group_keys import GroupKeys
 from pgrain.provenance.algebra.linear import (
+    BENT,
     CONST,
     COUNT,
     EXTREME,
@@ -45,7 +47,6 @@ from pgrain.provenance.algebra.queries import (
 from pgrain.provenance.algebra.select import Prepared
 
 _ATOMS = (*COMPARISONS, "between", "not between", "in", "not in", "is null", "is not null")
-DATE_OIDS = {1082: "pg_catalog.date", 1114: "pg_catalog.timestamp", 1184: "pg_catalog.timestamptz"}
 
 
 def _into(expression: nodes.Expr, node) -> tuple:
@@ -105,7 +106,7 @@ def lower_groups(builder, wanted, on: list[nodes.Expr]) \
     return GroupBuilder(builder).lower(wanted, on)
 
 
-class GroupBuilder(GroupKeys, GroupAggregates, Numbers):
+class GroupBuilder(GroupKeys, GroupAggregates, GroupDates, Numbers):
     """Expressions over groups: aggregates are the numbers, the rest is of a row of the group."""
 
     def __init__(self, builder):
@@ -241,8 +242,8 @@ class GroupBuilder(GroupKeys, GroupAggregates, Numbers):
                 self.builder.randoms(expression))
             return OutputSpec(column, where, text)
         tree = read_tree(expression, self.is_random)
-        if _is_case(tree) or isinstance(tree, Op) and _has_case(tree) and self.evaluable(tree) \
-                and is_no_number(self, expression):
+        if _is_case(tree) or self.of_truths(tree) or isinstance(tree, Op) and _has_case(tree) \
+                and self.evaluable(tree) and is_no_number(self, expression):
             return self.cases(expression, name)
         if isinstance(tree, Op) and tree.name in ("cast:text", "cast:varchar"):
             tree = tree.args[0]
@@ -250,9 +251,10 @@ class GroupBuilder(GroupKeys, GroupAggregates, Numbers):
                 self.boolean_aggregate(tree):
             self.grouping.flags.append(self.read_atom(expression, tree))
             return OutputSpec(Column(name, 16, flag=len(self.grouping.flags) - 1), "flag")
-        if isinstance(tree, PieceLeaf) and isinstance(tree.piece, nodes.AggregateCall):
-            at = self.aggregate(tree.piece)
-            if self.grouping.aggregates[at].as_text:
+        extreme = self.extreme_date(tree)
+        if extreme or isinstance(tree, PieceLeaf) and isinstance(tree.piece, nodes.AggregateCall):
+            at = self.aggregate(*extreme[:2]) if extreme else self.aggregate(tree.piece)
+            if extreme or self.grouping.aggregates[at].as_text:
                 self.grouping.shown.append(at)
                 column = Column(name, 0, shown=len(self.grouping.shown) - 1, extreme=True)
                 return OutputSpec(column, "shown")
@@ -377,7 +379,7 @@ class GroupBuilder(GroupKeys, GroupAggregates, Numbers):
                 return self._degrees.get(part, EXTREME)
             linear = degree(number, self.builder.leaf_degree) in (CONST, COUNT, LINEAR)
             return WHOLE if linear and part in ("sum", "avg", "min", "max") else OTHER
-        return CONST if leaf[0] == "leaf" else OTHER
+        return {"leaf": CONST, "condition": BENT}.get(leaf[0], OTHER)
 
     def piece_number(self, piece: nodes.Piece) -> tuple:
         if isinstance(piece, nodes.AggregateCall):
@@ -400,38 +402,6 @@ class GroupBuilder(GroupKeys, GroupAggregates, Numbers):
             number = self.aggregate(node.piece)
             return Atom("flag", Number(("p", 0), [("aggregate", number, "bool")]), None)
         return super().read_atom(expression, node)
-
-    def atom(self, expression, operator: str, left, right) -> Atom:
-        """As ever; and the least or greatest of dates beside a date, both as seconds."""
-        for one, other in ((left, right), (right, left)):
-            oid = self._dates(one)
-            if not oid or not isinstance(other, SpineLeaf):
-                continue
-            part = cut(expression, other.start, other.end)
-            where, text = self.of_group(part)
-            if untyped(text) is not None:
-                text = f"{untyped(text)}::{DATE_OIDS[oid]}"
-            elif not aggregates(part) and self.program.type_of(self.select, part.text) not in (
-                    0, oid):
-                raise self.program.refuse("a comparison of dates of two types", part,
-                                          f"Cast one of them to {DATE_OIDS[oid]}.")
-            aggregate = self.aggregate(one.piece, seconds=True)
-            leaf = where, f"pg_catalog.date_part('epoch', ({text}\n))"
-            if leaf not in self.grouping.leaves:
-                self.grouping.leaves.append(leaf)
-            sides = [Number(("x", 0), [("aggregate", aggregate, one.piece.function)]),
-                     Number(("const", 0), [("leaf", self.grouping.leaves.index(leaf))])]
-            return Atom(operator, *(sides if one is left else sides[::-1]))
-        return super().atom(expression, operator, left, right)
-
-    def _dates(self, node) -> int:
-        """The type of what a node is the least or greatest of, if these are dates; else 0."""
-        piece = node.piece if isinstance(node, PieceLeaf) else None
-        if not isinstance(piece, nodes.AggregateCall) or piece.function not in ("min", "max") \
-                or len(piece.arguments or ()) != 1:
-            return 0
-        oid = self.program.type_of(self.select, piece.arguments[0].text)
-        return oid if oid in DATE_OIDS else 0
 
     def condition(self, atom: Atom) -> int:
         if atom not in self.grouping.atoms:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from pgrain import settings
-from pgrain.provenance.algebra import chains, comparisons
+from pgrain.provenance.algebra import chains, comparisons, jointly
 from pgrain.provenance.algebra.blocks import Aggregate, Number
 from pgrain.provenance.algebra.given import Conditional, OfThere
 from pgrain.provenance.algebra.small_gates import (
@@ -87,6 +87,16 @@ class Groups:
         """The terms that aggregate j counts; values of count are 1."""
         if ("terms", j) in self._made:
             return self._made["terms", j]
+        made, rank = self.counted(j)
+        if rank is not None and self.grouping.aggregates[j].as_text:
+            made.value = rank.astype(np.float64)
+        elif rank is not None and self.grouping.aggregates[j].distinct:
+            made = self._distinct(made, rank)
+        self._made["terms", j] = made
+        return made
+
+    def counted(self, j: int) -> tuple[Terms, np.ndarray | None]:
+        """The terms of aggregate j, and the ranks of their values where these must differ."""
         keep = np.ones(len(self.group), bool)
         value = None
         for where in ("base", "entry"):
@@ -102,12 +112,7 @@ class Groups:
         at = np.flatnonzero(keep)
         made = Terms(self.group[at], self.row[at], self.literals[at],
                      None if value is None else value[at], at)
-        if rank is not None and self.grouping.aggregates[j].as_text:
-            made.value = rank[at].astype(np.float64)
-        elif rank is not None and self.grouping.aggregates[j].distinct:
-            made = self._distinct(made, rank[at])
-        self._made["terms", j] = made
-        return made
+        return made, None if rank is None else rank[at]
 
     def _distinct(self, terms: Terms, rank: np.ndarray) -> Terms:
         """One term for each value of a group: the event that the value occurs."""
@@ -234,6 +239,25 @@ class Groups:
         """As `Base.origin`, of a cell that all rows of a group stand beside."""
         groups, of, number = self.base.origin(leaf)
         return groups, of[self.first_rows()], number
+
+    def part(self, j: int, part: str) -> np.ndarray:
+        """(n,) places in X of the "sum" or "count" of what aggregate j is of, given that the group
+        is there."""
+        key = ("part", j, part)
+        if key not in self._made:
+            terms, out = self.terms(j), self.wiring.numbers(self.n)
+            self.wiring.add(Sums(out, self.n, terms.group, self.wiring.events(terms.literals),
+                                 terms.value if part == "sum" else None))
+            places = out + np.arange(self.n)
+            if part == "sum":
+                places = self._quotient(out, None, self.known(j))
+            any_ = self.any()
+            if (any_ > NEVER).any():
+                out = self.wiring.numbers(self.n)
+                self.wiring.add(OfThere(out, places, any_, zero=True, null=part == "sum"))
+                places = out + np.arange(self.n)
+            self._made[key] = places
+        return self._made[key]
 
     def _aggregate(self, j: int, aggregate: Aggregate) -> np.ndarray:
         terms, groups = self.terms(j), np.arange(self.n)
@@ -427,7 +451,7 @@ class Groups:
         everyone = np.arange(self.n)
         for number, made in enumerate(self.grouping.cells):
             rows.cells[number] = self.places(made)
-            rows.given[number] = lambda made=made: self.places(made, True)
+            rows.given[number] = lambda made=made: self._passed(made)
             rows.sums |= {number} if self.sums(made) else set()
             rows.origin[number] = self, everyone, made
         for number, atom in enumerate(self.grouping.flags):
@@ -435,6 +459,15 @@ class Groups:
         for number, j in enumerate(self.grouping.shown):
             rows.shown[number] = self.shown(j) if j >= 0 else self.case(-1 - j)
         return rows
+
+    def _passed(self, number: Number) -> np.ndarray:
+        """(n,) places in X of a number given that the group is there: where it is small, given that
+        HAVING lets it pass, too."""
+        places = jointly.given(self, number)
+        if places is not None and (places >= 0).all():
+            return places
+        others = self.places(number, True)
+        return others if places is None else np.where(places < 0, others, places)
 
     def present(self) -> np.ndarray:
         """(n,) literals: the group has a row, and HAVING lets it pass."""

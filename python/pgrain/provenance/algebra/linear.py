@@ -3,7 +3,8 @@
 A comparison is decided by a sum of independent terms if both sides together are linear in counts
 and sums, or one side is a ratio with a count below and the other deterministic: a / n > t is
 a - t n > 0 where n > 0 (avg(x) > t is sum(x - t) > 0). Steps around one side (rounding, division of
-integers) move the threshold: floor(x) > 2 is x >= 3.
+integers) move the threshold: floor(x) > 2 is x >= 3. Any other arithmetic over counts, sums and
+extremes of columns is "bent": decided by diagrams where groups are small, else by moments.
 """
 
 from __future__ import annotations
@@ -13,13 +14,12 @@ import numpy as np
 from pgrain.errors import UnsupportedOperator
 from pgrain.provenance.algebra.blocks import Atom, Number
 
-CONST, COUNT, LINEAR, RATIO, EXTREME, PROBA, WHOLE, OTHER = (
-    "const", "count", "linear", "ratio", "extreme", "proba", "whole", "other")
+CONST, COUNT, LINEAR, RATIO, EXTREME, PROBA, WHOLE, BENT, OTHER = (
+    "const", "count", "linear", "ratio", "extreme", "proba", "whole", "bent", "other")
 _SUMS = {COUNT, LINEAR}
-_NAMES = {EXTREME: "a minimum or maximum", PROBA: "predict_proba",
-          OTHER: "this arithmetic of numbers that depend on predictions",
-         WHOLE: "an aggregate over numbers that depend on predictions",
-          RATIO: "a ratio of numbers that depend on predictions"}
+_PLAIN = {CONST, COUNT, LINEAR, RATIO, EXTREME, BENT}     # of counts, sums and extremes of columns
+_NAMES = {PROBA: "predict_proba", OTHER: "this arithmetic of numbers that depend on predictions",
+          WHOLE: "an aggregate over numbers that depend on predictions"}
 
 
 def degree(number: Number, of_leaf) -> str:
@@ -55,7 +55,7 @@ def _degree(tree: tuple, leaves: list[str]) -> str:
             return LINEAR if parts[0] in _SUMS else parts[0]
         if parts[1] == COUNT and parts[0] in (CONST, *_SUMS):
             return RATIO
-    return OTHER
+    return BENT if kinds <= _PLAIN else OTHER
 
 
 _STEPS = ("round", "rint", "to_int", "floor", "ceil", "trunc")
@@ -117,13 +117,13 @@ def threshold_problem(atom: Atom, of_leaf) -> str | None:
             right = without_steps(right)[0]
     sides = [degree(left, of_leaf), degree(right, of_leaf)]
     kinds = set(sides) - {CONST}
-    if kinds <= _SUMS or WHOLE in kinds and kinds <= {WHOLE, *_SUMS}:
+    if kinds <= _PLAIN or WHOLE in kinds and kinds <= {WHOLE, *_SUMS}:
         return None
-    bare = all(number.tree[0] in ("x", "const") or degree(number, of_leaf) == CONST
-               for number in (left, right))
     if len(kinds) == 1 and sides.count(CONST) == 1:
         kind = kinds.pop()
         if kind == PROBA and atom.operator in ("=", "<>"):
             return f"{_NAMES[kind]} compared for equality"
-        return None if kind == RATIO or kind in (EXTREME, PROBA) and bare else _NAMES[kind]
+        bare = all(number.tree[0] in ("x", "const") or degree(number, of_leaf) == CONST
+                   for number in (left, right))
+        return None if kind == PROBA and bare else _NAMES[kind]
     return _NAMES[OTHER]

@@ -17,7 +17,7 @@ from pgrain.plan.lexer import tokenize
 from pgrain.plan.spine import Leaf as SpineLeaf
 from pgrain.plan.spine import Op, PieceLeaf, read_tree
 from pgrain.provenance.algebra.blocks import Atom, Number
-from pgrain.provenance.algebra.linear import CONST, OTHER, PROBA, threshold_problem
+from pgrain.provenance.algebra.linear import BENT, CONST, OTHER, PROBA, threshold_problem
 from pgrain.provenance.algebra.program import cut, untyped
 from pgrain.provenance.namesakes import UNKNOWN
 
@@ -113,6 +113,13 @@ class Numbers:
                 *COMPARISONS, "between", "not between", "in", "not in", "is null", "is not null"):
             return True
         return all(child is None or self.evaluable(child) for child in node.args)
+
+    def of_truths(self, node) -> bool:
+        """Whether a node compares or tests truths, which PostgreSQL can do once the comparisons in
+        it are booleans: (sum(v) > 6) IS NULL, (a > 1) = (b > 2)."""
+        return isinstance(node, Op) and node.name in (
+            *COMPARISONS, "is null", "is not null", "is distinct from", "is not distinct from") \
+            and all(self.evaluable(child) for child in node.args)
 
     def _atoms(self, expression, node, replaced) -> None:
         if isinstance(node, SpineLeaf):
@@ -255,6 +262,11 @@ class Numbers:
         if target == written and ("type", kind) in self.program.namesakes:
             raise self.refuse_at(expression, node, f"the type {kind}, which may be another here,",
                                  f"Write pg_catalog.{kind} if PostgreSQL's own is meant.")
+        piece = getattr(node.args[0], "piece", None)
+        if kind not in (*_FLOATING, *_INTEGER) and isinstance(piece, nodes.AggregateCall) \
+                and piece.function in ("min", "max"):
+            raise self.refuse_at(expression, node, f"{piece.function} cast to {target}",
+                                 f"Cast what it is of: {piece.function}(x::{target}).")
         inner = self._tree(expression, node.args[0], leaves)
         if kind in _FLOATING and "(" not in target:
             return ("identity", inner)
@@ -266,10 +278,6 @@ class Numbers:
             return ("round", inner, ("const", leaves.index(leaf)))
         if kind in _INTEGER:
             return ("rint" if self.floating(expression, node.args[0]) else "to_int", inner)
-        piece = getattr(node.args[0], "piece", None)
-        if isinstance(piece, nodes.AggregateCall) and piece.function in ("min", "max"):
-            raise self.refuse_at(expression, node, f"{piece.function} cast to {target}",
-                                 f"Cast what it is of: {piece.function}(x::{target}).")
         raise self.refuse_at(expression, node,
                              f"a number that depends on predictions cast to {target}",
                              "Cast it to numeric, double precision or an integer type.")
@@ -333,7 +341,7 @@ class Numbers:
         """What kind of number a leaf is (linear.py)."""
         if leaf[0] == "cell":
             return self.block.units[leaf[1]].relation.degrees.get(leaf[2], OTHER)
-        return {"leaf": CONST, "proba": PROBA}.get(leaf[0], OTHER)
+        return {"leaf": CONST, "proba": PROBA, "condition": BENT}.get(leaf[0], OTHER)
 
     def leaf_of(self, expression: nodes.Expr, boolean: bool = False) -> int:
         """A deterministic part of the arithmetic, as a leaf."""
@@ -341,9 +349,14 @@ class Numbers:
             self.check_number(expression)
         text = self.prepare(expression)
         if text.labelled:
+            text = self.expanded(expression) or text
+        if text.labelled:
             raise self.program.refuse("a class and a number of predictions in one expression",
                                       expression, "Give the condition in FILTER (WHERE …).")
         return self.leaf_text(f"({text.text}\n)::pg_catalog.int4" if boolean else text.text)
+
+    def expanded(self, expression: nodes.Expr):
+        """The expression with a base row for each class of its labels (select.py)."""
 
     def check_number(self, expression: nodes.Expr) -> None:
         """0A000 for what is added to numbers, or compared with them, and is none in float8."""

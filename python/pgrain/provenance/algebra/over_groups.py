@@ -8,7 +8,7 @@ GROUP BY k) WHERE h.
 from __future__ import annotations
 
 from pgrain.plan import nodes
-from pgrain.plan.lexer import tokenize
+from pgrain.plan.lexer import tokenize, unbracketed
 from pgrain.plan.spine import PieceLeaf
 from pgrain.provenance.algebra.blocks import Atom, Column, Number, quoted
 from pgrain.provenance.algebra.group_aggregates import aggregates
@@ -21,10 +21,23 @@ from pgrain.provenance.algebra.select import Prepared, SelectBuilder
 def asks_over_groups(builder, order: list[nodes.OrderItem]) -> bool:
     """Whether a grouped SELECT has a subquery that depends on a model outside its aggregates, or
     one with which an aggregate is compared."""
+    keys = _keys(builder.select)
     return any(isinstance(piece, nodes.Subquery) and (
         builder.program.analysis.depends(piece) or _of_aggregates(piece))
                for expression in _expressions(builder.select, order)
-               for piece in _outside(expression))
+               if _words(expression) not in keys for piece in _outside(expression))
+
+
+def _words(expression: nodes.Expr) -> list[str]:
+    return [token.value for token in unbracketed(expression.tokens)]
+
+
+def _keys(select: nodes.Select) -> list[list[str]]:
+    """The words of what GROUP BY names: expressions, and items by their number or name."""
+    keys = [_words(expression) for item in select.group or [] for expression in item.expressions]
+    named = {word[0] for word in keys if len(word) == 1}
+    return keys + [_words(item.expression) for number, item in enumerate(select.items, 1)
+                   if item.expression is not None and {str(number), item.alias} & named]
 
 
 def _of_aggregates(piece: nodes.Subquery) -> bool:

@@ -154,7 +154,8 @@ def _random_output(builder, expression, name) -> tuple[Column, object]:
     if not isinstance(tree, (Op, PieceLeaf)):       # numbers stand before IN, ANY or ALL alone
         return Column(name, 0, labelled=True), builder.prepare(expression)
     rows = builder.program.split and (builder.nested or builder.select.distinct)
-    if isinstance(tree, Op) and tree.name in (*COMPARISONS, "is null", "is not null") and not rows:
+    if isinstance(tree, Op) and tree.name in (*COMPARISONS, "is null", "is not null") \
+            and not rows and not builder.of_truths(tree):
         return Column(name, 16), builder.read_atom(expression, tree)
     if isinstance(tree, Op) and builder.evaluable(tree) and not shows_number(builder, expression,
                                                                              tree):
@@ -324,6 +325,17 @@ def _plain(program: Program, query: nodes.Query, key: Key | None, n_columns: int
     block.outputs = [OutputSpec(column, "base", f"_pgrain_p.{column.name}") for column in columns]
     program.blocks.append(block)
     return Relation(block.number, block.row, columns, key is not None, settled=True)
+
+
+def plain_query(program: Program, query: nodes.Query, key: Key | None) -> Relation:
+    """`_plain` of a query whose number of columns its text shows."""
+    body = query.body
+    while isinstance(body, nodes.SetOperation):
+        body = body.left.body
+    if not isinstance(body, nodes.Select) or any(item.star for item in body.items):
+        raise program.refuse("IN, ANY or ALL of a query whose columns are not named", query,
+                             "Name the columns.")
+    return _plain(program, query, key, len(body.items))
 
 
 # --- set operations ------------------------------------------------------------------------

@@ -12,6 +12,7 @@ from pgrain.provenance.algebra.blocks import (
     SelectBlock,
 )
 from pgrain.provenance.algebra.linear import (
+    BENT,
     CONST,
     COUNT,
     EXTREME,
@@ -26,6 +27,7 @@ from pgrain.provenance.algebra.linear import (
 _DEGREES = {CONST: ", exact expectation", COUNT: ", exact expectation",
             LINEAR: ", exact expectation", RATIO: ", approximate: a ratio of expectations",
             EXTREME: ", exact for independent rows",
+            BENT: ", approximate: arithmetic over expectations",
             OTHER: ", approximate: arithmetic over expectations"}
 _RULES = {
     "count": "exact expectation", "sum": "exact expectation",
@@ -74,7 +76,7 @@ def _of_numbers(block: SelectBlock, aggregate) -> str:
 
     kind = degree(aggregate.number, of_leaf)
     if aggregate.function in ("min", "max") and kind != PROBA \
-            or aggregate.function == "sum" and kind in (OTHER, RATIO, WHOLE):
+            or aggregate.function == "sum" and kind in (BENT, OTHER, RATIO, WHOLE):
         return "approximate: of expected numbers"
     return _RULES[aggregate.function]
 

@@ -213,9 +213,9 @@ class SelectBuilder(FromItems, Numbers):
     def stands_for(self, piece: nodes.Piece) -> str | None:
         """A column that a piece is here (over_groups.py)."""
 
-    def _number_casts(self, expression: nodes.Expr) -> dict[tuple[int, int], str]:
+    def _number_casts(self, expression: nodes.Expr, label_of=None) -> dict[tuple[int, int], str]:
         """Labels cast to numbers: the classes that are none are NULL, and PostgreSQL need not
-        refuse a class that no row has."""
+        refuse a class that no row has. label_of: a call -> SQL of its label, not on assignments."""
         replaced: dict[tuple[int, int], str] = {}
 
         def look(node) -> None:
@@ -226,8 +226,8 @@ class SelectBuilder(FromItems, Numbers):
                 target = node.name.removeprefix("cast:")
                 texts = no_numbers(target, self.program.classes[piece.model])
                 if texts:
-                    slot = self.slot(piece)
-                    label = f'"_pgrain_c{slot.number}"."_pgrain_label"'
+                    label = label_of(piece) if label_of else \
+                        f'"_pgrain_c{self.slot(piece).number}"."_pgrain_label"'
                     replaced[node.start, node.end] = (
                         f"((CASE WHEN {label} OPERATOR(pg_catalog.=) ANY ({array(texts)}) THEN "
                         f"NULL ELSE {label} END)::{target})")
@@ -382,6 +382,24 @@ class SelectBuilder(FromItems, Numbers):
                 f"(({slot.argument}\n) IS NULL)")
             self.aliases[name] = [Column("_pgrain_i", 23), Column("_pgrain_label", 25)]
         return f"{name}._pgrain_label"
+
+    def expanded(self, expression: nodes.Expr) -> Prepared | None:
+        """An expression over labels on base rows, one for each class; None if other pieces hang on
+        predictions, too."""
+        pieces = [piece for piece in expression.walk() if self.program.analysis.depends(piece)]
+        if any(isinstance(p, nodes.ColumnRef) and self.virtual(p) for p in expression.walk()) \
+                or not all(isinstance(p, nodes.ModelCall) and p.function == "predict"
+                           for p in pieces):
+            return None
+        replaced = self._number_casts(expression, self.expand)
+        for piece in pieces:
+            if not any(start <= piece.start and piece.end <= end for start, end in replaced):
+                replaced[piece.start, piece.end] = self.expand(piece)
+        for piece in expression.walk():
+            if isinstance(piece, nodes.ColumnRef) and piece.qualifier is None \
+                    and piece.name in self.merged:
+                replaced[piece.start, piece.end] = self.merged[piece.name]
+        return Prepared(expression.substitute(replaced), False)
 
     def plain(self, expression: nodes.Expr) -> str:
         """An expression that must not depend on a model, e.g. a model call's argument."""

@@ -26,7 +26,7 @@ from pgrain.provenance.algebra.blocks import (
 )
 from pgrain.provenance.algebra.numbers import compared_arrays
 from pgrain.provenance.algebra.program import candidates, cut, free_columns
-from pgrain.provenance.algebra.values import values_alone
+from pgrain.provenance.algebra.values import ask_value, can_expand, expand, values_alone
 
 _NEGATED = {"=": "<>", "<>": "=", "!=": "=", "<": ">=", "<=": ">", ">": "<=", ">=": "<"}
 
@@ -36,7 +36,7 @@ def join_answer(builder, piece: nodes.Subquery):
 
     Returns SQL of its value, or (unit, cell) if it is a number of the circuit.
     """
-    from pgrain.provenance.algebra.queries import lower_query
+    from pgrain.provenance.algebra.queries import lower_query, plain_query
     program = builder.program
     free = free_columns(program, piece.query)
     builder.refuse_random(free, piece)
@@ -55,7 +55,8 @@ def join_answer(builder, piece: nodes.Subquery):
     operand, columns = _operand(builder, piece.operand)
     columns = list(dict.fromkeys(needed + columns))
     key = builder.make_key(columns) if columns else None
-    relation = values_alone(program, lower_query(program, piece.query, key if needed else None))
+    lower = lower_query if program.analysis.depends(piece.query) else plain_query
+    relation = values_alone(program, lower(program, piece.query, key if needed else None), key)
     true, unknown = _compared(program, piece, relation, key, operand)
     if id(piece) in builder.must_hold:      # NULL is as good as false
         unknown = None
@@ -117,6 +118,15 @@ def _operand(builder, operand: nodes.Expr) -> tuple[str, list]:
     for piece in operand.pieces:
         if isinstance(piece, nodes.ModelCall) and piece.function == "predict":
             replaced[piece.start, piece.end] = builder.expand(piece)
+        elif isinstance(piece, nodes.Subquery) and builder.program.analysis.depends(piece) \
+                and ("scalar", id(piece)) in builder.program.values \
+                and not builder.is_random(piece):
+            replaced[piece.start, piece.end] = builder.answer(piece)
+        elif isinstance(piece, nodes.Subquery) and piece.form == "scalar" \
+                and builder.program.analysis.depends(piece):
+            ask_value(builder, piece)
+            raise builder.program.refuse("a number of a subquery before IN, ANY or ALL", piece,
+                                         "Write the subquery in FROM, and compare its column.")
         elif builder.program.analysis.depends(piece):
             raise builder.program.refuse("this left side of IN, ANY or ALL", piece)
         elif builder.is_random(piece):
@@ -213,6 +223,10 @@ def _scalar(builder, piece: nodes.Subquery, needed: list):
     relation = lower_query(program, piece.query, key)
     if len(relation.columns) != 1:
         raise program.refuse("a scalar subquery of several columns", piece)
+    cell = relation.columns[0].cell
+    if ("scalar", id(piece)) in program.values and cell is not None \
+            and can_expand(relation, {cell}):
+        relation = replace(expand(program, relation, {cell}, key=key), single=relation.single)
     if not relation.single:
         block = ScalarBlock(program.number(), relation, key)
         program.blocks.append(block)

@@ -15,10 +15,11 @@ import numpy as np
 from pgrain.errors import UnsupportedOperator
 from pgrain.plan import nodes
 from pgrain.plan.lexer import tokenize
-from pgrain.provenance.algebra import comparisons
+from pgrain.provenance.algebra import comparisons, jointly
 from pgrain.provenance.algebra.blocks import (
     ID,
     KEY,
+    Atom,
     Column,
     Key,
     Leaf,
@@ -31,7 +32,7 @@ from pgrain.provenance.algebra.blocks import (
 )
 from pgrain.provenance.algebra.program import candidates, free_columns
 from pgrain.provenance.algebra.small_gates import Combination
-from pgrain.provenance.algebra.wiring import NEVER
+from pgrain.provenance.algebra.wiring import CERTAIN, NEVER
 from pgrain.provenance.gates.levels import Levels
 
 _ROW = "_pgrain_w"
@@ -39,17 +40,21 @@ _ROW = "_pgrain_w"
 
 def can_expand(relation: Relation, cells) -> bool:
     """Whether the numbers `cells` of a relation are counts whose largest value is known."""
-    return not relation.keyed and all(cell in relation.bounds for cell in cells)
+    return all(cell in relation.bounds for cell in cells)
 
 
-def expand(program, relation: Relation, cells: set[int], bare: bool = False) -> Relation:
+def expand(program, relation: Relation, cells: set[int], bare: bool = False,
+           key: Key | None = None) -> Relation:
     """The relation with its counts `cells` as columns of int8; its other numbers stay.
 
+    key: what its rows stand for, if it is keyed.
     bare: in place of its columns the row's number and the one count; what its rows hang on is left
     out, for a gate that asks about the counts of rows that are there.
     """
-    block = SelectBlock(program.number())
+    block = SelectBlock(program.number(), key if relation.keyed else None)
     block.from_.append(f"(SELECT * FROM {relation.cte}) AS {_ROW}")
+    if relation.keyed:
+        block.where.append(f"{_ROW}.{KEY} OPERATOR(pg_catalog.=) _pgrain_key.{KEY}")
     block.units.append(Unit(f"{_ROW}.{ID}", relation, _ROW, bare=bare))
     columns, value = [], {}
     for cell in sorted(cells):
@@ -82,22 +87,45 @@ def expand(program, relation: Relation, cells: set[int], bare: bool = False) -> 
     bounds = {made.cell: f"(SELECT pg_catalog.max({relation.bounds[old.cell]}) FROM {relation.cte} "
               "AS _pgrain_w)" for made, old in zip(columns, relation.columns, strict=False)
               if made.cell is not None and old.cell in relation.bounds}
-    return Relation(block.number, block.row, columns, False, degrees=degrees, bounds=bounds)
+    return Relation(block.number, block.row, columns, relation.keyed, degrees=degrees,
+                    bounds=bounds)
 
 
-def values_alone(program, relation: Relation) -> Relation:
-    """The relation with all its numbers as values, if they are counts; else as it is."""
+def values_alone(program, relation: Relation, key: Key | None = None) -> Relation:
+    """The relation with all its numbers as values, if they are counts; else as it is. key: what its
+    rows stand for, if it is keyed."""
     cells = {column.cell for column in relation.columns if column.cell is not None}
     plain = all(column.cell is not None or not column.random for column in relation.columns)
     wanted = {relation.sources[cell] for cell in cells if cell in relation.sources}
     if plain and wanted - program.values and can_expand(relation, cells):
         program.wanted_values |= wanted     # then what its SELECT compares with it knows the value
         raise UnsupportedOperator("a count beside comparisons of it")
-    return expand(program, relation, cells) if cells and plain and can_expand(relation, cells) \
-        else relation
+    able = cells and plain and can_expand(relation, cells) and not (relation.keyed and key is None)
+    return expand(program, relation, cells, key=key) if able else relation
 
 
-def literals(base, unit: int, cell: int, value: np.ndarray) -> np.ndarray:
+def literals(base, chosen: list[tuple[int, int]]) -> list[np.ndarray]:
+    """Literals (n,) whose conjunction says that the counts (cell, leaf) of each base row's row of
+    unit 0 are the leaves' values.
+
+    Several counts, and those of groups that have passed a HAVING, are taken together where the
+    groups are small; else as if independent.
+    """
+    atoms = [Atom("=", Number(("x", 0), [("cell", 0, cell)]),
+                  Number(("const", 0), [("leaf", leaf)])) for cell, leaf in chosen]
+    apart = [(cell, base.leaves[leaf]) for cell, leaf in chosen]
+    joint = jointly.of(base, atoms) if len(atoms) > 1 or atoms and jointly.passed(base, atoms[0]) \
+        else None
+    if joint is None or not joint.fits.any():
+        return [_literal(base, 0, *one) for one in apart]
+    made = joint.literals(atoms, np.ones((base.n, len(atoms)), np.int64), np.arange(base.n),
+                          joint.fits, base.units[0][1])
+    if joint.fits.all():
+        return [made]
+    return [made, *(np.where(joint.fits, CERTAIN, _literal(base, 0, *one)) for one in apart)]
+
+
+def _literal(base, unit: int, cell: int, value: np.ndarray) -> np.ndarray:
     """(n,) literals that the count `cell` of each base row's row of a unit is `value` (n,)."""
     rows, index = base.units[unit]
     groups, of, number = rows.origin[cell]
@@ -120,48 +148,114 @@ def literals(base, unit: int, cell: int, value: np.ndarray) -> np.ndarray:
 
 
 def ask_values(builder, expression: nodes.Expr) -> None:
-    """Note that the counts which an expression names are wanted as values of this SELECT's FROM:
-    its lowering begins anew with them (`capture._lowered`)."""
+    """Note that the counts which an expression names are wanted as values of this SELECT's FROM,
+    those of its scalar subqueries too: its lowering begins anew with them (`capture._lowered`)."""
     for piece in expression.walk():
+        if isinstance(piece, nodes.Subquery):
+            ask_value(builder, piece)
         found = builder.resolve(piece.qualifier, piece.name) \
             if isinstance(piece, nodes.ColumnRef) else None
         if found is None or found[1].cell is None or found[0] not in builder.unit_of:
             continue
+        # (An outer join has a relation of its own; its sides are asked.)
         relation = builder.block.units[builder.unit_of[found[0]]].relation
-        if can_expand(relation, {found[1].cell}):
-            builder.program.wanted_values.add(relation.sources.get(
-                found[1].cell, (id(builder.select), found[0], found[1].name)))
+        builder.program.wanted_values.add(relation.sources.get(
+            found[1].cell, (id(builder.select), found[0], found[1].name)))
+
+
+def ask_value(builder, piece: nodes.Subquery) -> None:
+    """The same of one scalar subquery that depends on a model."""
+    if piece.form == "scalar" and builder.program.analysis.depends(piece):
+        builder.program.wanted_values.add(("scalar", id(piece)))
 
 
 def member(builder, piece: nodes.Subquery) -> str | None:
-    """SQL of ``n IN (SELECT …)``, ``n > ALL (SELECT …)``, …, for a count n and a query that depends
-    on no model: joined as a boolean, true if the count is one of the values for which PostgreSQL
-    says so. None if it is another number."""
+    """SQL of ``n IN (SELECT …)``, ``s > ALL (SELECT …)``, for a number and a query that depends on
+    no model: joined as a boolean. Of a count: true if it is one of the values for which PostgreSQL
+    says so; of others: if it is at such a place among the query's values. None if there are
+    several numbers."""
     from pgrain.provenance.algebra.subqueries import _join_boolean
     program, operand = builder.program, piece.operand
     randoms = builder.randoms(operand)
     spans = {(p.start, p.end) for p in randoms}
     kinds = {program.text[p.start:p.end] for p in randoms}
-    if len(kinds) != 1 or builder.key is not None:
+    kind, unit, cell = (*builder.piece_number(randoms[0]), None, None)[:3]
+    if len(kinds) != 1 or builder.key is not None or kind != "cell":
+        ask_values(builder, operand)
         return None
-    kind, unit, cell, *_ = builder.piece_number(randoms[0])
-    relation = builder.block.units[unit].relation if kind == "cell" else None
-    if relation is None or not can_expand(relation, {cell}):
-        return None
+    relation = builder.block.units[unit].relation
     free = free_columns(program, piece.query)
     builder.refuse_random(free, piece)
     rest = operand.substitute({span: "NULL" for span in spans})
     needed = builder.outer_columns(free | set(candidates(tokenize(rest))))
     alias = builder.block.units[unit].alias
     key: Key = builder.make_key([(alias, ID, 23), *needed])
-    values = expand(program, relation, {cell}, bare=True)
     test = operand.substitute({span: "_pgrain_r._pgrain_o1" for span in spans}) + \
         program.text[piece.operand.end:piece.end]
+    if can_expand(relation, {cell}) and not relation.keyed:
+        values = expand(program, relation, {cell}, bare=True)
+        joined = "_pgrain_r._pgrain_o0 OPERATOR(pg_catalog.=) _pgrain_key._pgrain_c0"
+    elif operand.text == program.text[randoms[0].start:randoms[0].end]:
+        values = _among(program, relation, cell, key, piece.query)
+        joined = f"_pgrain_r.{KEY} OPERATOR(pg_catalog.=) _pgrain_key.{KEY}"
+    else:
+        return None
     sources = ", ".join([f"{key.cte} AS _pgrain_key", *key.lateral("_pgrain_key"),
                          f"{values.cte} AS _pgrain_r"])
-    made = (f"SELECT _pgrain_key.{KEY}, _pgrain_r.{ID} FROM {sources} WHERE "
-            f"_pgrain_r._pgrain_o0 OPERATOR(pg_catalog.=) _pgrain_key._pgrain_c0 AND ({test}\n)")
+    made = (f"SELECT _pgrain_key.{KEY}, _pgrain_r.{ID} FROM {sources} WHERE {joined} AND ({test}"
+            "\n)")
     return _join_boolean(builder, PredicateBlock(program.number(), values, key, made,
                                                  made + " IS NULL"))
 
 
+def _among(program, relation: Relation, cell: int, key: Key, query: nodes.Query) -> Relation:
+    """Where a number can be among the values of a query: at one, between two, below or above all,
+    or NULL; a possible row for each, with a number that is there for PostgreSQL to compare. key:
+    its first column is the row whose number it is."""
+    block = SelectBlock(program.number(), key)
+    value = ("(SELECT DISTINCT _pgrain_x::pg_catalog.float8 AS _pgrain_x FROM (\n"
+             f"{query.text}\n) AS _pgrain_y (_pgrain_x) WHERE _pgrain_x IS NOT NULL)")
+    less, plus, by = (f"OPERATOR(pg_catalog.{one})" for one in "-+/")
+    places = (
+        "SELECT _pgrain_x AS _pgrain_low, _pgrain_x AS _pgrain_high, 0 AS _pgrain_kind, _pgrain_x"
+        f" AS _pgrain_at FROM {value} AS _pgrain_y UNION ALL SELECT _pgrain_x, _pgrain_z, 1, "
+        f"coalesce((_pgrain_x {plus} _pgrain_z) {by} 2, _pgrain_x {plus} 1) FROM (SELECT _pgrain_x,"
+        " pg_catalog.lead(_pgrain_x) OVER (ORDER BY _pgrain_x) AS _pgrain_z FROM "
+        f"{value} AS _pgrain_y) AS _pgrain_y UNION ALL SELECT NULL, pg_catalog.min(_pgrain_x), 1, "
+        f"coalesce(pg_catalog.min(_pgrain_x) {less} 1, 0) FROM {value} AS _pgrain_y UNION ALL "
+        "SELECT NULL, NULL, 2, NULL")
+    block.from_ += [f"(SELECT * FROM {relation.cte}) AS {_ROW}", f"LATERAL ({places}) AS _pgrain_v"]
+    block.where.append(f"{_ROW}.{ID} OPERATOR(pg_catalog.=) _pgrain_key._pgrain_c0")
+    block.units.append(Unit(f"{_ROW}.{ID}", relation, _ROW, bare=True))
+    block.leaves = [Leaf(f"(_pgrain_v._pgrain_{name})::pg_catalog.float8")
+                    for name in ("low", "high", "kind")]
+    block.among = cell
+    block.outputs = [OutputSpec(Column("_pgrain_w", 23), "base", f"{_ROW}.{ID}"),
+                     OutputSpec(Column("_pgrain_n", 701), "base", "_pgrain_v._pgrain_at")]
+    program.blocks.append(block)
+    return Relation(block.number, block.row, [spec.column for spec in block.outputs], True)
+
+
+def places_among(base, cell: int) -> np.ndarray:
+    """(n,) literals that the number `cell` of each base row's row is where the row says: `_among`'s
+    low, high and kind (0 at low, 1 between, 2 NULL); NaN: no bound."""
+    low, high, kind = base.leaves
+    number, wiring, n = Number(("x", 0), [("cell", 0, cell)]), base.assembly.wiring, base.n
+
+    def place(operator: str, bound: np.ndarray) -> np.ndarray:
+        return comparisons.place_bound(base, number, operator, np.nan_to_num(bound), None)
+
+    from_low, over_low, from_high = place(">=", low), place(">", low), place(">=", high)
+    point, null = kind == 0, kind == 2
+    parts = []      # (rows, literal, weight)
+    for chosen, literal, weight in (
+            (point, from_low + 1, 1.0), (point, over_low + 1, -1.0), (null, from_low + 2, 1.0),
+            (~point & ~null & ~np.isnan(low), over_low + 1, 1.0),
+            (~point & ~null & ~np.isnan(low) & ~np.isnan(high), from_high + 1, -1.0),
+            (~point & ~null & np.isnan(low), from_high, 1.0),
+            (~point & ~null & np.isnan(low) & np.isnan(high), from_high + 1, 1.0)):
+        rows = np.flatnonzero(chosen)
+        parts.append((rows, literal[rows], np.full(len(rows), weight)))
+    out = wiring.exclusive(base.key)
+    wiring.add(Combination(out, n, *(np.concatenate(part) for part in zip(*parts, strict=True))))
+    return out + np.arange(n)

@@ -20,6 +20,7 @@ class Wiring:
     def __init__(self, shapes: dict[str, tuple[int, int]]):
         self.shapes = shapes
         self.layers: list = []
+        self._any_of: list[tuple] = []      # (out, n, target, literals) of disjunctions
         self._owners = [np.array([-1, -1], np.int64)]
         self.n_p, self.n_x, self._next_owner = 2, 0, 0
         self.offset, self.raw = {}, {}
@@ -115,10 +116,48 @@ class Wiring:
                unknown: np.ndarray | None = None) -> int:
         """Place of n booleans: does any of the terms of each target occur."""
         possible = literals[:, 0] != NEVER
+        if unknown is not None and not unknown[possible].any():
+            unknown = None
+        target, literals = target[possible], literals[possible]
+        if unknown is None:
+            literals = self.absorbed(target, literals)
         out = self.threes(n)
-        self.add(AnyOf(out, n, target[possible], literals[possible],
-                       None if unknown is None else unknown[possible]))
+        self.add(AnyOf(out, n, target, literals, None if unknown is None else unknown[possible]))
+        if unknown is None:
+            self._any_of.append((out, n, target, literals))
         return out
+
+    def absorbed(self, target: np.ndarray, literals: np.ndarray) -> np.ndarray:
+        """The terms of disjunctions, where x AND none of S beside x AND s for all s of S is x: rows
+        of an outer join without a partner beside those with one."""
+        starts = np.array([out for out, *_ in self._any_of])
+        if not len(starts) or not literals.size or literals.max() < starts[0]:
+            return literals
+        late = literals[literals >= starts[0]]
+        for layer in np.unique(np.searchsorted(starts, late, "right") - 1).tolist():
+            out, n, theirs, others = self._any_of[layer]
+            place = literals - out
+            term, column = np.nonzero((place >= 0) & (place < 3 * n) & (place % 3 == 0))
+            if not len(term):
+                continue
+            rest = literals[term].copy()
+            of = place[term, column] // 3
+            rest[np.arange(len(term)), column] = CERTAIN
+            pair, other = Buckets(theirs).pairs(of)
+            wanted = self.conjunction(rest[pair], others[other])
+            mine = self.conjunction(literals)
+            width = max(wanted.shape[1], mine.shape[1])
+            rows = np.concatenate([np.column_stack([of_, np.pad(
+                part, ((0, 0), (0, width - part.shape[1])))]) for of_, part in (
+                    (target, mine), (target[term[pair]], wanted))])
+            _, code = np.unique(rows, axis=0, return_inverse=True)
+            code = code.reshape(-1)
+            # What cannot occur need not stand there.
+            missing = ~np.isin(code[len(mine):], code[:len(mine)]) & (wanted[:, 0] != NEVER)
+            lacking = np.bincount(pair[missing], minlength=len(term)) > 0
+            literals = literals.copy()
+            literals[term[~lacking], column[~lacking]] = CERTAIN
+        return literals
 
 
 def expand(first: np.ndarray, counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -25,14 +25,16 @@ class Extreme(Layer):
     literals : (J, L) or (J,) int
         The term occurs if all hold; 0 pads.
     value : (J,) float
+    power : int, optional
+        2: the expectation of the extreme's square.
     """
 
     def __init__(self, out: int, n: int, kind: str, target: np.ndarray, literals: np.ndarray,
-                 value: np.ndarray):
+                 value: np.ndarray, power: int = 1):
         self.out, self.n, self.kind = out, n, kind
         self.target, self.literals = np.asarray(target, np.int64), as_rows(literals)
         self.value = np.asarray(value, np.float64)
-        self.n_numbers = n
+        self.n_numbers, self.power = n, power
 
     def prepare(self, owners: np.ndarray | Owners) -> None:
         owners = Owners.of(owners)
@@ -45,7 +47,7 @@ class Extreme(Layer):
         target = blocks.target[blocks.block]
         self.order = np.lexsort((best, target))
         self.blocks = blocks
-        self.group, self.ordered = target[self.order], sign * best[self.order]
+        self.group, self.ordered = target[self.order], (sign * best[self.order]) ** self.power
         self.survival = Survival(self.group, blocks.block[self.order])
 
     def forward(self, state: State) -> None:
