@@ -37,7 +37,7 @@ from pgrain.cli.cluster import Cluster
 from pgrain.cli.install import find_server, install
 from pgrain.cli.place import prepare, server_account
 from pgrain.provenance.compile import ModelFacts, compile
-from pgrain.provenance.probes import ProbeResult, Probes
+from pgrain.provenance.probes import ProbeResult, Probes, spelled
 
 TABLES = Path(__file__).with_name("tpch_tables.sql")
 MODELS = """
@@ -110,7 +110,7 @@ def capture_of(connection: psycopg.Connection, query: str):
                                      [name]).fetchone()
             models[name] = ModelFacts(name, *row, "float8", ["x"])
         for name, text in step.sql.items():
-            cursor = connection.execute(text.encode())
+            cursor = connection.execute(spelled(text).encode())
             probes[name] = ProbeResult([c.name for c in cursor.description],
                                        [c.type_code for c in cursor.description],
                                        [list(row) for row in cursor.fetchall()])

@@ -18,7 +18,7 @@ from psycopg import pq, sql
 
 from pgrain.provenance.circuit import Circuit
 from pgrain.provenance.compile import Capture, ModelFacts, compile
-from pgrain.provenance.probes import ProbeResult, Probes
+from pgrain.provenance.probes import ProbeResult, Probes, spelled
 from pgrain.wire import identity
 
 SECRET = b"0123456789abcdef"
@@ -103,8 +103,8 @@ class Lab:
     def rows(self, text: str) -> list[tuple]:
         return self.connection.execute(text.encode()).fetchall()
 
-    def probe(self, text: str) -> ProbeResult:
-        cursor = self.connection.execute(text.encode())
+    def probe(self, text: str | tuple) -> ProbeResult:
+        cursor = self.connection.execute(spelled(text).encode())
         names, rows = [c.name for c in cursor.description], cursor.fetchall()
         # PL/Python's rows are dictionaries: of columns of one name it keeps one.
         assert not rows or len(set(names)) == len(names), f"a probe's columns share a name: {text}"

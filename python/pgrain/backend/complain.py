@@ -17,6 +17,7 @@ from pgrain.backend.spi import (
     entry_point,
     fetch_all,
     from_postgres,
+    prepared,
     query,
     writes_nothing,
 )
@@ -255,6 +256,8 @@ def planned(plpy, text: str, about_rows: bool = False,
 def _plan(plpy, text: str, explained: str, environment: snapshots.Environment,
           about_rows: bool) -> tuple[dict, dict]:
     """Ask the worker for the capture; answer its questions about catalogs and models."""
+    # So that what is asked for every query is planned once, as for the capture (`_statement`).
+    query(plpy, "SELECT pg_catalog.set_config('plan_cache_mode', 'force_generic_plan', true)")
     models, probes = {}, {}
     while True:
         answer, _ = session.call(plpy, "plan", {
@@ -268,8 +271,8 @@ def _plan(plpy, text: str, explained: str, environment: snapshots.Environment,
             return plan, models
         for name in answer.get("need_models", ()):
             models[name] = session.model_facts(plpy, name)
-        for name, sql in answer.get("need_probes", {}).items():
-            probes[name] = _probe(plpy, sql)
+        for name, asked in answer.get("need_probes", {}).items():
+            probes[name] = _probe(plpy, asked)
 
 
 def _fingerprint(plpy, plan: dict) -> str:
@@ -307,9 +310,16 @@ def _facts(model) -> dict:
             "features": model.features}
 
 
-def _probe(plpy, sql: str) -> dict:
-    plpy.cursor(sql).close()   # refuses several statements, which execute would run
-    result = plpy.execute(sql, 100_000)
+def _probe(plpy, asked: str | list) -> dict:
+    """Rows of a SELECT that the worker asks for; [statement, text[], …]: one of our own, planned
+    once a session."""
+    if isinstance(asked, str):
+        plan, arguments = plpy.prepare(asked), []
+        plpy.cursor(plan).close()   # refuses several statements, which execute would run
+    else:
+        asked, *arguments = asked
+        plan = prepared(plpy, asked, *["text[]"] * len(arguments))
+    result = plpy.execute(plan, arguments, 100_000)
     rows = [[None if value is None else str(value) for value in row.values()] for row in result]
     return {"columns": result.colnames(), "types": result.coltypes(), "rows": rows}
 

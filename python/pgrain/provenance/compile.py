@@ -24,6 +24,7 @@ from pgrain.provenance.circuit import Circuit
 from pgrain.provenance.flatten import flatten
 from pgrain.provenance.grouping import no_numbers
 from pgrain.provenance.lineage import Lineage, read_lineage
+from pgrain.provenance.namesakes import decide_sql
 from pgrain.provenance.output import OutputColumn, match_sql, result_sql
 from pgrain.provenance.over_join import OverJoin, split
 from pgrain.provenance.probes import (
@@ -211,7 +212,13 @@ def _compile_disguised(query: str, facts, models: dict[str, ModelFacts],
     if wanted is not None:
         return wanted
     flat = flatten(statement)
-    over = None if catalog.number_namesakes else split(flat or statement.text)
+    over = split(flat or statement.text, frozenset(catalog.number_namesakes))
+    if over is not None and over.calls:
+        wanted = _namesakes_over(over, probes)
+        if wanted:
+            return wanted
+        if any(result.rows for name, result in probes.items() if name.startswith("over namesake ")):
+            over = None         # another's is meant, which the other compiler names
     if over is None:
         return flat and _compile_named("flat:", flat, facts, models, probes, query)
     inner = _compile_named("over:", over.text, facts, models, probes)
@@ -238,6 +245,18 @@ def _compile_disguised(query: str, facts, models: dict[str, ModelFacts],
             columns.append(replace(column, name=name))
     return OverJoin(inner, columns, result_sql(bare(query), len(columns)), numbers,
                     over.condition([column.type_oid for column in inner.output_columns]))
+
+
+def _namesakes_over(over, probes: dict[str, ProbeResult]) -> Probes | None:
+    """What must be asked to know whose operators and functions the arithmetic of a join calls."""
+    if "over types" not in probes:
+        return Probes({"over types": output_sql(replace(read_select(over.typed),
+                                                        query=bare(over.typed)))})
+    asked = {" ".join(("over namesake", kind, name, *map(str, types))):
+             decide_sql(kind, name, types)
+             for kind, name, *types in over.asked(probes["over types"].types)}
+    missing = {name: sql for name, sql in asked.items() if name not in probes}
+    return Probes(missing) if missing else None
 
 
 def _compile_named(prefix: str, text: str, facts, models: dict[str, ModelFacts],

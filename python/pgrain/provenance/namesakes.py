@@ -59,6 +59,8 @@ def _texts(names: Sequence[str]) -> str:
     return "ARRAY[" + ", ".join(f"'{name}'" for name in sorted(names)) + "]::pg_catalog.name[]"
 
 
+# Objects below are PostgreSQL's own, made by initdb: by its number few are looked at.
+_MADE = "{0}.oid OPERATOR(pg_catalog.>=) 16384::pg_catalog.oid"
 # Rows ('namesake', kind, name, schema, whether numbers can be its arguments or its result). Kind
 # "comparison": there are comparisons of PostgreSQL's own types that are not PostgreSQL's own.
 CATALOG = f"""
@@ -69,29 +71,29 @@ SELECT DISTINCT 'namesake', 'function', p.proname::pg_catalog.text, n.nspname::p
  FROM pg_catalog.pg_proc AS p JOIN pg_catalog.pg_namespace AS n
  ON n.oid OPERATOR(pg_catalog.=) p.pronamespace
  WHERE p.proname OPERATOR(pg_catalog.=) ANY ({_texts([*AGGREGATES, *FUNCTIONS])})
- AND {_ELSEWHERE} AND {_CANDIDATE}
+ AND {_MADE.format("p")} AND {_ELSEWHERE} AND {_CANDIDATE}
 UNION ALL
 SELECT DISTINCT 'namesake', 'operator', o.oprname::pg_catalog.text, n.nspname::pg_catalog.text,
  ((o.oprleft OPERATOR(pg_catalog.=) 0::pg_catalog.oid OR {_OF_NUMBER.format("o.oprleft")})
   AND {_OF_NUMBER.format("o.oprright")})::pg_catalog.text
  FROM pg_catalog.pg_operator AS o JOIN pg_catalog.pg_namespace AS n
  ON n.oid OPERATOR(pg_catalog.=) o.oprnamespace
- WHERE o.oprname OPERATOR(pg_catalog.=) ANY ({_texts(OPERATORS)}) AND {_ELSEWHERE}
- AND pg_catalog.pg_operator_is_visible(o.oid)
+ WHERE o.oprname OPERATOR(pg_catalog.=) ANY ({_texts(OPERATORS)}) AND {_MADE.format("o")}
+ AND {_ELSEWHERE} AND pg_catalog.pg_operator_is_visible(o.oid)
 UNION ALL
 SELECT DISTINCT 'namesake', 'comparison', '', n.nspname::pg_catalog.text, 'true'
  FROM pg_catalog.pg_operator AS o JOIN pg_catalog.pg_namespace AS n
  ON n.oid OPERATOR(pg_catalog.=) o.oprnamespace
- WHERE o.oprname OPERATOR(pg_catalog.=) ANY ({_texts(OPERATORS[6:])}) AND {_ELSEWHERE}
- AND pg_catalog.pg_operator_is_visible(o.oid)
+ WHERE o.oprname OPERATOR(pg_catalog.=) ANY ({_texts(OPERATORS[6:])}) AND {_MADE.format("o")}
+ AND {_ELSEWHERE} AND pg_catalog.pg_operator_is_visible(o.oid)
  AND o.oprleft OPERATOR(pg_catalog.<) 16384::pg_catalog.oid
  AND o.oprright OPERATOR(pg_catalog.<) 16384::pg_catalog.oid
 UNION ALL
 SELECT 'namesake', 'type', t.typname::pg_catalog.text, n.nspname::pg_catalog.text, 'true'
  FROM pg_catalog.pg_type AS t JOIN pg_catalog.pg_namespace AS n
  ON n.oid OPERATOR(pg_catalog.=) t.typnamespace
- WHERE t.typname OPERATOR(pg_catalog.=) ANY ({_texts(TYPES)}) AND {_ELSEWHERE}
- AND pg_catalog.pg_type_is_visible(t.oid)"""
+ WHERE t.typname OPERATOR(pg_catalog.=) ANY ({_texts(TYPES)}) AND {_MADE.format("t")}
+ AND {_ELSEWHERE} AND pg_catalog.pg_type_is_visible(t.oid)"""
 
 
 def decide_sql(kind: str, name: str, types: Sequence[int]) -> str:

@@ -11,7 +11,7 @@ HAVING decides which rows the value has. No cell is conditioned on it where rela
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -28,14 +28,16 @@ from pgrain.provenance.algebra.numbers import (
     CONNECTIVES,
     FLOAT_OIDS,
     INTEGER_OIDS,
+    SPELLINGS,
     Numbers,
 )
-from pgrain.provenance.algebra.program import conjuncts, cut
+from pgrain.provenance.algebra.program import conjuncts, cut, untyped
 from pgrain.provenance.annotate import quote
 from pgrain.provenance.circuit import Circuit
 from pgrain.provenance.flatten import join_conditions
 from pgrain.provenance.gates.arithmetic import Arithmetic
 from pgrain.provenance.gates.network import Gradient, State
+from pgrain.provenance.namesakes import UNKNOWN
 from pgrain.provenance.output import Output, OutputColumn, match_sql
 
 
@@ -52,6 +54,22 @@ class Split:
     hidden: list[str]
     n_columns: int
     having: nodes.Expr | None = None
+    # (kind, name, texts of the arguments) of what a namesake of PostgreSQL's own may be meant by,
+    # and the query with these texts as columns.
+    calls: list[tuple[str, str, tuple[str, ...]]] = field(default_factory=list)
+    typed: str = ""
+
+    def asked(self, types: list[int]) -> list[tuple]:
+        """(kind, name, types of the arguments) for `namesakes.decide_sql`; `types`: oids of the
+        columns of `typed`."""
+        known = dict(zip(self.texts, types[self.n_columns:], strict=True))
+        return [(kind, name, *(UNKNOWN if untyped(text) is not None else known[text]
+                               for text in texts)) for kind, name, texts in self.calls]
+
+    @property
+    def texts(self) -> list[str]:
+        """The columns that `typed` has after the query's own."""
+        return list(dict.fromkeys(text for _, _, texts in self.calls for text in texts))
 
     def numbers(self, types: list[int]) -> dict[int, Number]:
         """The arithmetic of each output column; `types`: oids of all columns of `text`."""
@@ -67,8 +85,9 @@ class Split:
         return reader.condition_of(self.having)
 
 
-def split(text: str) -> Split | None:
-    """`text` as aggregates, if arithmetic over them is what it selects; 0A000 if it is more."""
+def split(text: str, namesakes: frozenset = frozenset()) -> Split | None:
+    """`text` as aggregates, if arithmetic over them is what it selects; 0A000 if it is more.
+    namesakes: (kind, name) of what may be meant in place of PostgreSQL's own."""
     statement = read_statement(text)
     body = statement.query.body
     if not isinstance(body, nodes.Select) or body.distinct \
@@ -76,7 +95,7 @@ def split(text: str) -> Split | None:
             or statement.query.offset is not None or any(item.star for item in body.items) \
             or not _joins_on_calls(body) or any(outer_aggregates(statement.query, {})):
         return None
-    reader, expressions, replaced = _Reader([], None), {}, []
+    reader, expressions, replaced = _Reader([], None, namesakes), {}, []
     for column, item in enumerate(body.items):
         expression = item.expression
         aggregates = [p for p in expression.walk() if isinstance(p, nodes.AggregateCall)]
@@ -101,8 +120,12 @@ def split(text: str) -> Split | None:
     for start, stop, new in sorted(replaced, key=lambda r: r[:2]):
         made += [statement.text[at:start], new]
         at = stop
-    return Split("".join(made) + statement.text[at:], expressions, reader.hidden, len(body.items),
-                 body.having)
+    found = Split("".join(made) + statement.text[at:], expressions, reader.hidden, len(body.items),
+                  body.having, list(dict.fromkeys(reader.calls)))
+    found.typed = statement.text[:end] + "".join(
+        f",\n({one}\n) AS {quote(f'pgrain argument {n}')}" for n, one in enumerate(found.texts)
+    ) + statement.text[end:]
+    return found
 
 
 def _joins_on_calls(body: nodes.Select) -> bool:
@@ -128,11 +151,19 @@ class _Reader(Numbers):
     """Reads arithmetic whose numbers are aggregates, and hides what these need."""
 
     select = None
-    namesakes = frozenset()     # a query with some is not read here
 
-    def __init__(self, hidden: list[str], types: list[int] | None):
-        self.hidden, self.types = hidden, types
+    def __init__(self, hidden: list[str], types: list[int] | None,
+                 namesakes: frozenset = frozenset()):
+        self.hidden, self.types, self.namesakes = hidden, types, namesakes
+        self.calls: list[tuple] = []
         self.program = self
+
+    def check_own(self, expression, node, name: str, args: list) -> None:
+        """Note what may be another's, for the types of its arguments to be asked."""
+        kind = "function" if name.isalpha() else "operator"
+        texts = tuple(cut(expression, arg.start, arg.end).text for arg in args)
+        self.calls += [(kind, of, texts) for of in SPELLINGS.get(name, (name,))
+                       if (kind, of) in self.namesakes and not node.qualified]
 
     def is_random(self, piece: nodes.Piece) -> bool:
         return isinstance(piece, nodes.AggregateCall)
@@ -157,6 +188,7 @@ class _Reader(Numbers):
 
     def _condition(self, expression: nodes.Expr, node) -> tuple:
         def compare(operator: str, left, right) -> tuple:
+            self.check_own(expression, node, operator, [left, right])
             return ("compare", operator, self.number(expression, left),
                     self.number(expression, right))
 

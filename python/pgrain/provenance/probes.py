@@ -22,8 +22,10 @@ from pgrain.provenance.namesakes import CATALOG as NAMESAKES
 from pgrain.provenance.namesakes import TYPES
 from pgrain.provenance.stamps import plain_table
 
+# Its text is the same for every query, so that a session plans it once: $1 has the relations that
+# are named, quoted, $2 the functions.
 _CATALOG = """WITH RECURSIVE named (written, oid) AS (
- SELECT n, pg_catalog.to_regclass(n)::pg_catalog.oid FROM pg_catalog.unnest({tables}) AS n
+ SELECT n, pg_catalog.to_regclass(n)::pg_catalog.oid FROM pg_catalog.unnest($1) AS n
 ), reached (oid) AS (
  SELECT oid FROM named WHERE oid IS NOT NULL
  UNION
@@ -96,7 +98,7 @@ SELECT 'policy', r.oid::pg_catalog.regclass::text, y.polname::text, NULL, NULL
 UNION ALL
 SELECT DISTINCT 'hidden', 'function ' || n.nspname || '.' || p.proname, NULL, NULL, NULL
  FROM pg_catalog.pg_proc AS p JOIN pg_catalog.pg_namespace AS n ON n.oid = p.pronamespace
- WHERE p.proname = ANY ({functions}) AND n.nspname NOT IN ('pgrain', 'pg_catalog')
+ WHERE p.proname = ANY ($2) AND n.nspname NOT IN ('pgrain', 'pg_catalog')
  AND p.prosrc ~ 'predict'
 UNION ALL
 SELECT DISTINCT 'hidden', 'materialised view ' || r.oid::pg_catalog.regclass::text, NULL, NULL,
@@ -114,7 +116,7 @@ SELECT DISTINCT 'function', n.nspname::text, p.proname::text,
  p.prokind::text || p.provolatile::text || CASE WHEN p.proretset THEN 'r' ELSE '' END,
  pg_catalog.pg_function_is_visible(p.oid)::text
  FROM pg_catalog.pg_proc AS p JOIN pg_catalog.pg_namespace AS n ON n.oid = p.pronamespace
- WHERE p.proname = ANY ({functions})
+ WHERE p.proname = ANY ($2)
 UNION ALL""" + NAMESAKES
 _FINGERPRINT = """SELECT pg_catalog.md5(pg_catalog.string_agg(part, ',' ORDER BY part
  COLLATE "C")) AS fingerprint FROM (
@@ -143,6 +145,9 @@ SELECT pg_catalog.concat_ws(':', 'c', k.oid, k.xmin) FROM pg_catalog.pg_cast AS 
  WHERE k.oid OPERATOR(pg_catalog.>=) 16384::pg_catalog.oid) AS parts (part)"""
 _INVOKER = """EXISTS (SELECT FROM pg_catalog.pg_options_to_table({}.reloptions) AS r
     WHERE r.option_name = 'security_invoker' AND r.option_value::pg_catalog.bool)"""
+CATALOG = _CATALOG.format(
+    model_functions="(" + ", ".join(literal(name) for name in MODEL_FUNCTIONS) + ")",
+    invoker=_INVOKER.format("v"), invoker_of_c=_INVOKER.format("c"))
 SEPARATOR = "_pgrain_next"
 
 
@@ -157,9 +162,10 @@ class ProbeResult:
 
 @dataclass
 class Probes:
-    """What must be known before the next call of `compile`."""
+    """What must be known before the next call of `compile`. sql: a statement, or one with what its
+    parameters are, each a text[]."""
 
-    sql: dict[str, str] = field(default_factory=dict)
+    sql: dict[str, str | tuple] = field(default_factory=dict)
     models: list[str] = field(default_factory=list)
 
 
@@ -241,14 +247,21 @@ def array(names: Sequence[str]) -> str:
     return f"ARRAY[{', '.join(literal(name) for name in names)}]::pg_catalog.text[]"
 
 
-def catalog_sql(select: Select, functions: set) -> str:
-    """The ``catalog`` probe."""
+def catalog_sql(select: Select, functions: set) -> tuple[str, list[str], list[str]]:
+    """The ``catalog`` probe: its statement, and what $1 and $2 are, each a text[]."""
     tables = [".".join(quote(part) for part in table) for table in select.tables]
     names = select.functions | functions | set(AGGREGATES) | {"predict"}
-    models = ", ".join(literal(name) for name in MODEL_FUNCTIONS)
-    return _CATALOG.format(tables=array(tables), functions=array(sorted(names)),
-                           model_functions=f"({models})", invoker=_INVOKER.format("v"),
-                           invoker_of_c=_INVOKER.format("c"))
+    return CATALOG, sorted(tables), sorted(names)
+
+
+def spelled(asked: str | tuple) -> str:
+    """A statement of `Probes.sql` with its parameters written out."""
+    if isinstance(asked, str):
+        return asked
+    text, *arguments = asked
+    for number, names in enumerate(arguments, 1):
+        text = text.replace(f"${number}", array(names))
+    return text
 
 
 def fingerprint_sql(select: Select, functions: set) -> str:

@@ -21,7 +21,8 @@ from pgrain.provenance.gates.threshold import cheapest
 NODES = 4096            # nodes of one diagram on one level, at most
 LEVELS = 512            # factors of one diagram
 OUTCOMES = 256          # outcomes of one factor
-EDGES = 1 << 21         # edges of all diagrams together, on one level and on all
+EDGES = 1 << 21         # edges of all diagrams together
+SLACK = 8               # columns that go together have fewer nodes than their sizes say
 _START = {"count": 0.0, "sum": 0.0, "some": 0.0, "set": 0.0, "min": np.inf, "max": -np.inf}
 SET_BITS = 52           # different values that a "set" holds, in the bits of a float
 
@@ -125,8 +126,38 @@ class _Builder:
         instance_of = np.zeros(n_factors, np.int64)
         instance_of[factor] = of
         self.fits[instance_of[size > OUTCOMES + 0.5]] = False
-        self.fits &= np.bincount(instance_of, minlength=self.n) <= LEVELS
+        levels = np.bincount(instance_of, minlength=self.n)
+        self.fits &= levels <= LEVELS
+        bits = np.bincount(instance_of, np.log2(np.maximum(size, 1.0)), self.n)
+        nodes = np.minimum(bits, self._sizes())
+        self.fits &= nodes <= np.log2(SLACK * NODES)
+        # A third of the levels' widest, as where widths grow with the square of the level.
+        edges = np.exp2(np.minimum(nodes, 40.0)) / 3.0 * np.maximum(
+            np.bincount(instance_of, size, self.n), 1.0)
+        self.fits &= cheapest(np.where(self.fits, edges, np.inf), 2 * EDGES)
         self.factor, self.of_factor, self.n_variables = factor, instance_of, n_variables
+
+    def _sizes(self) -> np.ndarray:
+        """(n,) log2 of how many different sums an instance can have at most, going by its columns
+        one by one."""
+        bits = np.zeros(self.n)
+        for number, column in enumerate(self.columns):
+            mine = self.column == number
+            of, value = self.instance[mine], self.value[mine]
+            terms = np.bincount(of, minlength=self.n)
+            if column.kind == "some":
+                bits += 1.0
+            elif column.kind == "count":
+                bits += np.log2(terms + 1.0)
+            elif column.kind == "sum":
+                whole = np.bincount(of, value != np.rint(value), self.n) == 0
+                span = np.where(whole, np.bincount(of, np.abs(value), self.n) + 1.0, np.inf)
+                bits += np.minimum(np.log2(span), terms)
+            else:
+                pairs = np.unique(np.column_stack([of, value]), axis=0)
+                different = np.bincount(pairs[:, 0].astype(np.int64), minlength=self.n)
+                bits += different if column.kind == "set" else np.log2(different + 1.0)
+        return bits
 
     def _whole(self, count: np.ndarray) -> np.ndarray:
         """Variables of the models all classes of which are listed: nothing is left."""

@@ -29,7 +29,7 @@ ARITHMETIC = {"+": "+", "-": "-", "*": "*", "/": "/", "%": "%", "neg": "neg", "a
               "trunc": "trunc", "coalesce": "coalesce", "nullif": "nullif",
               "greatest": "greatest", "least": "least", "sqrt": "sqrt", "exp": "exp", "ln": "ln",
               "power": "power", "pow": "power", "^": "power"}
-_SPELLINGS = {"ceil": ("ceil", "ceiling"), "power": ("power", "pow")}
+SPELLINGS = {"ceil": ("ceil", "ceiling"), "power": ("power", "pow")}
 INTEGER_OIDS = (20, 21, 23)
 FLOAT_OIDS = (700, 701)
 NUMBER_OIDS = (*INTEGER_OIDS, *FLOAT_OIDS, 1700)
@@ -239,7 +239,7 @@ class Numbers:
     def check_own(self, expression, node: Op, name: str, args: list) -> None:
         """0A000 if a function or operator over numbers may not be PostgreSQL's own."""
         kind = "function" if name.isalpha() else "operator"
-        for of in _SPELLINGS.get(name, (name,)):
+        for of in SPELLINGS.get(name, (name,)):
             if node.qualified or (kind, of) not in self.program.namesakes:
                 continue
             texts = [expression.text[arg.start - expression.start:arg.end - expression.start]
