@@ -250,8 +250,8 @@ def _compile_disguised(query: str, facts, models: dict[str, ModelFacts],
 def _namesakes_over(over, probes: dict[str, ProbeResult]) -> Probes | None:
     """What must be asked to know whose operators and functions the arithmetic of a join calls."""
     if "over types" not in probes:
-        return Probes({"over types": output_sql(replace(read_select(over.typed),
-                                                        query=bare(over.typed)))})
+        return Probes({"over types": f"SELECT * FROM (\n{bare(over.typed)}\n) AS _pgrain_output "
+                                     "LIMIT 0"})
     asked = {" ".join(("over namesake", kind, name, *map(str, types))):
              decide_sql(kind, name, types)
              for kind, name, *types in over.asked(probes["over types"].types)}
