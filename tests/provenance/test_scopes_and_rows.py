@@ -31,6 +31,7 @@ CREATE VIEW whole AS SELECT o.*, pgrain.predict('w', o.*) AS label FROM s AS o;
 """
 P = "pgrain.predict('m', x)"
 RIGHT = [
+    "SELECT r.g, vg.n, count(*) FROM r LEFT JOIN vg ON vg.g = r.g GROUP BY r.g, vg.g, vg.n",
     f"SELECT count(*) FROM r WHERE {P} = 'a' UNION ALL (WITH k AS (SELECT * FROM s) "
     f"SELECT count(*) FROM k WHERE {P} = 'a')",
     f"WITH s AS (SELECT * FROM s WHERE id < 3) SELECT count(*) FROM s WHERE {P} = 'a'",
@@ -213,8 +214,8 @@ REFUSED = [
     (f"SELECT g, (SELECT count(*) FROM r WHERE r.g = s.g), count(*) FILTER (WHERE {P} = 'a') "
      "FROM s GROUP BY ROLLUP (g)", "over GROUPING SETS"),
     (f"WITH k AS (SELECT id, {P} AS l FROM s) SELECT id FROM s", "nobody reads"),
-    ("SELECT r.g, vg.n, count(*) FROM r LEFT JOIN vg ON vg.g = r.g GROUP BY r.g, vg.g, vg.n",
-     "GROUP BY a number"),
+    ("SELECT r.g, k.n, count(*) FROM r LEFT JOIN (SELECT g, 2 * n AS n FROM vg) AS k ON k.g = r.g "
+     "GROUP BY r.g, k.g, k.n", "GROUP BY a number"),
     (f"SELECT g, count(*) AS n FROM s WHERE {P} = 'a' GROUP BY g ORDER BY n DESC LIMIT 1",
      "ORDER BY that depends"),
     (f"SELECT id, {P} AS l FROM s LIMIT 2", "LIMIT without ORDER BY"),
