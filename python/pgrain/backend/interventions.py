@@ -18,7 +18,13 @@ from pgrain.errors import (
     ObjectInUse,
     UndefinedObject,
 )
-from pgrain.wire.identity import canonical_sql, pack_value, unpack_value, value_sql
+from pgrain.wire.identity import (
+    canonical_sql,
+    json_object_sql,
+    pack_value,
+    unpack_value,
+    value_sql,
+)
 
 KEYS_A_STATEMENT = 1000
 _RESERVED = ("delete", "relabel", "any")
@@ -183,9 +189,7 @@ def _store_values(plpy, model: dict, number: int, expressions: list[str]) -> Non
     new = [f"CAST(({expression}\n) AS {types[feature]})" for expression, feature
            in zip(expressions, features, strict=True)]
     if kind == "columns":
-        pairs = ", ".join(f"{plpy.quote_literal(feature)}, {cell}"
-                          for feature, cell in zip(features, new, strict=True))
-        after = f"pg_catalog.jsonb_build_object({pairs})"
+        after = json_object_sql([plpy.quote_ident(feature) for feature in features], new)
     else:
         after = new[0]
     before = canonical_sql(_value(plpy, model), kind, features)
@@ -242,9 +246,8 @@ def _value(plpy, model: dict) -> str:
     """The feature value of a training row `t`, as the model's kind of input."""
     if model["kind"] != "columns":
         return f"t.{plpy.quote_ident(model['features'][0])}"
-    return "pg_catalog.jsonb_build_object(" + ", ".join(
-        f"{plpy.quote_literal(name)}, t.{plpy.quote_ident(name)}"
-        for name in model["features"]) + ")"
+    names = [plpy.quote_ident(name) for name in model["features"]]
+    return json_object_sql(names, [f"t.{name}" for name in names])
 
 
 def _full_name(plpy, model: dict) -> str:

@@ -330,7 +330,7 @@ def _check_texts(features: list[str], columns: dict[str, str]) -> None:
             raise InvalidArgument(
                 f'feature "{column}" is {columns[column]}',
                 detail="Its text depends on settings of the session, and the prediction would.",
-                hint="Use a number: extract(epoch FROM …) in a generated column or a view.")
+                hint="Use a number: extract(epoch FROM ...) in a generated column or a view.")
 
 
 def _check_options(plpy, architecture: str, options: dict) -> None:

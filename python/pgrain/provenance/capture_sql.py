@@ -28,7 +28,7 @@ from collections.abc import Sequence
 from pgrain.provenance.annotate import Annotated, Detail, Side, quote
 from pgrain.provenance.grouping import group_terms, representative
 from pgrain.settings import ASSIGNMENTS, FACTOR_PAIRS, OUTPUT_ROWS
-from pgrain.wire.identity import digest_sql
+from pgrain.wire.identity import digest_sql, json_array_sql
 
 _EMPTY = "''::pg_catalog.bytea"
 # A NaN that PostgreSQL's arithmetic never makes: its own has no payload.
@@ -286,7 +286,7 @@ def _entries(annotated: Annotated, n_classes: int):
             f"{_flags(flags)} AS _pgrain_fl"]
     made += [f"pg_catalog.string_agg(pg_catalog.float8send(coalesce(_pgrain_v{j}, 0)), {_EMPTY})"
              f" AS _pgrain_v{j}" for j in values]
-    made.append(f"pg_catalog.jsonb_build_array({', '.join(outputs)}) AS _pgrain_o")
+    made.append(f"{json_array_sql(outputs)} AS _pgrain_o")
     keys = ", ".join(f"_pgrain_k{number}" for number in range(len(annotated.keys)))
     group = (f"_pgrain_group AS MATERIALIZED (\nSELECT {', '.join(made)}\nFROM _pgrain_entry"
              + (f"\nGROUP BY {keys}" if keys else "")
@@ -314,7 +314,7 @@ def _rows(annotated: Annotated, names, n_classes: int):
     columns += [f"{names[slot.index]} AS _pgrain_x{slot.index}" for slot in side.slots]
     columns += [f"({d.sql}) AS {d.name}" for d in side.details]
     texts = [f"({cell.sql}\n)::pg_catalog.text" for cell in annotated.cells if cell.role == "row"]
-    columns.append(f"pg_catalog.jsonb_build_array({', '.join(texts)}) AS _pgrain_o")
+    columns.append(f"{json_array_sql(texts)} AS _pgrain_o")
     nulls = [f"(_pgrain_x{slot.index} IS NULL)" for slot in side.slots]
     terms = [term for d in side.details for term in group_terms(d.name, d.oid, exact)] + nulls
     numbered = [f"(pg_catalog.dense_rank() OVER (ORDER BY {', '.join(terms)}) - 1)"
@@ -333,7 +333,7 @@ def _rows(annotated: Annotated, names, n_classes: int):
     columns = ["_pgrain_q._pgrain_q",
                *(f"_pgrain_c{slot.index}._pgrain_i AS _pgrain_a{slot.index}"
                  for slot in annotated.slots),
-               f"pg_catalog.jsonb_build_array({', '.join(labels)}) AS _pgrain_o"]
+               f"{json_array_sql(labels)} AS _pgrain_o"]
     entry = (f"_pgrain_entry AS MATERIALIZED (\nSELECT {', '.join(columns)}\n"
              f"{_assignments(annotated, n_classes)}\n)")
     flags = " OPERATOR(pg_catalog.||) ".join(f"pg_catalog.boolsend(_pgrain_null{slot.index})"

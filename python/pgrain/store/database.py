@@ -23,7 +23,7 @@ def connect(dsn: str, what: str | None = None, *,
     connection = psycopg.connect(dsn, autocommit=True, row_factory=dict_row,
                                  application_name=f"pgrain worker: {what}" if what
                                  else "pgrain worker", keepalives_idle=30,
-                                 connect_timeout=10)
+                                 connect_timeout=10, client_encoding="utf8")
     if role is not None and connection.info.user != role:
         connection.execute(psycopg.sql.SQL("SET ROLE {}").format(psycopg.sql.Identifier(role)))
     connection.execute(psycopg.sql.SQL("; ").join(     # one round trip

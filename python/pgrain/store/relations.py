@@ -227,10 +227,11 @@ def read(connection: psycopg.Connection, relation: int, kind: str, features: lis
     names = names or features
     columns = [_text(key), _text(label)]
     if kind == "columns":
-        pairs = sql.SQL(", ").join(sql.SQL("{}, t.{}").format(sql.Literal(name),
-                                                               sql.Identifier(column))
-                                   for name, column in zip(names, features, strict=True))
-        columns.append(sql.SQL("jsonb_build_object({})::text").format(pairs))
+        cells = sql.SQL(", ").join(
+            sql.SQL("t.{} AS {}").format(sql.Identifier(column), sql.Identifier(name))
+            for name, column in zip(names, features, strict=True))
+        columns.append(sql.SQL("(SELECT to_jsonb(_pgrain_row) FROM (SELECT {}) AS _pgrain_row)"
+                               "::text").format(cells))
         condition = sql.SQL("true")
     else:
         columns.append(sql.SQL("t.{}").format(sql.Identifier(features[0])))

@@ -26,6 +26,7 @@ from collections.abc import Sequence
 from pgrain.errors import InvalidArgument
 
 DIGEST_BYTES = 16
+MOST_ARGUMENTS = 100        # that PostgreSQL takes in one call (FUNC_MAX_ARGS)
 _FLOAT8_OID = 701
 
 
@@ -76,6 +77,8 @@ def canonical_sql(expression: str, kind: str, features: Sequence[str] = ()) -> s
     if kind == "columns":
         parts = ", ".join(f"j OPERATOR(pg_catalog.->) {_literal(name)}::pg_catalog.text"
                           for name in features)
+        if len(features) > MOST_ARGUMENTS:
+            parts = f"VARIADIC ARRAY[{parts}]"
         return (f"(SELECT pg_catalog.convert_to(pg_catalog.jsonb_build_array({parts})"
                 f"::pg_catalog.text, 'UTF8') FROM pg_catalog.to_jsonb({expression}) AS j"
                 f" WHERE j IS NOT NULL)")
@@ -88,6 +91,20 @@ def digest_sql(expression: str, kind: str, features: Sequence[str] = (),
     content = canonical_sql(expression, kind, features)
     return (f"pg_catalog.substr(pg_catalog.sha256({secret} OPERATOR(pg_catalog.||) {content}), "
             f"1, {DIGEST_BYTES})")
+
+
+def json_array_sql(parts: Sequence[str]) -> str:
+    """SQL for the JSON array (jsonb) of any number of values."""
+    chunks = [parts[at:at + MOST_ARGUMENTS]
+              for at in range(0, len(parts), MOST_ARGUMENTS)] or [[]]
+    return " OPERATOR(pg_catalog.||) ".join(
+        f"pg_catalog.jsonb_build_array({', '.join(chunk)})" for chunk in chunks)
+
+
+def json_object_sql(names: Sequence[str], cells: Sequence[str]) -> str:
+    """SQL for the JSON object (jsonb) of any number of values; `names` are quoted identifiers."""
+    columns = ", ".join(f"{cell} AS {name}" for name, cell in zip(names, cells, strict=True))
+    return (f"(SELECT pg_catalog.to_jsonb(_pgrain_row) FROM (SELECT {columns}) AS _pgrain_row)")
 
 
 def among_sql(digest: str, digests: str = "$2") -> str:

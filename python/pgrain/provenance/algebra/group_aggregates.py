@@ -219,7 +219,7 @@ class GroupAggregates:
             oid = self.program.type_of(self.select, argument.text)
             if oid and oid not in NUMBER_OIDS:
                 raise self.program.refuse(f"{made.function} of what is no number", call,
-                                          "Make it a number, as with extract(epoch FROM …).")
+                                          "Make it a number, as with extract(epoch FROM ...).")
         elif made.function in ("min", "max"):
             oid = self.program.type_of(self.select, argument.text)
             if oid and oid not in NUMBER_OIDS:

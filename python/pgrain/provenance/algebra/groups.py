@@ -387,7 +387,7 @@ class GroupBuilder(GroupKeys, GroupAggregates, GroupDates, Numbers):
             if self.grouping.aggregates[number].as_text:
                 raise self.program.refuse(f"an expression over {piece.function} of what is no "
                                           "number", piece,
-                                          "Make it a number, as with extract(epoch FROM …).")
+                                          "Make it a number, as with extract(epoch FROM ...).")
             return "aggregate", number, self.grouping.aggregates[number].function
         found = self.resolve(piece.qualifier, piece.name) \
             if isinstance(piece, nodes.ColumnRef) else None

@@ -328,7 +328,7 @@ class Numbers:
                 raise self.program.refuse(
                     f'"{column.name}", a text or date that depends on predictions, in an outer '
                     "query", piece, "Make it a number where it is aggregated, as with "
-                    "max(extract(epoch FROM …)).")
+                    "max(extract(epoch FROM ...)).")
         elif isinstance(piece, nodes.Subquery) and piece.form == "scalar":
             unit, cell = self.answers[id(piece)]
             return "cell", unit, cell
@@ -352,7 +352,7 @@ class Numbers:
             text = self.expanded(expression) or text
         if text.labelled:
             raise self.program.refuse("a class and a number of predictions in one expression",
-                                      expression, "Give the condition in FILTER (WHERE …).")
+                                      expression, "Give the condition in FILTER (WHERE ...).")
         return self.leaf_text(f"({text.text}\n)::pg_catalog.int4" if boolean else text.text)
 
     def expanded(self, expression: nodes.Expr):
@@ -375,7 +375,7 @@ class Numbers:
                 0, *NUMBER_OIDS):
             raise self.program.refuse("arithmetic of predictions with what is no number",
                                       expression, "Make it a number, as with extract(epoch FROM "
-                                      "…), or do it outside the query.")
+                                      "...), or do it outside the query.")
 
     def is_number_column(self, piece: nodes.ColumnRef) -> bool:
         """Whether a column is known to be a number."""

@@ -526,7 +526,7 @@ def _limited(program, query: nodes.Query, relation: Relation, order: list,
         refusal = program.refuse("LIMIT without ORDER BY", query.limit or query.offset,
                                  "Say by what the rows are ordered.")
     if query.ties and limit is not None and offset:
-        raise program.refuse("OFFSET beside FETCH FIRST … WITH TIES", query.offset,
+        raise program.refuse("OFFSET beside FETCH FIRST ... WITH TIES", query.offset,
                              "Leave OFFSET out.")
     if refusal is not None and limit is not None and not offset and not relation.keyed \
             and not ordered:

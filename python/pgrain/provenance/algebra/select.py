@@ -208,7 +208,8 @@ class SelectBuilder(FromItems, Numbers):
     def number_before(self, place) -> UnsupportedOperator:
         return self.program.refuse(
             "a number that depends on predictions before IN, ANY or ALL", place,
-            "Compare it with a list of values, or with a scalar subquery: n >= (SELECT max(n) …).")
+            "Compare it with a list of values, or with a scalar subquery: "
+            "n >= (SELECT max(n) ...).")
 
     def stands_for(self, piece: nodes.Piece) -> str | None:
         """A column that a piece is here (over_groups.py)."""

@@ -37,7 +37,7 @@ from pgrain.provenance.capture_sql import exposed, literal, packed_floats
 from pgrain.provenance.grouping import group_terms, representative
 from pgrain.provenance.stamps import STAMP_BYTES, stamp_sql
 from pgrain.settings import ASSIGNMENTS, FACTOR_PAIRS
-from pgrain.wire.identity import DIGEST_BYTES, digest_sql
+from pgrain.wire.identity import DIGEST_BYTES, digest_sql, json_array_sql
 
 
 class Results:
@@ -73,10 +73,8 @@ class Results:
 
     def texts(self, source: str, tag: str, columns: list[str]) -> None:
         """JSON texts of every row."""
-        row = ", ".join(f"({column})::pg_catalog.text" for column in columns)
-        self.add(source, tag,
-                 meta=f"pg_catalog.jsonb_agg(pg_catalog.jsonb_build_array({row}))"
-                      "::pg_catalog.text")
+        row = json_array_sql([f"({column})::pg_catalog.text" for column in columns])
+        self.add(source, tag, meta=f"pg_catalog.jsonb_agg({row})::pg_catalog.text")
 
     def count(self, source: str, tag: str) -> None:
         self.add(source, tag, "pg_catalog.int8send(pg_catalog.count(*))")

@@ -240,7 +240,7 @@ def _scalar(builder, piece: nodes.Subquery, needed: list):
         return unit, column.cell
     if column.shown is not None:
         raise program.refuse("a scalar subquery of a text or date that depends on predictions",
-                             piece, "Make it a number, as with max(extract(epoch FROM …)).")
+                             piece, "Make it a number, as with max(extract(epoch FROM ...)).")
     if column.flag is not None:
         raise program.refuse("a scalar subquery of a comparison over predictions", piece)
     builder.aliases[alias] = [Column("_pgrain_o0", column.oid)]
