@@ -44,16 +44,23 @@ print(json.dumps({"devices": devices.describe(), "values": spectrum.eigenvalues.
 '''
 CREW = '''
 import sys
+import jax
 from pgrain.worker import crew
 crew.join(sys.argv[1], 2, int(sys.argv[2]))
+from pgrain.models import registry
+registry.NETWORKS = 2
 if sys.argv[2] == "1":
-    print(crew.follow())
+    print(crew.follow(), len(jax.devices()[0].client.live_executables()))
     sys.exit()
 ''' + CASE + '''
 one = crew.current()
 H = one.operator(model, theta, X, y, 0.5, n_total=203, curvature="hessian")
 spectrum = lanczos(H, model.n_parameters, 6)
 logits, J = one.project(model, theta, X, spectrum.vectors)
+for width in range(5, 11):      # as a model with another vocabulary at each training has them
+    other = registry.build("mlp", model.n_classes, model.input_shape, {"hidden": [width]})
+    theta = np.zeros(other.n_parameters, np.float32)
+    one.operator(other, theta, X, y, 0.5, n_total=203, curvature="hessian")(theta)
 one.end()
 placed = devices.split(np.zeros((8, 3), np.float32), devices.everywhere())
 print(json.dumps({"devices": devices.describe(), "values": spectrum.eigenvalues.tolist(),
@@ -130,5 +137,7 @@ def test_two_processes(alone, devices):
     assert helper.returncode == 0, error[-3000:]
     assert found["devices"] == f"{2 * devices} cpu devices in 2 processes"
     assert found["share"] == [[8 // (2 * devices), 3]] * devices    # half of the rows are elsewhere
-    assert int(out.split()[-1]) > 26            # the operator, its products, the projections
+    served, kept = map(int, out.split()[-2:])
+    assert served > 26 + 12                     # the operator, its products, the projections
+    assert kept < 24                            # of the last two networks, not of all seven (57)
     same(alone, found)

@@ -30,6 +30,8 @@ ARCHITECTURES = {
     "wide_resnet_26": WideResNet(26),
     "lstm": lstm,
 }
+NETWORKS = 12       # different ones, before what was compiled for all so far is let go
+_forgotten = 0      # networks built until then
 
 
 @dataclass(frozen=True, eq=False)
@@ -112,16 +114,17 @@ def build(architecture: str, n_classes: int, input_shape: tuple[int, ...], optio
                   json.dumps(own, sort_keys=True), int(n_tokens))
 
 
-def networks_built() -> int:
-    """How many different networks this process has built."""
-    return _build.cache_info().misses
-
-
-def forget_compiled() -> None:
-    """Free what JAX has compiled: it keeps that for good, some 20 MiB a network, also of networks
-    that nobody has any more (another vocabulary is another network). What is needed again is
-    compiled again."""
+def forget_compiled() -> bool:
+    """Where `NETWORKS` different ones have been built since the last time, free what JAX has
+    compiled: it keeps that for good, some 20 MiB a network, also of networks that nobody has any
+    more (another vocabulary is another network). What is needed again is compiled again."""
+    global _forgotten
+    built = _build.cache_info().misses
+    if built - _forgotten < NETWORKS:
+        return False
+    _forgotten = built
     jax.clear_caches()
+    return True
 
 
 def build_for(architecture: str, n_classes: int, encoder, options: dict) -> Model:

@@ -25,7 +25,7 @@ from pgrain.errors import UnsupportedOperator
 from pgrain.influence import devices
 from pgrain.influence.hvp import hessian_operator
 from pgrain.influence.projections import project
-from pgrain.models.registry import Model, build
+from pgrain.models.registry import Model, build, forget_compiled
 
 log = structlog.get_logger()
 WAIT_MILLISECONDS = 5000
@@ -142,6 +142,7 @@ def follow(stopping: Callable[[], bool] = lambda: False) -> int:
             return served
         if header["command"] == "operator":
             theta, X, y = arrays
+            forget_compiled()       # of jobs before this one
             operator = hessian_operator(_model(header["model"]), theta, X, y, header["alpha"],
                                         n_total=header["n_total"], curvature=header["curvature"],
                                         mesh=devices.everywhere())

@@ -11,7 +11,7 @@ import numpy as np
 import psycopg
 
 from pgrain.errors import ProtocolViolation
-from pgrain.models.registry import check_options, forget_compiled, networks_built
+from pgrain.models.registry import check_options, forget_compiled
 from pgrain.wire.identity import unpack_value
 from pgrain.worker.complaints import Complaints
 from pgrain.worker.describe_methods import DescribeMethods
@@ -24,7 +24,6 @@ from pgrain.worker.resident import Residents
 from pgrain.worker.watches import Watches
 
 TIDY_SECONDS = 20.0
-NETWORKS = 12       # different ones, before what was compiled for all so far is let go
 
 
 class Handlers:
@@ -36,7 +35,7 @@ class Handlers:
         self._connect = connect
         self._about = {"version": version, "device": device, "pid": os.getpid(),
                        "host": socket.gethostname(), "power": power}
-        self._tidied, self._networks = time.monotonic(), networks_built()
+        self._tidied = time.monotonic()
         self.begin()
 
     def begin(self) -> None:
@@ -73,9 +72,7 @@ class Handlers:
         if time.monotonic() - self._tidied < TIDY_SECONDS:
             return
         self._tidied = time.monotonic()
-        if networks_built() - self._networks >= NETWORKS:
-            self._networks = networks_built()
-            forget_compiled()
+        forget_compiled()
         versions = {row["version"] for row in
                     connection.execute("SELECT version FROM pgrain.model_version").fetchall()}
         for part in self._by_version:
