@@ -1,15 +1,17 @@
 """Memory by operations: what a worker and a session hold after many of one kind.
 
     .local/venv/bin/python benchmarks/flat_memory.py [--only cycles shapes] [--scale 1]
-                                                     [--write docs/benchmarks-memory.md]
+                                   [--minutes 10] [--write docs/benchmarks-memory.md]
 
 `make load` measures by minutes, of many sessions at once; here one session does one thing over and
-over, each part on a server of its own, until every cache has met its bound.
+over, each part on a server of its own, until every cache has met its bound. Parts that are not
+measured stay on the page as they are.
 """
 
 from __future__ import annotations
 
 import argparse
+import re
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -93,11 +95,11 @@ def watch(run) -> Iterator[None]:
 
 
 # Part -> how many operations.
-PARTS = {cycles: 100, complaints: 20_000, shapes: 200, values: 1500, watch: 2000}
+PARTS = {cycles: 100, complaints: 20_000, shapes: 600, values: 1500, watch: 2000}
 
 
-def measure(part, operations: int) -> Part:
-    """One part on a server of its own."""
+def measure(part, operations: int, minutes: float) -> Part:
+    """One part on a server of its own; fewer operations where they take longer than `minutes`."""
     found = Part(part.__name__, part.__doc__)
     with private_server(DATABASE, {"fsync": "off", "shared_buffers": "64MB"}) as server:
         cluster, worker, session = server
@@ -116,33 +118,49 @@ def measure(part, operations: int) -> Part:
                 f"session {point[2]:.1f} MB")
 
         work = part(run)
+        until = time.monotonic() + 60 * minutes
         for done in range(1, operations + 1):
             next(work)
+            if time.monotonic() > until:
+                break
             if done % max(1, operations // SAMPLES) == 0:
                 look(done)
         time.sleep(REST_SECONDS)
-        look(operations)
+        look(done)
     return found
 
 
-def page(parts: list[Part], facts: dict) -> str:
+def section(part: Part, facts: dict) -> str:
+    """What the page says of one part."""
+    count = len(part.points) - 1
+    at = sorted({0, count // 4, count // 2, 3 * count // 4, count - 1})
+    lines = [f"Each operation: {part.what}.", "",
+             "| operations | " + " | ".join(f"{part.points[i][0]:,}" for i in at) + " | rest |",
+             "|---|" + "---|" * (len(at) + 1)]
+    for name, column in (("worker", 1), ("session", 2)):
+        lines.append(f"| {name} | " + " | ".join(
+            f"{part.points[i][column]:.1f}" for i in (*at, count)) + " |")
+    return "\n".join([*lines, "", f"{facts['cores']} cores, PostgreSQL {facts['postgresql']}, "
+                      f"commit {facts['commit']}, load {facts['load'][0]} at the end."])
+
+
+def page(sections: dict[str, str]) -> str:
     """docs/benchmarks-memory.md."""
-    lines = ["# Memory by operations", "", "`benchmarks/flat_memory.py` wrote this page. "
-             f"{facts['cores']} cores, PostgreSQL {facts['postgresql']}, commit "
-             f"{facts['commit']}, load {facts['load'][0]} at the end.", "",
+    lines = ["# Memory by operations", "", "`benchmarks/flat_memory.py` wrote this page.", "",
              "One session does one thing over and over. MB of private memory (RssAnon) of the "
              "worker and of the session's backend; *rest*: 25 s after the last operation.", ""]
-    for part in parts:
-        count = len(part.points) - 1
-        at = sorted({0, count // 4, count // 2, 3 * count // 4, count - 1})
-        lines += [f"## {part.name}", "", f"Each operation: {part.what}.", "",
-                  "| operations | " + " | ".join(f"{part.points[i][0]:,}" for i in at)
-                  + " | rest |", "|---|" + "---|" * (len(at) + 1)]
-        for name, column in (("worker", 1), ("session", 2)):
-            lines.append(f"| {name} | " + " | ".join(
-                f"{part.points[i][column]:.1f}" for i in (*at, count)) + " |")
-        lines.append("")
-    return "\n".join([*lines, NOTES, ""])
+    for part in PARTS:
+        if part.__name__ in sections:
+            lines += [f"## {part.__name__}", "", sections[part.__name__], ""]
+    return "\n".join([*lines, "## Bounds", "", NOTES, ""])
+
+
+def written(path: Path | None) -> dict[str, str]:
+    """The sections of a page that was written before."""
+    if path is None or not path.exists():
+        return {}
+    parts = re.split(r"^## (\w+)\n", path.read_text(), flags=re.M)[1:]
+    return {name: text.strip() for name, text in zip(parts[::2], parts[1::2], strict=True)}
 
 
 def main() -> None:
@@ -151,12 +169,15 @@ def main() -> None:
     names = {part.__name__: part for part in PARTS}
     parser.add_argument("--only", nargs="*", choices=names)
     parser.add_argument("--scale", type=float, default=1.0, help="times as many operations")
+    parser.add_argument("--minutes", type=float, default=10.0, help="at most, for each part")
     parser.add_argument("--write", type=Path)
     given = parser.parse_args()
-    found = [measure(part, max(SAMPLES, round(given.scale * operations)))
-             for part, operations in PARTS.items()
-             if not given.only or part.__name__ in given.only]
-    text = page(found, machine())
+    sections = written(given.write)
+    for part, operations in PARTS.items():
+        if not given.only or part.__name__ in given.only:
+            found = measure(part, max(SAMPLES, round(given.scale * operations)), given.minutes)
+            sections[part.__name__] = section(found, machine())
+    text = page(sections)
     if given.write:
         given.write.write_text(text)
     else:
