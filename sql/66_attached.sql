@@ -36,6 +36,8 @@ CREATE TABLE pgrain.attachment_hint (
     made_at  timestamptz NOT NULL DEFAULT clock_timestamp()
 );
 CREATE INDEX ON pgrain.attachment_hint (relation, made_at);
+-- It has no key: where there is a publication FOR ALL TABLES, rows could not be deleted.
+ALTER TABLE pgrain.attachment_hint REPLICA IDENTITY FULL;
 COMMENT ON TABLE pgrain.attachment_hint IS 'relations that statements have written to of late';
 
 -- How many values a relation had when it was read last; all of them were stored for that version.
@@ -192,4 +194,9 @@ BEGIN
         END;
         EXIT;           -- locked until this is committed: one at a time
     END LOOP;
+    -- of watches that have ended
+    PERFORM pgrain._drop_cut(number) FROM (
+        SELECT substring(c.relname FROM '^_watch_(\d+)_cut$')::bigint AS number FROM pg_class c
+        WHERE c.relnamespace = 'pgrain'::regnamespace AND c.relkind = 'S') AS cut
+    WHERE number IS NOT NULL AND NOT EXISTS (SELECT FROM pgrain.watch w WHERE w.watch = number);
 END $$;

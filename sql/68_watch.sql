@@ -30,6 +30,8 @@ CREATE TABLE pgrain.watch_state (
     print       text NOT NULL,       -- what the tables looked like: pgrain._watch_print
     changes     text[] NOT NULL,     -- transactions that changed another table than the fact:
     before      xid8 NOT NULL DEFAULT '0',   -- the latest ones, and all up to this one
+    owner       oid NOT NULL,        -- whose notes may be folded into this
+    epoch       bigint NOT NULL,     -- that of pgrain._watch_cut since which all is noted:
     draining    boolean NOT NULL DEFAULT false,  -- see pgrain._may_note
     alert_holds boolean,
     built_at    timestamptz NOT NULL DEFAULT now(),
@@ -51,7 +53,6 @@ CREATE TABLE pgrain.watch_note (
     watch    bigint NOT NULL,
     owner    oid NOT NULL DEFAULT quote_ident(current_user)::regrole,
     sign     smallint NOT NULL,      -- 1 new rows, -1 old rows, 0 compute it again
-    last     boolean NOT NULL DEFAULT false CHECK (sign = 0 OR NOT last),  -- see pgrain._may_note
     print    text NOT NULL,          -- of the statement that made it; the reason where sign is 0
     snapshot pg_snapshot NOT NULL,   -- in which the other tables were read
     xid      xid8 NOT NULL,
@@ -63,7 +64,6 @@ CREATE TABLE pgrain.watch_note (
     made_at  timestamptz NOT NULL DEFAULT clock_timestamp()
 );
 CREATE INDEX ON pgrain.watch_note (watch);
-CREATE INDEX ON pgrain.watch_note (watch) WHERE last;
 ALTER TABLE pgrain.watch_note ALTER a SET STORAGE EXTERNAL, ALTER b SET STORAGE EXTERNAL,
     ALTER c SET STORAGE EXTERNAL;
 
@@ -133,82 +133,9 @@ SET plan_cache_mode = force_generic_plan SET enable_nestloop = on AS $python$
 backend.build_watch(plpy, watch)
 $python$;
 
--- How much of one watch may wait to be folded: settings watch_notes, watch_note_bytes.
-CREATE FUNCTION pgrain._most_notes(OUT notes bigint, OUT bytes bigint)
-LANGUAGE sql STABLE PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp AS
-$$ SELECT 10000, 268435456 $$;
-
--- Whether a change of this statement is to be noted. While too much waits, a *last* note says that
--- the state is to be computed again, and those who see it leave nothing: whoever sees their change
--- sees the last note, too. Before it goes, the worker waits for all who may have seen it ("draining",
--- docs/dev/watches.md). That is so for snapshots of one statement. Older ones leave a short note: the
--- last one that they see may have gone. And serializable transactions read no notes here, for which
--- others could fail.
-CREATE FUNCTION pgrain._may_note(watch bigint) RETURNS boolean
-LANGUAGE plpgsql VOLATILE STRICT PARALLEL UNSAFE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
-SET enable_seqscan = off AS $$      -- plans are kept from when the table was small
-DECLARE
-    isolation CONSTANT text := current_setting('transaction_isolation');
-    whose oid;
-BEGIN
-    IF isolation = 'serializable' THEN
-        -- (states are written by the worker alone, which is not serializable)
-        IF pg_total_relation_size('pgrain.watch_note') <= 2 * (SELECT bytes FROM pgrain._most_notes())
-           OR EXISTS (SELECT FROM pgrain.watch_state s WHERE s.watch = $1
-                      AND greatest(s.built_at, s.folded_at) > clock_timestamp() - interval '1 minute') THEN
-            RETURN true;
-        END IF;
-        whose := pgrain._watch_owner($1);
-    ELSIF NOT EXISTS (SELECT FROM pgrain.watch_note n WHERE n.watch = $1 AND n.last) THEN
-        RETURN true;
-    ELSE
-        whose := pgrain._watch_owner($1);
-        IF NOT EXISTS (SELECT FROM pgrain.watch_note n     -- another's counts for nothing
-                       WHERE n.watch = $1 AND n.last AND n.owner = whose) THEN
-            RETURN true;
-        ELSIF isolation <> 'repeatable read' THEN
-            RETURN false;
-        END IF;
-    END IF;
-    INSERT INTO pgrain.watch_note (watch, owner, sign, print, snapshot, xid)
-    VALUES ($1, whose, 0, 'more changes wait than are noted', pg_current_snapshot(), pg_current_xact_id());
-    RETURN false;
-END $$;
-
--- Looked at for one note in 64, and for large ones; of small ones not while a worker is at it.
-CREATE FUNCTION pgrain._count_notes() RETURNS trigger
-LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET enable_seqscan = off AS $$
-DECLARE
-    most record;
-    here record;
-BEGIN
-    IF current_setting('transaction_isolation') = 'serializable'
-       OR NEW.owner IS DISTINCT FROM pgrain._watch_owner(NEW.watch)
-       OR NEW.note % 64 = 0 AND EXISTS (
-           SELECT FROM pgrain.watch_state s WHERE s.watch = NEW.watch
-           AND greatest(s.built_at, s.folded_at) > clock_timestamp() - interval '1 minute') THEN
-        RETURN NULL;
-    END IF;
-    SELECT * INTO most FROM pgrain._most_notes();
-    SELECT count(*) AS notes, sum(size) AS bytes, bool_or(n.last) AS last INTO here FROM (
-        SELECT n.last, coalesce(pg_column_size(n.a), 0) + coalesce(pg_column_size(n.b), 0)
-                       + coalesce(pg_column_size(n.c), 0)::bigint AS size
-        FROM pgrain.watch_note n WHERE n.watch = NEW.watch AND n.owner = NEW.owner
-        LIMIT most.notes + 1) AS n;
-    IF NOT here.last AND (here.notes > most.notes OR here.bytes > most.bytes)
-       -- Who computes the state takes away what waits.
-       AND NOT EXISTS (SELECT FROM pg_locks l WHERE l.locktype = 'advisory' AND l.granted
-                       AND l.classid = 1885827682 AND l.objid::bigint = NEW.watch & 2147483647
-                       AND l.database = (SELECT d.oid FROM pg_database d
-                                         WHERE d.datname = current_database())) THEN
-        INSERT INTO pgrain.watch_note (watch, owner, sign, last, print, snapshot, xid)
-        VALUES (NEW.watch, NEW.owner, 0, true, 'more changes wait than are noted',
-                pg_current_snapshot(), pg_current_xact_id());
-    END IF;
-    RETURN NULL;
-END $$;
+-- Whether too much waits (67_watch_notes.sql).
 CREATE TRIGGER count_notes AFTER INSERT ON pgrain.watch_note FOR EACH ROW
-    WHEN (NOT NEW.last AND (NEW.note % 64 = 0 OR pg_catalog.pg_column_size(NEW.a) > 1048576))
+    WHEN (NEW.note % 64 = 0 OR pg_catalog.pg_column_size(NEW.a) > 1048576)
     EXECUTE FUNCTION pgrain._count_notes();
 
 -- Functions of one watch, owned by its creator. The one that notes never raises: what goes wrong
@@ -245,6 +172,9 @@ BEGIN
                 'Or make the role, and CALL pgrain.watch anew.', w.name);
     ELSIF owner <> w.owner THEN     -- for the next dump
         UPDATE pgrain.watch x SET owner = pg_get_userbyid(pgrain._watch_owner(x.watch)) WHERE x.watch = w.watch;
+    END IF;
+    IF pgrain._watch_cut(watch) IS NULL THEN
+        PERFORM pgrain._note_again(watch);
     END IF;
     notes_print := md5(w.note_new || w.note_old);
     FOR setting IN SELECT key, value FROM jsonb_each_text(w.settings) LOOP
@@ -306,6 +236,8 @@ BEGIN
                    format('BEGIN PERFORM pgrain._build_watch(%s); END', w.watch));
     FOREACH name IN ARRAY ARRAY[stem || 'fact', stem || 'other', stem || 'build'] LOOP
         EXECUTE format('REVOKE ALL ON FUNCTION pgrain.%I() FROM PUBLIC', name);
+        PERFORM pgrain._owner_only('FUNCTION', p.oid::regprocedure::text, p.proacl, p.proowner) FROM pg_proc p
+        WHERE p.oid = format('pgrain.%I()', name)::regprocedure;
         EXECUTE format('ALTER FUNCTION pgrain.%I() OWNER TO %I', name, owner);
         EXECUTE format('ALTER FUNCTION pgrain.%I() DEPENDS ON EXTENSION pgrain', name);
     END LOOP;
@@ -427,6 +359,7 @@ BEGIN
         EXECUTE format('DROP FUNCTION %s', made.signature);
     END LOOP;
     DELETE FROM pgrain.watch_note n WHERE n.watch = OLD.watch;
+    PERFORM pgrain._drop_cut(OLD.watch);
     RETURN NULL;
 END $$;
 CREATE TRIGGER disarm AFTER DELETE ON pgrain.watch
@@ -438,8 +371,9 @@ SELECT w.name, w.query, w.alert, s.alert_holds,
        s.watch IS NOT NULL AND coalesce(s.print = pgrain._watch_print(w.watch), false)
            AND s.version = m.active_version AND s.spectrum IS NOT DISTINCT FROM (
                SELECT x.spectrum FROM pgrain.spectrum x WHERE x.spectrum = v.active_spectrum)
-           AND NOT EXISTS (SELECT FROM pgrain.watch_note n
-                           WHERE n.watch = w.watch AND n.sign = 0) AS current,
+           AND s.epoch = pgrain._watch_cut(w.watch) AND NOT EXISTS (
+               SELECT FROM pgrain.watch_note n WHERE n.watch = w.watch AND n.sign = 0
+               AND n.owner = pgrain._watch_owner(w.watch)) AS current,
        (SELECT count(*) FROM pgrain.watch_cell c WHERE c.watch = w.watch) AS groups,
        (SELECT count(*) FROM pgrain.watch_note n WHERE n.watch = w.watch) AS pending_notes,
        s.version, s.generation, s.built_at, s.folded_at, w.made_at

@@ -31,7 +31,7 @@ BEGIN
                                '_stamp_key', '_snapshot', '_worker_here', '_settings', '_predict_open', '_predict_next',
                                'complaint_vector', 'plan_repair', 'assess', 'describe',
                                'brightness', 'contrast', 'cluster', 'resembles',
-                               '_load_watch', '_load_watch_cells', '_watch_print', '_watch_owner') THEN
+                               '_load_watch', '_load_watch_cells', '_watch_print', '_watch_owner', '_watch_cut') THEN
             EXECUTE format('GRANT EXECUTE ON FUNCTION %s TO %I', routine.signature, role);
         ELSIF admin AND routine.proname IN ('create_model', 'alter_model', 'drop_model', 'activate', 'detach',
                                             'apply', 'revert', 'rank', 'create_intervention',

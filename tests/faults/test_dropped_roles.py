@@ -67,6 +67,30 @@ def test_what_a_role_attached_and_watched_outlives_it(small, leaving):
     small.execute("DROP TABLE later")
 
 
+def test_changes_under_way_while_a_watch_goes_to_another_role(small, leaving):
+    """They are noted as the last owner, whose notes count for nothing any more."""
+    session, leave = leaving
+    session.execute(f"CALL pgrain.watch('handed', $$ {QUERY} $$)")
+    query, watched = ORDERED, WATCHED.format("handed")
+    current = "SELECT current FROM pgrain.watches WHERE name = 'handed'"
+    try:
+        with psycopg.connect(small.dsn()) as under_way:
+            under_way.execute("INSERT INTO stock SELECT id + 5000, x, hour FROM stock "
+                              "WHERE id < 30")
+            small.execute(f"REASSIGN OWNED BY {ALICE} TO postgres")
+            time.sleep(4)       # the worker has looked
+            assert not small.value(current)
+        same(small, watched, query)
+        deadline = time.monotonic() + 30
+        while not small.value(current):
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+        assert small.rows(watched) == small.rows(query)
+        assert small.value("SELECT count(*) FROM pgrain.watch_note") == 0
+    finally:
+        small.execute("SELECT pgrain.unwatch('handed')")
+
+
 def test_a_renamed_role_keeps_its_watches(small, leaving):
     """Another role of the old name has nothing of it."""
     session, _ = leaving

@@ -14,7 +14,7 @@ USER = {"_worker_here", "_settings",
         "_snapshot", "_predict_open", "_predict_next", "complaint_vector",
         "plan_repair", "assess", "describe", "brightness", "contrast", "cluster",
         "resembles",
-        "_load_watch", "_load_watch_cells", "_watch_print", "_watch_owner"}
+        "_load_watch", "_load_watch_cells", "_watch_print", "_watch_owner", "_watch_cut"}
 ADMIN = USER | {"protect_keys",
                 "create_model", "alter_model", "drop_model", "activate", "detach", "apply",
                 "revert",
@@ -237,3 +237,14 @@ def test_error_messages_are_as_promised(fresh):
     with pytest.raises(psycopg.Error) as caught:
         fresh.execute("SELECT pgrain.predict('Nope', 'x')")
     assert re.fullmatch(r'pgrain: model "Nope" does not exist', caught.value.diag.message_primary)
+
+
+def test_a_publication_of_all_tables_is_in_nobody_s_way(database):
+    """Rows of a table without a key could be neither changed nor deleted then (55000)."""
+    it = database()
+    it.execute("CREATE PUBLICATION everything FOR ALL TABLES")
+    tables = [name for name, in it.rows("SELECT c.oid::regclass::text FROM pg_class c WHERE "
+                                        "relnamespace = 'pgrain'::regnamespace AND relkind = 'r'")]
+    assert len(tables) == len(TABLES)
+    for name in tables:
+        it.execute(f"DELETE FROM {name}")

@@ -54,6 +54,28 @@ def test_the_matrix(database, as_role):
     assert all(name in str(sorted(definers)) for name in ("_load_session", "_load_model"))
 
 
+def test_default_privileges_of_whoever_installs_open_nothing(database):
+    """A role for reporting that may read all tables to come does not read the secret, nor call what
+    the worker alone calls; neither now nor where a watch makes something."""
+    it = database(extension=False)
+    it.execute("CREATE ROLE snoop")
+    for what in ("TABLES", "SEQUENCES", "ROUTINES", "SCHEMAS"):
+        it.execute(f"ALTER DEFAULT PRIVILEGES GRANT ALL ON {what} TO snoop, PUBLIC")
+    try:
+        it.execute("SET client_min_messages = warning; CREATE EXTENSION pgrain CASCADE")
+        assert it.value("SELECT count(*) FROM pgrain.installation") == 0
+        it.execute("SELECT pgrain._note_again(7)")
+        assert not [row for row in it.rows(MATRIX) if row[2] in ("snoop", "PUBLIC")]
+        assert it.value("SELECT has_table_privilege('pgrain_worker', 'pgrain.installation', "
+                        "'SELECT')")
+    finally:
+        it.execute("DROP OWNED BY snoop")
+        it.execute("ALTER DEFAULT PRIVILEGES REVOKE ALL ON TABLES FROM PUBLIC; "
+                   "ALTER DEFAULT PRIVILEGES REVOKE ALL ON SEQUENCES FROM PUBLIC; "
+                   "ALTER DEFAULT PRIVILEGES REVOKE ALL ON SCHEMAS FROM PUBLIC; "
+                   "DROP ROLE snoop")
+
+
 @pytest.fixture
 def reader(small, as_role):
     """A session of a role that may read items and complain, but not read train."""

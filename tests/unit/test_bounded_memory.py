@@ -145,10 +145,10 @@ def test_who_has_prepared_is_still_under_way():
 
 
 def test_the_limits_of_notes_are_those_that_are_shown():
-    """sql/68_watch.sql counts, pgrain.settings tells."""
+    """sql/67_watch_notes.sql counts, pgrain.settings tells."""
     from pathlib import Path
-    text = (Path(__file__).parents[2] / "sql" / "68_watch.sql").read_text()
-    assert f"SELECT {WATCH_NOTES.default}, {WATCH_NOTE_BYTES.default} $$" in text
+    text = (Path(__file__).parents[2] / "sql" / "67_watch_notes.sql").read_text()
+    assert f"SELECT {WATCH_NOTES.default}, {WATCH_NOTE_BYTES.default}, interval" in text
 
 
 def test_what_was_compiled_for_networks_is_let_go(monkeypatch):
@@ -156,7 +156,9 @@ def test_what_was_compiled_for_networks_is_let_go(monkeypatch):
     from pgrain.models import predicting, registry
     from pgrain.worker import handlers
     monkeypatch.setattr(handlers, "TIDY_SECONDS", -1)
-    monkeypatch.setattr(handlers, "NETWORKS", 3)
+    monkeypatch.setattr(registry, "NETWORKS", 0)
+    assert registry.forget_compiled()       # of other tests
+    monkeypatch.setattr(registry, "NETWORKS", 3)
     nothing = SimpleNamespace(execute=lambda sql: SimpleNamespace(fetchall=list))
     kept = handlers.Handlers(None, version="", device="")
     sizes = []

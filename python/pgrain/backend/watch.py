@@ -74,6 +74,8 @@ class Standing:
             return "its triggers are missing or off"
         if self.state_print != self.print:
             return "its tables, triggers or functions have been altered"
+        if self.epoch != self.cut:
+            return "more changes waited than are noted"
         if (self.version, self.spectrum) != (self.active_version, self.active_spectrum):
             return f'model "{self.model}" has another version or spectrum by now'
         if self.notes_print != self.state_notes:
@@ -225,6 +227,7 @@ def load(plpy, name: str | None, number: int | None, role: str) -> None:
                pg_catalog.md5(w.note_new || w.note_old) AS notes_print,
                s.generation, s.version, s.spectrum, s.pairs, s.notes_print AS state_notes,
                s.print AS state_print, s.changes, s.before::text AS before,
+               s.epoch, pgrain._watch_cut(w.watch) AS cut,
                p.training_table::oid::bigint AS keys_table, p.key AS keys_column,
                pgrain._watch_print(w.watch) AS print, m.active_version,
                (SELECT x.spectrum FROM pgrain.spectrum x
@@ -479,7 +482,8 @@ def build(plpy, number: int) -> None:
     complain._verify(plpy, evaluation)
     session.call(plpy, "watch_build", {
         "evaluation": evaluation["evaluation"], "watch": number, "print": found.print,
-        "generation": found.generation, "notes": [note["note"] for note in found.notes],
+        "generation": found.generation, "cut": found.cut,
+        "notes": [note["note"] for note in found.notes],
         "notes_print": found.notes_print, "shape": json.loads(found.shape),
         "changes": [note["xid"] for note in found.notes if note["sign"] == 0]})
 

@@ -50,8 +50,11 @@ class Folder(Poller):
             return False
         reasons = {}
         for row in connection.execute(_WAITING).fetchall():
-            if row["generation"] is not None or row["last"]:
-                reasons[row["watch"]] = self._drain(connection, **row)
+            if row["cut"]:
+                bury(connection, row["watch"])
+                continue
+            if row["draining"]:
+                reasons[row["watch"]] = self._drain(connection, row["watch"], row["generation"])
                 continue
             # Where that has failed, notes are folded as long as they can be.
             behind = row["notes"] > BEHIND and row["watch"] not in self._failed
@@ -61,7 +64,10 @@ class Folder(Poller):
             self._looked = time.monotonic()
             self._some = self.due(connection)
             for row in connection.execute(_STALE).fetchall():
-                reasons[row["watch"]] = reasons.get(row["watch"]) or row["reason"]
+                if row["cut"]:      # by somebody who has noted nothing in the end
+                    bury(connection, row["watch"])
+                else:
+                    reasons[row["watch"]] = reasons.get(row["watch"]) or row["reason"]
         for number, reason in reasons.items():
             if reason is not None and self._failed.get(number, (0.0,))[0] <= time.monotonic():
                 self._rebuild(connection, number, reason)
@@ -77,16 +83,12 @@ class Folder(Poller):
         except PgrainError as error:
             return error.message
 
-    def _drain(self, connection, watch: int, notes: int, last: bool, generation: int | None
-               ) -> str | None:
+    def _drain(self, connection, watch: int, generation: int) -> str | None:
         """More changes waited than are noted. The reason to compute the state when nobody is under
         way any more who may have seen that and left no note."""
-        if last:
-            bury(connection, watch)
-            return None
         now = writers(connection, watch)
         if self._draining.get(watch, (None,))[0] != generation:
-            # Those of this moment, at which nobody new can have seen the last note.
+            # Those of this moment, at which everybody new notes what they change.
             self._draining[watch] = generation, now
             if now:
                 log.info("watch waits for who changes its tables", watch=watch,
@@ -95,7 +97,7 @@ class Folder(Poller):
         if under_way(then, now):
             return None
         del self._draining[watch]
-        if drained(connection, watch, generation, [xid for xid in then.values() if xid]):
+        if drained(connection, watch, generation):
             return "more changes waited than are noted"
         return None
 
@@ -121,14 +123,21 @@ class Folder(Poller):
             bury(connection, number)
 
 
-# What waits, a row a watch; of a state that is draining, its generation.
-_WAITING = """
-SELECT watch, coalesce(n.notes, 0) AS notes, coalesce(n.last, false) AS last, s.generation
-FROM (SELECT watch, count(*) AS notes, bool_or(last) AS last FROM pgrain.watch_note
+# Whether a watch is in another epoch than its state, or has another owner: notes that are under way
+# are the last one's, and count for nothing.
+_CUT = """CASE WHEN s.watch IS NULL THEN coalesce(pgrain._watch_cut({0}.watch) % 2 = 1, false)
+    ELSE pgrain._watch_cut({0}.watch) IS DISTINCT FROM s.epoch
+        OR s.owner <> pgrain._watch_owner({0}.watch) END AS cut"""
+# What waits, a row a watch.
+_WAITING = f"""
+SELECT n.watch, n.notes, s.generation, coalesce(s.draining, false) AS draining, {_CUT.format("n")}
+FROM (SELECT watch, count(note) AS notes FROM (
+          SELECT watch, note FROM pgrain.watch_note
+          UNION ALL SELECT watch, NULL FROM pgrain.watch_state WHERE draining) AS one
       GROUP BY watch) AS n
-FULL JOIN (SELECT watch, generation FROM pgrain.watch_state WHERE draining) AS s USING (watch)"""
-_STALE = """
-SELECT w.watch, CASE WHEN s.watch IS NULL THEN 'there is no state yet'
+LEFT JOIN pgrain.watch_state s USING (watch)"""
+_STALE = f"""
+SELECT w.watch, {_CUT.format("w")}, CASE WHEN s.watch IS NULL THEN 'there is no state yet'
     WHEN s.print IS DISTINCT FROM pgrain._watch_print(w.watch)
         THEN 'tables, triggers or functions were altered'
     ELSE 'the model has another version or spectrum' END AS reason
@@ -137,7 +146,9 @@ JOIN pgrain.model_version v ON v.version = m.active_version
 LEFT JOIN pgrain.watch_state s ON s.watch = w.watch
 WHERE s.watch IS NULL AND w.made_at < now() - interval '10 seconds'
    OR s.watch IS NOT NULL AND NOT s.draining
-   AND (s.print IS DISTINCT FROM pgrain._watch_print(w.watch) OR s.version <> m.active_version
+   AND (s.print IS DISTINCT FROM pgrain._watch_print(w.watch)
+   OR pgrain._watch_cut(w.watch) IS DISTINCT FROM s.epoch
+   OR s.owner <> pgrain._watch_owner(w.watch) OR s.version <> m.active_version
    OR s.spectrum IS DISTINCT FROM (SELECT x.spectrum FROM pgrain.spectrum x
                                    WHERE x.spectrum = v.active_spectrum))
 """

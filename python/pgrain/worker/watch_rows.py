@@ -26,8 +26,9 @@ def bury(connection: psycopg.Connection, number: int) -> None:
     right, also if what was altered becomes what it was; and notes for it are not kept, or they
     would grow without end. Nothing, where it may yet be folded into.
 
-    Where a last note was among them the state is *draining*: those who saw that note and left none
-    may still be under way (`writers`, `drained`)."""
+    Where no more was noted (`pgrain._watch_cut`), or notes were another owner's, a new epoch
+    begins, and the state is *draining*: those who have left no note that counts may still be under
+    way (`writers`, `drained`)."""
     with connection.transaction():
         if not connection.execute("SELECT pg_try_advisory_xact_lock(%s, %s) AS mine",
                                   [LOCK_CLASS, number & 0x7FFFFFFF]).fetchone()["mine"]:
@@ -35,33 +36,38 @@ def bury(connection: psycopg.Connection, number: int) -> None:
         # Nothing says of a watch without a state that it is draining.
         connection.execute("""
             INSERT INTO pgrain.watch_state (watch, generation, version, pairs, notes_print, print,
-                                            changes)
+                                            changes, epoch, owner)
             SELECT watch, floor(extract(epoch FROM clock_timestamp()) * 1e6)::bigint, 0, 0, '', '',
-                   '{}' FROM pgrain.watch w WHERE watch = %s
+                   '{}', 1, 0 FROM pgrain.watch w WHERE watch = %s
+            AND pgrain._watch_cut(watch) %% 2 = 1
             AND NOT EXISTS (SELECT FROM pgrain.watch_state s WHERE s.watch = w.watch)
-            AND EXISTS (SELECT FROM pgrain.watch_note n WHERE n.watch = w.watch AND n.last)
             ON CONFLICT DO NOTHING""", [number])
         state = connection.execute("""
-            SELECT changes, before::text AS before, draining FROM pgrain.watch_state s
-            WHERE watch = %s AND (s.print IS DISTINCT FROM pgrain._watch_print(watch) OR EXISTS (
-                SELECT FROM pgrain.watch_note n WHERE n.watch = s.watch AND n.sign = 0))
-            FOR UPDATE""", [number]).fetchone()
+            SELECT * FROM (
+                SELECT changes, before::text AS before, draining, epoch, print,
+                       pgrain._watch_cut(watch) IS DISTINCT FROM epoch
+                       OR owner <> pgrain._watch_owner(watch) AS cut
+                FROM pgrain.watch_state s WHERE watch = %(watch)s FOR UPDATE) AS s
+            WHERE cut OR print IS DISTINCT FROM pgrain._watch_print(%(watch)s) OR EXISTS (
+                SELECT FROM pgrain.watch_note n WHERE n.watch = %(watch)s AND n.sign = 0)
+            """, {"watch": number}).fetchone()
         if state is None:
             return
         gone = connection.execute("DELETE FROM pgrain.watch_note WHERE watch = %s RETURNING sign, "
-                                  "last, xid::text AS xid", [number]).fetchall()
+                                  "xid::text AS xid", [number]).fetchall()
         changes = [*state["changes"], *(row["xid"] for row in gone if row["sign"] == 0)]
-        draining = any(row["last"] for row in gone)
-        if draining:    # what was noted in a snapshot before this one may lack what was not noted
-            changes.append(connection.execute("SELECT pg_current_xact_id()::text AS here"
-                                              ).fetchone()["here"])
+        epoch = state["epoch"]
+        if state["cut"]:
+            epoch = connection.execute("SELECT pgrain._note_again(%s) AS epoch",
+                                       [number]).fetchone()["epoch"]
         # Who computes it meanwhile, from a snapshot that does not see these notes, begins again.
-        _replace(connection, number, changes, state["before"], draining or state["draining"])
+        _replace(connection, number, changes, state["before"], epoch,
+                 state["cut"] or state["draining"])
 
 
 def writers(connection: psycopg.Connection, number: int) -> dict[str, str | None]:
     """The transactions that hold a writer's lock on a table of a watch, with their numbers, where
-    they have one: who saw its last note is among them until it ends."""
+    they have one: who saw that nothing more is noted is among them until it ends."""
     return {row["writer"]: row["xid"] for row in connection.execute(_WRITERS, [number]).fetchall()}
 
 
@@ -72,25 +78,30 @@ def under_way(then: dict[str, str | None], now: dict[str, str | None]) -> bool:
                 or {xid for xid in then.values() if xid} & set(now.values()))
 
 
-def drained(connection: psycopg.Connection, number: int, generation: int,
-            changes: list[str]) -> bool:
-    """All those have ended that were under way when the state had this generation, among them
-    the transactions `changes`: whoever computes it from now on sees what they did."""
+def drained(connection: psycopg.Connection, number: int, generation: int) -> bool:
+    """All those have ended that were under way when the state had this generation: whoever
+    computes it from now on sees what they did. What was noted in a snapshot before this
+    transaction may lack that, and counts for nothing."""
     with connection.transaction():
         state = connection.execute(
-            "SELECT changes, before::text AS before FROM pgrain.watch_state WHERE watch = %s "
-            "AND draining AND generation = %s FOR UPDATE", [number, generation]).fetchone()
+            "SELECT changes, before::text AS before, epoch, pg_current_xact_id()::text AS here "
+            "FROM pgrain.watch_state WHERE watch = %s AND draining AND generation = %s FOR UPDATE",
+            [number, generation]).fetchone()
         if state is None:
             return False
-        _replace(connection, number, [*state["changes"], *changes], state["before"], False)
+        _replace(connection, number, [*state["changes"], state["here"]], state["before"],
+                 state["epoch"], False)
         return True
 
 
-def _replace(connection, number: int, changes: list[str], before: str, draining: bool) -> None:
+def _replace(connection, number: int, changes: list[str], before: str, epoch: int,
+             draining: bool) -> None:
     changes, before = trimmed(changes, before)
-    connection.execute("UPDATE pgrain.watch_state SET print = '', changes = %s, before = "
-                       "%s::text::xid8, generation = generation + 1, draining = %s "
-                       "WHERE watch = %s", [changes, before, draining, number])
+    connection.execute(
+        "UPDATE pgrain.watch_state SET print = '', changes = %s, before = %s::text::xid8, "
+        "generation = generation + 1, epoch = %s, draining = %s, "
+        "owner = coalesce(pgrain._watch_owner(watch), owner) WHERE watch = %s",
+        [changes, before, epoch, draining, number])
 
 
 # Rows are written under a RowExclusiveLock, TRUNCATE takes an AccessExclusiveLock. A number in

@@ -98,17 +98,22 @@ class Watches:
                                [LOCK_CLASS, number & 0x7FFFFFFF])
             row = connection.execute(
                 "SELECT w.alert, s.generation, s.changes, s.before::text AS before, s.alert_holds, "
-                "s.print, pg_current_xact_id()::text AS here, s.draining OR EXISTS (SELECT "
-                "FROM pgrain.watch_note n WHERE n.watch = w.watch AND n.last) AS draining "
+                "s.print, pg_current_xact_id()::text AS here, s.draining, "
+                "pgrain._watch_owner(w.watch)::bigint AS owner, coalesce(s.owner = "
+                "pgrain._watch_owner(w.watch), true) AS theirs, "
+                "coalesce(s.epoch, %s) AS epoch, pgrain._watch_cut(w.watch) AS cut "
                 "FROM pgrain.watch w LEFT JOIN pgrain.watch_state s USING (watch) "
-                "WHERE w.watch = %s", [number]).fetchone()
+                "WHERE w.watch = %s", [params["cut"], number]).fetchone()
             if row is None or row["generation"] != params["generation"]:
                 raise ObjectInUse("the watch has changed meanwhile", hint="Try again.")
-            if row["draining"]:
+            # A first state has the epoch in which it was read, if all was noted in that.
+            if (row["draining"] or row["cut"] != row["epoch"] or row["cut"] % 2
+                    or not row["theirs"]):
                 raise ObjectInUse("some who have changed its rows are still under way",
                                   detail="More changes waited than are noted.", hint="Try again.")
             connection.execute("DELETE FROM pgrain.watch_note WHERE watch = %s AND note = ANY (%s)",
                                [number, params["notes"]])
+            connection.execute(_FORGET_OTHERS, [number, row["owner"]])
             connection.execute("DELETE FROM pgrain.watch_cell WHERE watch = %s", [number])
             with connection.cursor() as cursor:
                 cursor.executemany(
@@ -123,9 +128,10 @@ class Watches:
             changes, before = trimmed(changes, row["before"])
             generation = connection.execute("""
                 INSERT INTO pgrain.watch_state (watch, generation, version, spectrum, pairs,
-                    notes_print, print, changes, before, built_at)
+                    notes_print, print, changes, before, epoch, owner, built_at)
                 VALUES (%s, (SELECT floor(extract(epoch FROM clock_timestamp()) * 1e6)::bigint),
-                        %s, %s, %s, %s, %s, %s, %s::text::xid8, clock_timestamp())
+                        %s, %s, %s, %s, %s, %s, %s::text::xid8, %s, %s::oid,
+                        clock_timestamp())
                 ON CONFLICT (watch) DO UPDATE SET
                     generation = greatest(watch_state.generation + 1, excluded.generation),
                     version = excluded.version, spectrum = excluded.spectrum,
@@ -134,7 +140,8 @@ class Watches:
                     before = excluded.before, built_at = excluded.built_at
                 RETURNING generation""",
                 [number, variables.resident.row.version, variables.spectrum, pairs,
-                 params["notes_print"], params["print"], changes, before]
+                 params["notes_print"], params["print"], changes, before, row["epoch"],
+                 row["owner"]]
                 ).fetchone()["generation"]
             self._alert(connection, number, row["alert"], row["alert_holds"], made, kept, pairs)
         self._remember(number, generation, made, kept)
@@ -155,13 +162,15 @@ class Watches:
                 SELECT w.alert, pgrain._watch_owner(w.watch)::bigint AS owner, w.shape,
                        s.generation, s.version, s.spectrum, s.pairs, s.notes_print, s.changes,
                        s.before::text AS before, s.alert_holds,
-                       s.print IS NOT DISTINCT FROM pgrain._watch_print(w.watch) AS stands,
+                       s.print IS NOT DISTINCT FROM pgrain._watch_print(w.watch)
+                       AND s.epoch = pgrain._watch_cut(w.watch) AS stands,
                        (SELECT coalesce(max(c.seq), 0) FROM pgrain.prediction_chunk c
                         WHERE c.version = s.version) AS last_seq
                 FROM pgrain.watch w JOIN pgrain.watch_state s USING (watch)
                 WHERE w.watch = %s""", [number]).fetchone()
             if row is None:
                 return "there is no state yet"
+            connection.execute(_FORGET_OTHERS, [number, row["owner"]])
             notes = connection.execute("""
                 DELETE FROM pgrain.watch_note WHERE note IN (
                     SELECT note FROM pgrain.watch_note WHERE watch = %(watch)s
@@ -358,6 +367,10 @@ class Watches:
             {circuit.shape["model"]: Projected(resident, params["spectrum"])}, gradient,
             objective.effect_gradient(), params["top_k"], params["intervention"],
             params["options"], notices).answer(params, notices)
+
+
+# Notes of who is not the owner of the watch (any more) count for nothing.
+_FORGET_OTHERS = "DELETE FROM pgrain.watch_note WHERE watch = %s AND owner <> %s::oid"
 
 
 class Rebuild(Exception):
