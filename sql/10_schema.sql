@@ -15,11 +15,17 @@ BEGIN
 EXCEPTION WHEN duplicate_object THEN NULL;  -- another database's CREATE EXTENSION came first
 END $$;
 
--- Fails at once where this server is older than what the scripts need.
+-- Fails at once where this server is older than what the scripts need, or the database is in another
+-- encoding than UTF8: what a text is, as bytes, is UTF-8 for the worker, and SQL_ASCII converts nothing.
 DO $$
 BEGIN
     IF current_setting('server_version_num')::integer < 150000 THEN
         RAISE EXCEPTION 'pgrain: PostgreSQL 15 or later is needed'
             USING ERRCODE = 'feature_not_supported';
+    END IF;
+    IF current_setting('server_encoding') <> 'UTF8' THEN
+        RAISE EXCEPTION 'pgrain: the encoding of this database is %, not UTF8', current_setting('server_encoding')
+            USING ERRCODE = 'feature_not_supported',
+            HINT = 'CREATE DATABASE ... TEMPLATE template0 ENCODING ''UTF8'', and copy it with pg_dump.';
     END IF;
 END $$;

@@ -248,3 +248,18 @@ def test_a_publication_of_all_tables_is_in_nobody_s_way(database):
     assert len(tables) == len(TABLES)
     for name in tables:
         it.execute(f"DELETE FROM {name}")
+
+
+@pytest.mark.parametrize("encoding", ["LATIN1", "SQL_ASCII"])
+def test_a_database_in_another_encoding_is_refused(server, encoding):
+    """Jobs failed there, or sessions crashed (PL/Python), at the first name that was not ASCII."""
+    name = f"in_{encoding.lower()}"
+    with server.connect("postgres") as connection:
+        connection.execute(f"CREATE DATABASE {name} TEMPLATE template0 ENCODING '{encoding}' "
+                           "LOCALE 'C'")
+        try:
+            with server.connect(name) as other:
+                with pytest.raises(psycopg.errors.FeatureNotSupported, match=encoding):
+                    other.execute("CREATE EXTENSION pgrain CASCADE")
+        finally:
+            connection.execute(f"DROP DATABASE {name} WITH (FORCE)")
