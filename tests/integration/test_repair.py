@@ -150,6 +150,32 @@ def test_the_way_back_leaves_other_edits(undone):
     assert edits(undone) == own and active(undone) == version
 
 
+def test_what_cannot_hold_together_is_not_overshot(undone):
+    """Where no prefix cures all of them, the first number is neither taken far past its target nor
+    back in the next round."""
+    groups = ("SELECT hour, count(*) AS n FROM items WHERE pgrain.predict('colour', x) = 'blue' "
+              "GROUP BY hour")
+    counts = dict(undone.rows(groups))
+    wanted = [f"n = {counts[hour] - 4 * (hour == 1)} WHERE hour = {hour}" for hour in (1, 2)]
+    undone.execute("CALL pgrain.repair('both', %s, %s::text[], 'relabel', '{\"rounds\": 3}')",
+                   [groups, [*wanted, "n >= 8 WHERE hour = 3"]])
+    rounds = undone.rows("SELECT before, predicted, actual FROM pgrain.repair_round "
+                         "WHERE name = 'both' ORDER BY round")
+    assert rounds and all(counts[1] - 8 <= number <= counts[1]
+                          for row in rounds for number in row), rounds
+
+
+def test_a_row_that_is_gone_is_0_and_not_null(undone):
+    shown = "SELECT id FROM items WHERE pgrain.predict('colour', x) = 'blue'"
+    item = undone.value("SELECT id FROM items WHERE pgrain.predict('colour', x) = 'blue' "
+                        "ORDER BY (pgrain.predict_proba('colour', x))[1] LIMIT 1")
+    undone.execute("CALL pgrain.repair('gone', %s, %s)", [shown, f"no row WHERE id = {item}"])
+    before, low, high, actual, holds = undone.rows(
+        "SELECT before, low, high, actual, holds FROM pgrain.repair_round WHERE name = 'gone' "
+        "ORDER BY round DESC LIMIT 1")[0]
+    assert before == 1 and 0 <= low <= high <= 1 and holds and actual == 0
+
+
 def test_options_of_later_steps_are_checked_before_anything_is_edited(undone):
     for option in ('{"train": {"epoch": 3}}', '{"precompute": {"pears": 3}}'):
         with pytest.raises(psycopg.errors.InvalidParameterValue, match="epoch|pears"):

@@ -23,11 +23,14 @@ from pgrain.provenance.presence import ABSENT
 @dataclass(frozen=True)
 class Outcome:
     """value, relaxed: of the first complained cell (for a text and for a row: whether it is shown,
-    is there, 0 or 1, and with what probability); NaN for NULL. holds: all complaints do."""
+    is there, 0 or 1, and with what probability); NaN for NULL. holds: all complaints do. left: how
+    much is still violated, in all: of each number the share of its first distance from the target,
+    of each label and row 1."""
 
     value: float
     relaxed: float
     holds: bool
+    left: float
 
 
 class Watchful:
@@ -60,7 +63,30 @@ class Watchful:
         """Under these predicted classes (V,) and probabilities (V, R) of each model."""
         value = self.circuit.value(predicted, P)
         shown, soft = self._first(value, P)
-        return Outcome(shown, soft, self.holds(value))
+        return Outcome(shown, soft, self.holds(value), self._left(value))
+
+    def _left(self, value: Output) -> float:
+        left = 0.0
+        parts = zip(self.objective.complaints, self.columns, self.objective.matched, self.above,
+                    strict=True)
+        for complaint, column, rows, above in parts:
+            if complaint.operator == "no row":
+                left += sum(bool(value.present[row]) for row in rows)
+            elif complaint.operator == "a row":
+                left += not any(value.present[row] for row in rows)
+            else:
+                for row, side in zip(rows, above, strict=True):
+                    if not _cell_holds(complaint, value, row, column, side):
+                        left += self._share(complaint, value, row, column)
+        return float(left)
+
+    def _share(self, complaint: Complaint, value: Output, row: int, column: int) -> float:
+        """Of a violated cell, how far it is off, where 1 is as far as at first, or by 1."""
+        if isinstance(complaint.target, str):
+            return 1.0
+        off = abs(float(value.numbers[row, column]) - complaint.target)
+        first = abs(float(self.objective.value.numbers[row, column]) - complaint.target)
+        return 1.0 if math.isnan(off) else max(off / max(first, 1.0), 1e-6)
 
     def holds(self, value: Output) -> bool:
         """Whether all complaints hold on classes."""

@@ -132,7 +132,10 @@ class PlanMethods:
         outcome = Watchful(objective).outcome(
             {name: v.predicted for name, v in evaluation.variables.items()},
             {name: v.p for name, v in evaluation.variables.items()})
-        return {"holds": outcome.holds and not missing, "value": _sent(outcome.value),
+        value = outcome.value
+        if math.isnan(value) and kept[0][0].operator == "no row":
+            value = 0.0                             # no row matches, so none is there
+        return {"holds": outcome.holds and not missing, "value": _sent(value),
                 "relaxed": _sent(outcome.relaxed), "complaints": asked}, []
 
 

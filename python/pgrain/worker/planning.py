@@ -144,7 +144,7 @@ class Planner:
             middle = (low + high) // 2
             yield from self._evaluate(middle)
             low, high = (low, middle) if self.known[middle][0].holds else (middle, high)
-        return (high, True) if high is not None else (self._closest(most), False)
+        return (high, True) if high is not None else (self._closest(), False)
 
     def outcome(self, length: int) -> Outcome:
         """What is predicted after the first `length` edits."""
@@ -194,21 +194,25 @@ class Planner:
         about = 4 * max(most, 2).bit_length() + EXACT // 2
         return Progress(self._done, max(about, self._done), f"{length} rows: {outcome.value:g}")
 
-    def _closest(self, most: int) -> int:
-        """Where nothing cures it: the evaluated prefix whose relaxed value is farthest on its
-        way, i.e. farthest from where it began in the direction that was asked for."""
+    def _closest(self) -> int:
+        """Where nothing cures it: the evaluated prefix whose relaxed value has gone farthest on its
+        way, but not past the target, the shortest such; where the first cell is not violated,
+        the one that leaves least violated."""
         begin = self.known[0][0]
         objective = self.watchful.objective
-        weight = objective.weights.get(objective.first, -1.0)
+        weight = objective.weights.get(objective.first, 0.0)
         sign = -1.0 if weight > 0 else 1.0
         if objective.first is not None and len(objective.first) == 2 \
                 and objective.first[1] == ABSENT:
-            sign = -1.0 if weight < 0 else 1.0      # weights are of log P(absent)
-        gains = {length: sign * (found.relaxed - begin.relaxed)
+            sign = -sign                            # weights are of log P(absent)
+        gap = self._gap()
+        gains = {length: -found.left if not weight
+                 else gap if sign * (found.value - begin.value) >= gap
+                 else min(sign * (found.relaxed - begin.relaxed), gap)
                  for length, (found, _) in self.known.items() if length}
         if not gains:
             return 0
-        return max(gains, key=lambda length: (gains[length], -length)) or most
+        return max(gains, key=lambda length: (gains[length], -length))
 
     def _finished(self, length: int, cures: bool) -> Plan:
         points = sorted(point for point in self.known if point <= length)
@@ -223,6 +227,8 @@ class Planner:
             titles = self.suspects.interventions[:n + 1]
             low, high = interval(begin, of["value"][n], of["relaxed"][n], noise,
                                  SHARES[set(titles) == {DELETE}, self.completion is not None])
+            if self._is_there_or_not():
+                low, high = max(low, 0.0), min(high, 1.0)
             key = keys[self.suspects.numbers[n]]
             rows.append([n + 1, int(key) if integers else None, key,
                          self.suspects.interventions[n], float(of["value"][n]), low, high])
@@ -239,12 +245,16 @@ class Planner:
                            "interpolated")
         return Plan(rows, cures, notices, self.name)
 
+    def _is_there_or_not(self) -> bool:
+        """Whether the first cell is a label that is shown, or a row that is there: 0 or 1."""
+        first = self.watchful.objective.first
+        return first is not None and (len(first) == 3 or first[1] == ABSENT)
+
     def noise(self) -> float:
         """Standard deviation of the first complained cell under the model's own probabilities, to
         first order in independent predictions; 0 for texts and rows."""
         objective = self.watchful.objective
-        first = objective.first
-        if first is None or len(first) == 3 or first[1] == ABSENT:
+        if objective.first is None or self._is_there_or_not():
             return 0.0
         slopes = objective.effect_gradient()[self.name]
         p = self.P[self.name]
