@@ -36,7 +36,8 @@ DECLARE
 BEGIN
     IF to_regclass(name) IS NULL THEN
         EXECUTE format('CREATE SEQUENCE %s', name);
-        EXECUTE format('ALTER SEQUENCE %s OWNED BY pgrain.watch_state.watch', name);    -- it goes with DROP EXTENSION
+        -- It goes with DROP EXTENSION, and into no dump: another server counts its own transactions.
+        EXECUTE format('ALTER EXTENSION pgrain ADD SEQUENCE %s', name);
         PERFORM pgrain._owner_only('SEQUENCE', name, c.relacl, c.relowner) FROM pg_class c WHERE c.oid = name::regclass;
     END IF;
     RETURN setval(name::regclass, 2 * pg_current_xact_id()::text::bigint);
@@ -59,7 +60,9 @@ DECLARE
 BEGIN
     SELECT * INTO most FROM pgrain._most_notes();
     -- (states and workers are written by the worker alone, which is not serializable)
-    IF NEW.owner IS DISTINCT FROM pgrain._watch_owner(NEW.watch) OR NOT pgrain._may_note(NEW.watch)
+    -- (of a restored watch there is no epoch before a worker has been there)
+    IF NEW.owner IS DISTINCT FROM pgrain._watch_owner(NEW.watch)
+       OR pgrain._watch_cut(NEW.watch) % 2 IS DISTINCT FROM 0
        OR NEW.note % 64 = 0 AND EXISTS (
            SELECT FROM pgrain.watch_state s WHERE s.watch = NEW.watch
            AND greatest(s.built_at, s.folded_at) > clock_timestamp() - most.patience) THEN
@@ -93,6 +96,7 @@ END $$;
 CREATE FUNCTION pgrain._drop_cut(watch bigint) RETURNS void
 LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp SET lock_timeout = '100ms' AS $$
 BEGIN
+    EXECUTE format('ALTER EXTENSION pgrain DROP SEQUENCE pgrain.%I', format('_watch_%s_cut', watch));
     EXECUTE format('DROP SEQUENCE pgrain.%I', format('_watch_%s_cut', watch));
 EXCEPTION WHEN lock_not_available OR undefined_table THEN NULL;
 END $$;

@@ -112,6 +112,9 @@ class Folder(Poller):
                 # Triggers that are off, or missing on a new partition, come (back) first.
                 own.execute("SELECT pgrain._arm_watch(%(watch)s) "
                             "WHERE pgrain._watch_print(%(watch)s) IS NULL", {"watch": number})
+                # Of a restored watch: a dump has its triggers, but no epoch.
+                own.execute("SELECT pgrain._note_again(%(watch)s) "
+                            "WHERE pgrain._watch_cut(%(watch)s) IS NULL", {"watch": number})
                 own.execute(sql.SQL("SELECT pgrain.{}()").format(
                     sql.Identifier(f"_watch_{number}_build")))
             self._failed.pop(number, None)
