@@ -268,29 +268,30 @@ class Joint:
         places[rows] = out + 3 * np.arange(len(rows))
         return places
 
-    def numbers(self, number: Number) -> np.ndarray:
+    def numbers(self, number: Number, zero: bool = False) -> np.ndarray:
         """(n,) places in X of a number given that the rows' groups are there, -1 where no diagram
-        fits."""
+        fits; zero: it counts as 0 where it is NULL."""
         rows = np.flatnonzero(self.fits)
         row, node = self._pairs(rows)
         x, k = _Nodes(self, node).number(self.rows, self._every(), rows[row], number)
         known = k > 0
         out = self.rows.assembly.wiring.numbers(len(rows))
         self._add(0, (np.zeros(0, np.int64), np.zeros(0, np.int64)), rows[:0], out,
-                  (row[known], node[known], x[known]), rows)
+                  (row[known], node[known], x[known]), rows, zero)
         places = np.full(self.n, -1)
         places[rows] = out + np.arange(len(rows))
         return places
 
     def _add(self, out: int, event, rows: np.ndarray, out_x: int = 0, number=None,
-             of_number=None) -> None:
+             of_number=None, zero: bool = False) -> None:
         """Append the gate; `rows`, `of_number`: the row of each event and number."""
         found: Diagrams = self.found
         there = np.flatnonzero(self._there)
         layer = Diagram(out, found.paths, (found.instance[there], found.node[there]),
                         (event[0], found.node[event[1]]), self.instance[rows], out_x=out_x,
                         number=number and (number[0], found.node[number[1]], number[2]),
-                        of_number=None if of_number is None else self.instance[of_number])
+                        of_number=None if of_number is None else self.instance[of_number],
+                        zero=zero)
         layer.sources = found.sources
         self.rows.assembly.wiring.add(layer)
 
@@ -432,10 +433,11 @@ def places(rows, atom: Atom, bounds: np.ndarray | None = None) -> np.ndarray | N
 
 def given(groups, number: Number) -> np.ndarray | None:
     """(n,) places in X of a number of groups given that HAVING lets them pass, -1 where they are
-    too large; None if all are, or there is no HAVING."""
+    too large; None if all are, or there is no HAVING that a prediction moves."""
     joint = Joint(groups)
     joint.own = True
-    if groups.grouping.having is None or not joint.ask_number(number) or not joint.slots \
+    if groups.grouping.having is None or not groups.grouping.atoms \
+            or not joint.ask_number(number) or not joint.slots \
             or not joint.build() or not joint.fits.any():
         return None
-    return joint.numbers(number)
+    return joint.numbers(number, groups.sums(number))

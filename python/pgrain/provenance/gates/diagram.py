@@ -61,12 +61,15 @@ class Diagram(Layer):
         K = P(known | the condition).
     of_number : (m,) int
         Condition of each number.
+    zero : bool
+        X = E[value, 0 where it is not known | the condition] instead, as sums have it.
     """
 
     def __init__(self, out: int, paths: Paths, condition, event, of: np.ndarray, *,
-                 out_x: int = 0, number=None, of_number: np.ndarray | None = None):
+                 out_x: int = 0, number=None, of_number: np.ndarray | None = None,
+                 zero: bool = False):
         self.out, self.paths, self.of = out, paths, of
-        self.condition, self.event = condition, event
+        self.condition, self.event, self.zero = condition, event, zero
         self.n_literals, self.n_numbers = len(of), 0
         self.n_conditions = int(max(condition[0].max(initial=-1), of.max(initial=-1))) + 1
         if number is not None and len(of_number):
@@ -111,7 +114,8 @@ class Diagram(Layer):
             given = there[self.of_number]
             some_known = (known > 0.0) & (given > _LEAST)
             state.K[here] = np.where(some_known, np.minimum(known / safe[self.of_number], 1.0), 0.0)
-            state.X[here] = np.where(some_known, total / np.where(some_known, known, 1.0), 0.0)
+            over = given if self.zero else known
+            state.X[here] = np.where(some_known, total / np.where(some_known, over, 1.0), 0.0)
             kept = known, some_known
         state.saved[self] = factors, q, p, there, some, kept
 
@@ -129,11 +133,13 @@ class Diagram(Layer):
             known, some_known = kept
             here = slice(self.out_x, self.out_x + len(self.of_number))
             given = safe[self.of_number]
-            d_x = np.where(some_known, grad.X[here], 0.0) / np.where(some_known, known, 1.0)
+            over = given if self.zero else np.where(some_known, known, 1.0)
+            d_x, X = np.where(some_known, grad.X[here], 0.0) / over, state.X[here]
             d_k = np.where(some_known, grad.K[here], 0.0) / given
             row, node, x = self.number
-            add_at(dp, node, d_x[row] * (x - state.X[here][row]) + d_k[row])
-            add_at(d_there, self.of_number, -d_k * known / given)
+            taken = np.zeros(len(X)) if self.zero else X
+            add_at(dp, node, d_x[row] * (x - taken[row]) + d_k[row])
+            add_at(d_there, self.of_number, -d_k * known / given - d_x * (X - taken))
         if not (dp.any() or d_there.any()):
             return
         add_at(dp, self.condition[1], d_there[self.condition[0]])
