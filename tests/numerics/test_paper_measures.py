@@ -270,8 +270,9 @@ def test_two_errors_of_records_with_and_without_the_queries_of_our_own():
 
 def test_intervals():
     assert draw.interval([0.5]) == "0.500"
-    assert draw.interval([0.4, 0.6]) == "0.500 ± 1.271"       # t = 12.706, s/sqrt 2 = 0.1
-    assert draw.interval([1000.4, 1000.6], 1) == "1,000.5 ± 1.3"
+    assert draw.interval([0.4, 0.6]) == "0.400; 0.600"
+    assert draw.interval([1000.4, 1000.6], 1) == "1,000.4; 1,000.6"
+    assert draw.interval([0.4, 0.5, 0.6]) == "0.500 ± 0.248"      # t = 4.303, s/sqrt 3 = 0.0577
     assert draw.half([0.5]) == 0
     assert draw.peak([0.1, 0.9, 0.3]) == ("0.900", 2)
     assert draw.span([0.31, 0.1], ".1f") == "0.1 to 0.3" and draw.span([3, 3]) == "3"

@@ -125,8 +125,8 @@ def render(records, folder: Path, scale) -> str:
         rankings.append([*_cells(name, some), ", ".join(dict.fromkeys(
             j["complaint"] for j in judged)), *(
             cell for method, intervention in (("rain++", "delete"), ("denoise", "denoise"))
-            for cell in (_shown([max(j[method]) for j in judged]),
-                         _shown([j[method][k] for j, k in zip(judged, ks, strict=True)]),
+            for cell in (draw.interval([max(j[method]) for j in judged]),
+                         draw.interval([j[method][k] for j, k in zip(judged, ks, strict=True)]),
                          surface.at(records, some[0]["setting"], query, intervention))),
             f"{some[0]['chance']:.3f}"])
     for name, some in _groups(own).items():
@@ -134,9 +134,9 @@ def render(records, folder: Path, scale) -> str:
         judged = [record["queries"][query] for record in some]
         digits = 0 if query == "Q1" else 1
         counts.append([*_cells(name, some), f"{some[0]['n_wrong']:,}", *(
-            _shown([j[what] for j in judged], digits) for what in ("value", "clean")),
+            draw.interval([j[what] for j in judged], digits) for what in ("value", "clean")),
             f"{judged[0]['truth']:g}",
-            *(_shown([j["after"][what] for j in judged], digits) for what in AFTER)])
+            *(draw.interval([j["after"][what] for j in judged], digits) for what in AFTER)])
     text = (draw.caption("Rankings: AUC_R of deleting a row and of denoising it (3 × 3 median), "
                          "complaints about Q1 and about Q3, the number of the class that was "
                          "damaged", records)
@@ -153,13 +153,6 @@ def render(records, folder: Path, scale) -> str:
                                "clean model", "truth", *AFTER.values()], counts)
                  + "\n\n" + _text(own))
     return text
-
-
-def _shown(values: list[float], digits: int = 3) -> str:
-    """As `draw.interval`; of two values both, whose interval would say nothing."""
-    if len(values) == 2:
-        return "; ".join(f"{value:,.{digits}f}" for value in values)
-    return draw.interval(values, digits)
 
 
 def _groups(records) -> dict[tuple, list[dict]]:

@@ -140,9 +140,12 @@ def half(values: Sequence[float]) -> float:
 
 
 def interval(values: Sequence[float], digits: int = 3) -> str:
-    """Mean ± half the 95 % interval of the mean; a single value stands alone."""
+    """Mean ± half the 95 % interval of the mean; of two values, whose interval would say nothing,
+    both; a single value stands alone."""
     if not values:
         return "–"
+    if len(values) == 2:
+        return "; ".join(f"{value:,.{digits}f}" for value in values)
     middle = f"{mean(values):,.{digits}f}"
     return middle if len(values) == 1 else f"{middle} ± {half(values):,.{digits}f}"
 
