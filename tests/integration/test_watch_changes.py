@@ -170,6 +170,13 @@ def is_noted(database, watch) -> bool:
                           [watch])
 
 
+def until_noted(database) -> None:
+    deadline = time.monotonic() + 20
+    while not all(is_noted(database, watch) for watch in WATCHES):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
 INSERT = "INSERT INTO stock (x, claim, hour, weight) VALUES ('{1,2}', 'red', 3, 5)"
 
 
@@ -191,10 +198,7 @@ def test_notes_are_bounded_without_a_worker(shop, crowded):
         assert waiting(under_way, "one") == 21
         under_way.execute("UPDATE hours SET name = name || '-'")
         shop.worker.start()
-        deadline = time.monotonic() + 20
-        while not all(is_noted(shop, watch) for watch in WATCHES):
-            assert time.monotonic() < deadline
-            time.sleep(0.05)
+        until_noted(shop)
         shop.execute(INSERT)
         all_agree(shop)
         waits = "SELECT bool_and(draining) FROM pgrain.watch_state"
@@ -242,10 +246,7 @@ def test_notes_of_long_snapshots_are_bounded_too(shop, crowded, isolation):
         one.execute("UPDATE hours SET name = name || '/' WHERE hour = 3")
         assert [waiting(shop, watch) for watch in WATCHES] == before
         shop.worker.start()
-        deadline = time.monotonic() + 20
-        while not all(is_noted(shop, watch) for watch in WATCHES):
-            assert time.monotonic() < deadline
-            time.sleep(0.05)
+        until_noted(shop)
         other.execute(INSERT)
         other.commit()
         time.sleep(1)

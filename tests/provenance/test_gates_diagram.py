@@ -42,7 +42,7 @@ class Case:
                                        rng.integers(4, size=6).astype(float)))
         self.found = build(self.wiring, self.n, self.columns)
 
-    def wired(self):
+    def wired(self, zero: bool = False):
         """(network, P -> (events, X, K)): an event for each last node, given a random condition."""
         found, rng = self.found, self.rng
         self.allowed = rng.random(len(found.node)) < 0.7
@@ -54,7 +54,8 @@ class Case:
         layer = Diagram(out, found.paths, (found.instance[chosen], found.node[chosen]),
                         (np.arange(len(chosen)), found.node[chosen]), found.instance[chosen],
                         out_x=out_x, number=(found.instance[known], found.node[known],
-                                             self.value[known]), of_number=np.arange(self.n))
+                                             self.value[known]), of_number=np.arange(self.n),
+                        zero=zero)
         layer.sources = found.sources
         self.wiring.add(layer)
         self.network = self.wiring.network()
@@ -91,8 +92,10 @@ class Case:
 
 @pytest.mark.parametrize("seed", range(6))
 @pytest.mark.parametrize("width", [1, 2])
-def test_joint_distribution_conditions_and_gradient(seed, width):
-    case = Case(seed, width).wired()
+@pytest.mark.parametrize("zero", [False, True])
+def test_joint_distribution_conditions_and_gradient(seed, width, zero):
+    """zero: a number counts as 0 where it is not known, as sums do."""
+    case = Case(seed, width).wired(zero)
     assert case.found.fits.all()
     of = case.found.instance
     for how in ("inner", "any"):
@@ -106,7 +109,8 @@ def test_joint_distribution_conditions_and_gradient(seed, width):
         known = np.bincount(of, p * case.known, case.n)
         total = np.bincount(of, p * case.known * case.value, case.n)
         some = (known > 1e-12) & (there > 1e-12)
-        assert state.X[some] == pytest.approx((total / np.where(some, known, 1.0))[some])
+        over = there if zero else known
+        assert state.X[some] == pytest.approx((total / np.where(some, over, 1.0))[some])
         assert state.K[some] == pytest.approx((known / np.where(some, there, 1.0))[some])
     P = probabilities(case.rng, case.V, case.R, "inner")
     weights = case.rng.normal(size=len(case.chosen))

@@ -75,13 +75,10 @@ def canonical_sql(expression: str, kind: str, features: Sequence[str] = ()) -> s
     if kind == "float8":
         return f"pg_catalog.array_send(({expression})::pg_catalog.float8[])"
     if kind == "columns":
-        parts = ", ".join(f"j OPERATOR(pg_catalog.->) {_literal(name)}::pg_catalog.text"
-                          for name in features)
-        if len(features) > MOST_ARGUMENTS:
-            parts = f"VARIADIC ARRAY[{parts}]"
-        return (f"(SELECT pg_catalog.convert_to(pg_catalog.jsonb_build_array({parts})"
-                f"::pg_catalog.text, 'UTF8') FROM pg_catalog.to_jsonb({expression}) AS j"
-                f" WHERE j IS NOT NULL)")
+        cells = json_array_sql([f"j OPERATOR(pg_catalog.->) {_literal(name)}::pg_catalog.text"
+                                for name in features])
+        return (f"(SELECT pg_catalog.convert_to(({cells})::pg_catalog.text, 'UTF8') "
+                f"FROM pg_catalog.to_jsonb({expression}) AS j WHERE j IS NOT NULL)")
     raise InvalidArgument(f'no such kind of input: "{kind}"')
 
 
@@ -104,7 +101,7 @@ def json_array_sql(parts: Sequence[str]) -> str:
 def json_object_sql(names: Sequence[str], cells: Sequence[str]) -> str:
     """SQL for the JSON object (jsonb) of any number of values; `names` are quoted identifiers."""
     columns = ", ".join(f"{cell} AS {name}" for name, cell in zip(names, cells, strict=True))
-    return (f"(SELECT pg_catalog.to_jsonb(_pgrain_row) FROM (SELECT {columns}) AS _pgrain_row)")
+    return f"(SELECT pg_catalog.to_jsonb(_pgrain_row) FROM (SELECT {columns}) AS _pgrain_row)"
 
 
 def among_sql(digest: str, digests: str = "$2") -> str:

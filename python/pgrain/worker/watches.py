@@ -107,8 +107,8 @@ class Watches:
             if row is None or row["generation"] != params["generation"]:
                 raise ObjectInUse("the watch has changed meanwhile", hint="Try again.")
             # A first state has the epoch in which it was read, if all was noted in that.
-            if (row["draining"] or row["cut"] != row["epoch"] or row["cut"] % 2
-                    or not row["theirs"]):
+            if (row["draining"] or row["cut"] is None or row["cut"] != row["epoch"]
+                    or row["cut"] % 2 or not row["theirs"]):
                 raise ObjectInUse("some who have changed its rows are still under way",
                                   detail="More changes waited than are noted.", hint="Try again.")
             connection.execute("DELETE FROM pgrain.watch_note WHERE watch = %s AND note = ANY (%s)",

@@ -205,7 +205,7 @@ class _Builder:
     def _effects(self) -> None:
         """What each outcome adds to each column, and what there is without any."""
         kinds = [column.kind for column in self.columns]
-        term, digit = self.term, np.zeros(len(self.term), np.int64)
+        term = self.term
         code = self.variable * len(self.wiring.owner) + self.literal
         listed = self.listed_of * len(self.wiring.owner) + self.listed
         digit = np.searchsorted(listed, code) - self.listed_first[self.variable] \

@@ -14,6 +14,7 @@ from pgrain import settings
 from pgrain.provenance.algebra import chains, comparisons, jointly
 from pgrain.provenance.algebra.blocks import Aggregate, Number
 from pgrain.provenance.algebra.given import Conditional, OfThere
+from pgrain.provenance.algebra.possible import Rows, arithmetic
 from pgrain.provenance.algebra.small_gates import (
     BooleanAggregate,
     Chosen,
@@ -397,7 +398,6 @@ class Groups:
 
     def places(self, number: Number, there: bool = False) -> np.ndarray:
         """(n,) places in X of arithmetic over aggregates."""
-        from pgrain.provenance.algebra.assemble import arithmetic
         return arithmetic(self, number, self.n, there)
 
     def shown(self, j: int):
@@ -446,7 +446,6 @@ class Groups:
 
     def rows(self):
         """The groups as possible rows."""
-        from pgrain.provenance.algebra.assemble import Rows
         rows = Rows(self.present()[:, None])
         everyone = np.arange(self.n)
         for number, made in enumerate(self.grouping.cells):

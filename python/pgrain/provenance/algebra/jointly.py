@@ -45,18 +45,11 @@ class Joint:
     def _every(self) -> np.ndarray:
         return np.arange(self.n)
 
-    def ask(self, atom: Atom) -> bool:
-        """Whether a diagram can know this comparison; called before `build`."""
+    def ask(self, asked: Atom | Number) -> bool:
+        """Whether a diagram can know this; called before `build`."""
         try:
-            self._ask_atom(self.rows, self._every(), atom)
-        except _Unknown:
-            return False
-        return True
-
-    def ask_number(self, number: Number) -> bool:
-        """The same of a number."""
-        try:
-            self._ask(self.rows, self._every(), number)
+            (self._ask_atom if isinstance(asked, Atom) else self._ask)(
+                self.rows, self._every(), asked)
         except _Unknown:
             return False
         return True
@@ -166,7 +159,7 @@ class Joint:
             literals = groups.wiring.absorbed(groups.group, groups.literals)
             return Column("some", instance, literals[term])
         terms, rank = groups.counted(j)
-        value = None if terms.value is None else terms.value
+        value = terms.value
         if kind == "sum":
             scale = next((scale for scale in _SCALES if _is_whole(value * scale)), 0.0)
             self.scales[slot, j] = scale
@@ -353,8 +346,8 @@ class _Nodes:
             _, here, _ = self.joint._origin(rows, index, leaf)
             return self.number(groups, whole, here, made)
         slot = self.joint._slot_of(rows, of)
-        aggregate, scale = rows.grouping.aggregates[leaf[1]], None
         j = leaf[1]
+        aggregate = rows.grouping.aggregates[j]
 
         def column(kind: str) -> np.ndarray:
             return self.joint._sums(slot, kind, j)[self.node]
@@ -437,7 +430,7 @@ def given(groups, number: Number) -> np.ndarray | None:
     joint = Joint(groups)
     joint.own = True
     if groups.grouping.having is None or not groups.grouping.atoms \
-            or not joint.ask_number(number) or not joint.slots \
+            or not joint.ask(number) or not joint.slots \
             or not joint.build() or not joint.fits.any():
         return None
     return joint.numbers(number, groups.sums(number))
