@@ -85,7 +85,7 @@ def _ways(model, at_a_time: int) -> dict[str, Callable]:
             "J_x, reverse: a gradient a row and class": by_rows(jax.jacrev(logits))}
 
 
-def _timed(work: Callable, given: tuple, repeat: int = 3) -> tuple:
+def _timed(work: Callable, given: tuple, repeat: int = 2) -> tuple:
     """Seconds and processor seconds (least of some), bytes of intermediates, the numbers."""
     compiled = jax.jit(work).lower(*given).compile()
     out = compiled(*given).block_until_ready()

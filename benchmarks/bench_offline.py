@@ -23,7 +23,7 @@ from pgrain.demo.timing import multiply_rate, say
 CASES = {
     "logistic_regression": ("logistic_regression", {}, 60_000, {"sample": 60_000}, 30),
     "mlp_512": ("mlp", {"hidden": [512], "epochs": 3}, 60_000, {"sample": 10_000}, 300),
-    "cnn": ("cnn", {"epochs": 1}, 20_000, {"sample": 1_000}, None),
+    "cnn": ("cnn", {"epochs": 1}, 10_000, {"sample": 1_000}, None),
     "wide_resnet_10": ("wide_resnet_10", {"epochs": 1}, 500, {"sample": 100, "pairs": 10}, None),
 }
 """Model: architecture, options, training rows at most, options of precompute, budget in seconds
