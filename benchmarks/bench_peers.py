@@ -38,7 +38,7 @@ def measure(bench: Bench, rows: int | None = None, queried: int = 2_000) -> None
         for name, what in environment.NAMES.items():
             try:
                 found, scores = environment.run(environment.python((name,), say), Path(folder),
-                                                name)
+                                                name)[name]
             except environment.PeerFailed as error:
                 bench.skip(str(error))
                 continue

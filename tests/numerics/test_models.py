@@ -200,6 +200,34 @@ def test_newton_reaches_the_optimum_with_either_preconditioner(monkeypatch, dens
     assert optimum.gradient_norm < 1e-4
 
 
+@pytest.mark.parametrize(("price", "expected"), [
+    (0, {"factor"}), (60, {"averages", "factor"}), (float("inf"), {"averages"})])
+def test_newton_factorises_once_its_solves_have_cost_as_much(monkeypatch, price, expected):
+    made = []
+    monkeypatch.setattr(newton, "_price", lambda rows, d: price)
+    for name, of, attribute in (("factor", newton, "_sampled_cholesky"),
+                                ("averages", newton._Averages, "inverse")):
+        make = getattr(of, attribute)
+        monkeypatch.setattr(of, attribute, lambda *given, name=name, make=make:
+                            made.append(name) or make(*given))
+    rng = np.random.default_rng(1)
+    X = rng.standard_normal((400, 12)).astype(np.float32) * np.geomspace(1, 0.01, 12)
+    y = (X[:, 0] > 0).astype(int) + (X[:, 1] > 1)
+    optimum = newton.minimise(X.astype(np.float32), y, 3, 1e-3, tol=1e-8)
+    assert optimum.status == "converged" and set(made) == expected, (optimum, made)
+    assert made == sorted(made)                              # and never goes back
+
+
+def test_newton_begins_with_the_inverse_of_its_hessian():
+    rng = np.random.default_rng(2)
+    X, y = rng.standard_normal((60, 5)).astype(np.float32), rng.integers(0, 3, 60)
+    rows = newton._Rows(X, y, rng.random(60) + 0.5)
+    theta, v = np.zeros((6, 3)), rng.standard_normal((6, 3))
+    product = newton._product(rows, newton._probabilities(rows, theta), v, 0.7)
+    np.testing.assert_allclose(newton._Averages(rows, 0.7).inverse(theta)(product), v, rtol=1e-4,
+                               atol=1e-5)
+
+
 def test_probabilities_are_a_softmax_whatever_the_batch():
     model, theta, X, _ = small_model("mlp", n=50)
     logits, p = training.predict_proba(model, theta, X, batch=16)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -25,13 +26,15 @@ from pgrain.demo.paper import (
     measure,
     page,
     peaks,
+    peers,
     points,
     two_errors,
 )
 from pgrain.demo.paper.cases import Case, Setting, load
 from pgrain.demo.paper.experiments import NAMES, experiment, jobs_of, setting_of
 from pgrain.demo.paper.records import Job, Records, changes
-from pgrain.demo.paper.scales import SCALES
+from pgrain.demo.paper.scales import SCALES, UNRELATED
+from pgrain.demo.peers import environment
 from pgrain.models.training import predict_proba, train
 
 KEPT = Path(__file__).resolve().parents[2] / "docs" / "paper" / "records" / "small.jsonl"
@@ -315,6 +318,106 @@ def test_a_ranking_is_compared_on_the_seeds_that_both_have():
     assert baselines.lead(automatic, {7: 1.0}) is None
 
 
+def test_every_row_of_the_baselines_has_cleanlab_and_of_dense_layers_ek_fac():
+    """By the plan: what a peer says of the same wrong labels counts for every model if it knows
+    none."""
+    small = SCALES["small"]
+    rows, records = set(), []
+    for job in experiment("baselines").jobs(small):
+        what = job.what
+        if job.kind == "setting" and what["baselines"]:
+            rows |= {(what["data"], what["architecture"], what["error"], what["rate"], query,
+                      what["seed"]) for query in what["queries"] if query != UNRELATED}
+        elif job.kind == "peers":
+            asked = what.get("peers") or list(peers.ASKED)
+            records.append({"kind": "peers", "setting": what, "peers": {
+                query: dict.fromkeys(asked, 0.5) for query in what["queries"]}})
+    found, lacking = peers.columns(records), set()
+    for *row, seed in sorted(rows):
+        columns = peers.beside(found, *row)
+        dense = row[1] in ("mlp", "logistic_regression")
+        lacking |= {(column, *row, seed) for column in (["ekfac"] if dense else []) + ["cleanlab"]
+                    if seed not in columns.get(column, {})}
+        assert dense or "ekfac" not in columns
+    assert rows and not lacking
+
+
+def test_what_a_peer_is_given(tmp_path):
+    """cleanlab: probabilities of rows by a model that has not seen them, or words; no weights."""
+    X = RNG.normal(size=(90, 4)).astype(np.float32)
+    y = (X[:, 0] > 0).astype(np.int32)
+    case = Case(2, X, y, y > 0, X, y, X[:5], y[:5])
+    setting = Setting("adult", "logistic_regression", "none")
+    model = measure.build_model(setting, case)
+    environment.export(tmp_path, case, model, None, {"Q7": np.zeros(0)}, 1, {})
+    with np.load(tmp_path / "case.npz") as given:
+        assert "kernel0" not in given and given["dq:Q7"].shape == (0,)
+        fold = np.random.default_rng(0).integers(0, environment.FOLDS, len(y)) == 1
+        theta = train(model, X[~fold], y[~fold]).theta
+        np.testing.assert_allclose(given["held"][fold], predict_proba(model, theta, X[fold])[1],
+                                   atol=1e-6)
+    theta = train(model, X, y).theta
+    environment.export(tmp_path, case, model, theta, {"Q7": np.ones((5, 2))}, 1, {}, held=False,
+                       factor_rows=7)
+    with np.load(tmp_path / "case.npz") as given:
+        assert "held" not in given and given["factor_rows"] == 7
+        np.testing.assert_allclose(given["X"] @ given["kernel0"] + given["bias0"],
+                                   predict_proba(model, theta, X)[0], atol=1e-4)
+    words = RNG.integers(0, 9, (90, 6)).astype(np.int32)
+    environment.export(tmp_path, Case(2, words, y, y > 0, words, y, words[:5], y[:5], n_tokens=9),
+                       model, None, {"Q3": np.zeros(0)}, 1, {})
+    with np.load(tmp_path / "case.npz") as given:
+        assert "held" not in given and (given["words"] == words).all()
+
+
+def test_peers_answer_one_after_the_other_and_say_why_they_cannot(tmp_path, monkeypatch):
+    """cleanlab, of our own making here: the process that answers has it and nothing else."""
+    library, folder = tmp_path / "library", tmp_path / "case"
+    for path, text in (("cleanlab/__init__.py", ""),
+                       ("cleanlab/rank.py", "def get_label_quality_scores(y, held):\n"
+                        "    print('what a library prints')\n    return held[range(len(y)), y]\n"),
+                       ("cleanlab-9.9.dist-info/METADATA", "Name: cleanlab\nVersion: 9.9\n")):
+        (library / path).parent.mkdir(parents=True, exist_ok=True)
+        (library / path).write_text(text)
+    folder.mkdir()
+    monkeypatch.setenv("PYTHONPATH", str(library))
+    monkeypatch.setattr(environment, "_runners", {})
+    y, held = np.array([0, 1, 1]), np.array([[0.9, 0.1], [0.3, 0.7], [0.6, 0.4]], np.float32)
+    np.savez(folder / "case.npz", y=y, held=held, held_seconds=2.0,
+             **{"dq:Q1": np.zeros(0), "dq:Q3": np.zeros(0)})
+    for _ in range(2):
+        told, scores = environment.run(sys.executable, folder, "cleanlab")["cleanlab"]
+        assert told["version"] == "9.9" and told["prepare"] == 2.0 and told["cpu"] >= 0
+        np.testing.assert_allclose(scores["Q1"], [-0.9, -0.7, -0.4], atol=1e-6)
+        assert (scores["Q3"] == scores["Q1"]).all()
+    (runner,) = environment._runners.values()
+    with pytest.raises(environment.PeerFailed, match="Arnoldi"):
+        environment.run(sys.executable, folder, "pydvl")
+    assert runner.process.poll() is None
+    environment.run(sys.executable, folder, "cleanlab")
+    monkeypatch.setattr(environment, "LIMIT", 0)
+    with pytest.raises(environment.PeerFailed, match="more than 0 s"):
+        environment.run(sys.executable, folder, "cleanlab")
+    assert runner.process.poll() is not None
+    monkeypatch.setattr(environment, "LIMIT", 60)
+    environment.run(sys.executable, folder, "cleanlab")
+    environment._end()
+
+
+def test_processor_time_used_elsewhere_is_counted(tmp_path):
+    found = Records(tmp_path).measure(Job("peers", {}), lambda: {"elsewhere": 40.0, "a": 1})
+    assert 40 <= found["cpu"] < 45 and "elsewhere" not in found and found["a"] == 1
+
+
+def test_a_clean_convex_model_is_that_of_every_seed_and_error(monkeypatch):
+    asked = []
+    monkeypatch.setattr(measure, "_clean_predictions", lambda setting: asked.append(setting))
+    for architecture in ("logistic_regression", "mlp"):
+        for seed, error in ((0, "flip"), (1, "flip"), (0, "gaussian_blur")):
+            measure.clean_predictions(Setting("mnist", architecture, error, rate=0.4, seed=seed))
+    assert len(set(asked[:3])) == 1 and len(set(asked[3:])) == 2
+
+
 def test_wins_of_baselines_are_listed_for_errors_by_feature_too():
     found = {job.what["error"] for job in experiment("baselines").jobs(SCALES["small"])}
     assert "male_private" in found
@@ -348,6 +451,12 @@ def test_figure_4_has_every_error_of_tables_2_and_3_and_the_chance_of_each():
             assert having[data, f"{error}, all rows"] == {0.1, 0.2, 0.3, 0.4}
             assert having[data, f"{error}, one class"] == {0.1, 0.2, 0.3, 0.4, 0.7, 1.0}
     assert having["adult", "male_private"] == {0.5, 0.6, 0.7}
+    convex = {(job.what["error"], job.what["systematic"], job.what["rate"]) for job in jobs
+              if (job.what["data"], job.what["architecture"]) == ("mnist", "logistic_regression")}
+    assert convex == {("flip", True, rate) for rate in (0.1, 0.2, 0.3, 0.4)} | {
+        (error, whom, rate) for error in peaks.NOISE
+        for whom, rates in ((True, (0.1, 0.2, 0.3, 0.4, 0.7, 1.0)), (False, (0.1, 0.2, 0.3, 0.4)))
+        for rate in rates}
     setting = {"data": "mnist", "architecture": "mlp", "error": "flip", "rate": 0.1}
     records = [{"setting": setting, "k": 1, "chance": chance, "queries": {
         "Q3": {"rain": [0.2, peak], "rain++": [0.1, 0.4]}, "Q3:4": {"rain++": [1.0]}}}

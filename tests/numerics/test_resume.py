@@ -51,10 +51,13 @@ def test_what_is_kept_is_needed():
         assert not np.array_equal(trained(*case, resume=wrong).theta, whole.theta)
 
 
-def test_newton_keeps_where_its_preconditioner_was_made(monkeypatch):
-    """Its sample is small here, so that it is no exact solve and what it was made of shows."""
+@pytest.mark.parametrize("price", [0, 30, 40, 1000])
+def test_newton_keeps_where_its_preconditioner_was_made(monkeypatch, price):
+    """Its sample is small here, so that it is no exact solve and what it was made of shows. price:
+    of that factor; it is made from the start, later, or never."""
     from pgrain.models import newton
     monkeypatch.setattr(newton, "_DENSE_ROWS", 12)
+    monkeypatch.setattr(newton, "_price", lambda rows, d: price)
     rng = np.random.default_rng(0)
     X, y = rng.standard_normal((300, 4)).astype(np.float32), rng.integers(0, 3, 300)
     X[:, 0] += 3 * y

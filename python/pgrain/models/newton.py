@@ -3,9 +3,12 @@
 Influence is the derivative of the optimum, so on a convex model theta has to be one: the gradient
 of L is driven down in float64. The Hessian sum_z S_z (x) x_z x_z^T + alpha I, S = diag p - p p^T,
 is badly conditioned (1e6 on pictures), so each Newton step is solved by conjugate gradient with a
-preconditioner: the Cholesky factor of the same Hessian on a seeded sample of rows (exact when there
-are few rows), and for large d the Kronecker product of averages, mean(S) (x) X^T X + alpha I,
-inverted through two small eigendecompositions. Directions need no float64: products are float32.
+preconditioner. First the Kronecker product of averages, mean(S) (x) X^T X + alpha I, inverted
+through two small eigendecompositions: it costs next to nothing, is made anew for each step, and is
+exact at theta = 0, where S is the same for every row. Once its solves have cost what a Cholesky
+factor of the Hessian on a seeded sample of rows would (exact when there are few rows), they are
+made with that; for small d from the start, for large d never. Directions need no float64: products
+are float32.
 """
 
 from __future__ import annotations
@@ -25,6 +28,8 @@ _DENSE_PARAMETERS = 9000        # up to here the sampled Hessian is factorised (
 _DENSE_ROWS = 4096              # rows of its sample
 _KRONECKER_FEATURES = 4096      # beyond, X^T X is replaced by its diagonal
 _STALE_STEPS = 25               # a solve longer than this makes the next step factorise again
+_NARROW = 6                     # multiplications by ten columns take this many times longer than
+                                # those of two large matrices (measured, OpenBLAS, two cores)
 
 
 @dataclass(frozen=True)
@@ -45,8 +50,8 @@ class _Rows:
     def __init__(self, X: np.ndarray, y: np.ndarray, weights: np.ndarray, chunk: int = 4096):
         self.X, self.y, self.weights, self.chunk = X, y, weights, chunk
         self.features = int(np.prod(X.shape[1:])) + 1
-        held = len(X) * self.features * 4 <= _HELD_BYTES
-        self._held = [self._make(start) for start in self._starts()] if held else None
+        self.held = len(X) * self.features * 4 <= _HELD_BYTES
+        self._held = [self._make(start) for start in self._starts()] if self.held else None
 
     def _starts(self):
         return range(0, len(self.X), self.chunk)
@@ -54,7 +59,8 @@ class _Rows:
     def _make(self, start: int):
         rows = slice(start, start + self.chunk)
         x = self.X[rows].reshape(len(self.X[rows]), -1)
-        A = np.ones((len(x), self.features), np.float32)
+        # A column after the other, if they are kept: A^T t takes less than half the time then.
+        A = np.ones((len(x), self.features), np.float32, order="F" if self.held else "C")
         # As `Model.logits` does it, so that both see the same numbers.
         np.divide(x, np.float32(255 if x.dtype == np.uint8 else 1), out=A[:, :-1])
         return A, self.y[rows], self.weights[rows]
@@ -79,6 +85,11 @@ def minimise(X: np.ndarray, y: np.ndarray, n_classes: int, alpha: float, *,
     rows = _Rows(X, np.asarray(y), weights)
     theta = np.zeros((rows.features, n_classes)) if start is None else np.array(start, np.float64)
     precondition, made_at, products, first = None, None, 0, 0
+    averages, price = _Averages(rows, alpha), _price(rows, theta.size)
+
+    def factorised(so_far: int) -> bool:
+        return so_far + _STALE_STEPS > price
+
     used, accuracy, least = 0, 0.3, float("inf")
     if resume is not None:
         theta, made_at = resume["theta"], resume["made_at"]
@@ -100,10 +111,14 @@ def minimise(X: np.ndarray, y: np.ndarray, n_classes: int, alpha: float, *,
             break
         if done == max_iterations:
             break
-        if made_at is None or used > _STALE_STEPS:
-            precondition, made_at = None, theta
-        if precondition is None:
-            precondition = _preconditioner(rows, made_at, alpha, report)
+        if not factorised(products):
+            precondition, made_at = averages.inverse(theta), theta
+        else:
+            # `products - used`: what was known before the last step.
+            if made_at is None or used > _STALE_STEPS or not factorised(products - used):
+                precondition, made_at = None, theta
+            if precondition is None:
+                precondition = _sampled_cholesky(rows, made_at, alpha, report)
         step, used = _solve(rows, theta, alpha, -gradient, precondition, report,
                             rtol=accuracy, max_steps=100)
         products += used
@@ -162,10 +177,12 @@ def _product(rows: _Rows, p_of: list[np.ndarray], v: np.ndarray, alpha: float) -
     return out
 
 
-def _preconditioner(rows: _Rows, theta, alpha: float, report) -> Callable[[np.ndarray], np.ndarray]:
-    if theta.size <= _DENSE_PARAMETERS:
-        return _sampled_cholesky(rows, theta, alpha, report)
-    return _kronecker(rows, theta, alpha)
+def _price(rows: _Rows, d: int) -> float:
+    """How many products with the Hessian cost what a factor of it on the sample does."""
+    if d > _DENSE_PARAMETERS:
+        return float("inf")
+    factor = min(len(rows.X), _DENSE_ROWS) * d ** 2 + d ** 3 / 3
+    return factor / (_NARROW * 4 * d * (len(rows.X) + rows.features))
 
 
 def _sampled_cholesky(rows: _Rows, theta: np.ndarray, alpha: float, report):
@@ -196,24 +213,36 @@ def _sampled_cholesky(rows: _Rows, theta: np.ndarray, alpha: float, report):
     return apply
 
 
-def _kronecker(rows: _Rows, theta: np.ndarray, alpha: float):
-    S = np.zeros((theta.shape[1], theta.shape[1]))
-    total = rows.weights.sum()
-    for (_, _, w), p in zip(rows, _probabilities(rows, theta), strict=True):
-        S += (np.diag(w @ p) - (p * w[:, None]).T @ p) / total
-    s, U = np.linalg.eigh(S)
-    if rows.features > _KRONECKER_FEATURES:
-        g, Q = sum(w @ (A * A) for A, _, w in rows), None
-    else:
-        g, Q = np.linalg.eigh(sum((A * w[:, None]).T @ A for A, _, w in rows))
-    scale = 1 / (np.maximum(g, 0)[:, None] * np.maximum(s, 0)[None, :] + alpha)
+class _Averages:
+    """The preconditioner mean(S) (x) X^T X + alpha I. X^T X is decomposed once, mean(S), which has
+    a row for each class, wherever it is asked for."""
 
-    def apply(v: np.ndarray) -> np.ndarray:
-        inner = (v if Q is None else Q.T @ v) @ U
-        inner = (scale * inner) @ U.T
-        return inner if Q is None else Q @ inner
+    def __init__(self, rows: _Rows, alpha: float):
+        self.rows, self.alpha = rows, alpha
 
-    return apply
+    @functools.cached_property
+    def _features(self) -> tuple[np.ndarray, np.ndarray | None]:
+        """Eigenvalues and eigenvectors of X^T X; of its diagonal, with None, where there are many
+        features."""
+        if self.rows.features > _KRONECKER_FEATURES:
+            return sum(w @ (A * A) for A, _, w in self.rows), None
+        return np.linalg.eigh(sum((A * w[:, None]).T @ A for A, _, w in self.rows))
+
+    def inverse(self, theta: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
+        S = np.zeros((theta.shape[1], theta.shape[1]))
+        total = self.rows.weights.sum()
+        for (_, _, w), p in zip(self.rows, _probabilities(self.rows, theta), strict=True):
+            S += (np.diag(w @ p) - (p * w[:, None]).T @ p) / total
+        s, U = np.linalg.eigh(S)
+        g, Q = self._features
+        scale = 1 / (np.maximum(g, 0)[:, None] * np.maximum(s, 0)[None, :] + self.alpha)
+
+        def apply(v: np.ndarray) -> np.ndarray:
+            inner = (v if Q is None else Q.T @ v) @ U
+            inner = (scale * inner) @ U.T
+            return inner if Q is None else Q @ inner
+
+        return apply
 
 
 def _solve(rows: _Rows, theta, alpha: float, b: np.ndarray, precondition, report, *, rtol: float,

@@ -43,9 +43,9 @@ def render(records, folder: Path, scale) -> str:
                          draw.interval([max(j["rain"]) for j in judged if j.get("rain")]),
                          draw.interval([j["gradient_dot"] for j in judged]),
                          draw.interval([j["rule"] for j in judged]),
-                         *(draw.interval(list(elsewhere.get(
-                             ("adult", "logistic_regression", "male_private", rate, query),
-                             {}).get(column, {}).values())) for column in peers.ASKED),
+                         *(draw.interval(list(peers.beside(
+                             elsewhere, "adult", "logistic_regression", "male_private", rate,
+                             query).get(column, {}).values())) for column in peers.ASKED),
                          f"{of[0]['chance']:.2f}"])
         groups.append((query, [p[0] for p in points], [p[1] for p in points]))
     draw.scatter(folder / "adult.png", [groups], x="relative difference of the query's value",

@@ -61,7 +61,10 @@ class Setting:
     queried: int = 0
     """Rows of the inference relation, the first ones; 0: all there are."""
     peers: tuple[str, ...] = ()
-    """Other implementations to be judged beside it (`lds`), each in an environment of its own."""
+    """Other implementations to be judged beside it, in an environment of their own (`lds`); of the
+    jobs of `peers` those that are asked, if not all."""
+    factor_rows: int = 0
+    """Rows, the first ones, from which EK-FAC takes the eigenvalues of its factors; 0: all."""
     options: tuple[tuple[str, object], ...] = ()
     """Options of the architecture and of training."""
 
@@ -71,7 +74,7 @@ class Setting:
         found["options"] = {name: list(value) if isinstance(value, tuple) else value
                             for name, value in self.options}
         # Left out where they say nothing, so that records from before they were thought of count.
-        for name in ("queried", "peers"):
+        for name in ("queried", "peers", "factor_rows"):
             if not found[name]:
                 del found[name]
         if self.peers:

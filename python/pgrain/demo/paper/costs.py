@@ -25,7 +25,8 @@ TYPICAL = {
 def _like(kind: str, what: dict) -> tuple:
     """What makes two jobs cost about the same."""
     return (kind, what.get("data"), what.get("architecture"), what.get("model"), what.get("rows"),
-            bool(what.get("cg")), bool(what.get("baselines", True)))
+            bool(what.get("cg")), bool(what.get("baselines", True)), what.get("pairs"),
+            bool(what.get("denoise")), tuple(what.get("peers", ())))
 
 
 def _parts(like: tuple) -> tuple[tuple, ...]:

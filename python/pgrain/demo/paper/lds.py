@@ -40,7 +40,7 @@ def jobs(scale) -> list[Job]:
     if scale.name != "quick":
         found += [scale.setting("fashion", name, "bright", rows=1200, queried=2000, seed=seed,
                                 cg=scale.cg, options=options, sample=1200,
-                                peers=PEERS.get(name, ()) if scale.name == "full" else ())
+                                peers=PEERS.get(name, ()))
                   for name, options in NETS.items() for seed in range(scale.seeds)]
     return [Job("lds", setting.as_json()) for setting in found]
 
@@ -152,8 +152,10 @@ def _halves(setting, fitted, query, sign, c, objective, say) -> dict:
                "rule": -rule(softmax(fitted.logits), fitted.case.y, query.classes, sign)}
     if steps:
         removal["rain"] = changes[:, 1]
+    elsewhere = 0.0
     for name in setting.peers:
-        removal[name] = -_suspicion(name, setting, fitted, dq, say)
+        suspicion, seconds = _suspicion(name, setting, fitted, dq, say)
+        removal[name], elsewhere = -suspicion, elsewhere + seconds
     rng = np.random.default_rng(1000 + setting.seed)
     kept, true = np.zeros((SUBSETS, n), bool), np.zeros((SUBSETS, RETRAININGS))
     for i in range(SUBSETS):
@@ -169,11 +171,13 @@ def _halves(setting, fitted, query, sign, c, objective, say) -> dict:
     scores = {name: score(np.asarray(one, np.float64)) for name, one in removal.items()}
     every = [score(by_k[:, i]) for i in range(by_k.shape[1])]
     return {"scores": {**scores, "rain++ best k": max(every)}, "by_k": every,
-            "two_retrainings": round(float(spearmanr(*true.T).statistic), 4)}
+            "two_retrainings": round(float(spearmanr(*true.T).statistic), 4),
+            "elsewhere": elsewhere}
 
 
-def _suspicion(name: str, setting, fitted, dq, say) -> np.ndarray:
-    """(N,) scores of a peer for the complaint: minus what it says that removal does to q."""
+def _suspicion(name: str, setting, fitted, dq, say) -> tuple[np.ndarray, float]:
+    """(N,) scores of a peer for the complaint: minus what it says that removal does to q; seconds
+    of its process."""
     import tempfile
 
     from pgrain.demo.paper import peers
@@ -182,10 +186,11 @@ def _suspicion(name: str, setting, fitted, dq, say) -> np.ndarray:
     interpreter = environment.python((peers.ASKED[name],), say)
     with tempfile.TemporaryDirectory() as folder:
         environment.export(Path(folder), fitted.case, fitted.model, fitted.theta, {"q": dq},
-                           FILTERED[setting.data], dict(setting.options), setting.seed)
+                           FILTERED[setting.data], dict(setting.options), setting.seed, held=False)
         say(name)
-        _, scores = environment.run(interpreter, Path(folder), peers.ASKED[name])
-    return scores["q"]
+        peer = peers.ASKED[name]
+        told, scores = environment.run(interpreter, Path(folder), peer)[peer]
+    return scores["q"], told["cpu"]
 
 
 def render(records, folder: Path, scale) -> str:

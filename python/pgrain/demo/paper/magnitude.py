@@ -23,8 +23,10 @@ def jobs(scale):
     found = [scale.flips(*model, rate, seed) for model in models for rate in scale.rates
              for seed in scale.seeds_at(model[1], rate)]
     if scale.name != "quick":
-        found += [scale.flips("mnist", a, rate, seed) for a in ("logistic_regression", "cnn")
-                  for rate in scale.rates for seed in scale.seeds_at(a, rate)]
+        for a in ("logistic_regression", "cnn"):
+            found += [scale.flips("mnist", a, rate, seed) for rate in scale.rates
+                      for seed in scale.seeds_at(a, rate)]
+            found += [scale.flips("fashion", a, rate) for rate in scale.rates]
     return jobs_of([setting for setting in found if setting.swept])
 
 

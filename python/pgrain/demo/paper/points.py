@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -35,7 +34,7 @@ def measure(what: dict, say) -> dict:
     setting = setting_of(what)
     case = load(setting)
     fitted = fit(setting, case, say)
-    clean = clean_predictions(replace(setting, error="none", rate=0.0, pairs=1, sample=1))
+    clean = clean_predictions(setting)
     source, target = FLIPS[setting.data]
     predicted, after = fitted.predicted, clean.argmax(axis=1)
     relevant = np.flatnonzero((case.query_y == source) & (predicted != source)

@@ -79,16 +79,17 @@ class Records:
 
     def measure(self, job: Job, work: Callable[[], dict]) -> dict:
         """The record, measured if there is none; written in one step. took: seconds; cpu: seconds
-        of processor time, which other work on the machine does not change; load: the load average
-        when it began."""
+        of processor time, which other work on the machine does not change, with those that the
+        work says were used `elsewhere`, in a process that goes on; load: the load average when it
+        began."""
         found = self.get(job)
         if found is not None:
             return found
         start, used, load = time.perf_counter(), cpu_seconds(), os.getloadavg()[0]
-        found = {"kind": job.kind, "setting": job.what, **work(),
-                 "took": round(time.perf_counter() - start, 1),
-                 "cpu": round(cpu_seconds() - used, 1), "load": round(load, 1),
-                 "commit": commit()}
+        found = {"kind": job.kind, "setting": job.what, **work()}
+        found |= {"took": round(time.perf_counter() - start, 1), "load": round(load, 1),
+                  "cpu": round(cpu_seconds() - used + found.pop("elsewhere", 0.0), 1),
+                  "commit": commit()}
         self.folder.mkdir(parents=True, exist_ok=True)
         path = self.folder / f"{job.key}.json"
         # A run that is stopped leaves no half record.

@@ -1,37 +1,40 @@
-"""One peer on one exported case; runs in the peers' environment (`environment.py`), without pgrain.
+"""Peers on exported cases; runs in the peers' environment (`environment.py`), without pgrain.
 
-    python runner.py kronfluence FOLDER
-
-Prints one JSON line: seconds of preparation, seconds of a complaint, version; writes one score a
-training row and complaint (larger is more suspect) to FOLDER/<peer>.npz, by the complaint's name.
+Reads requests, a line of JSON each, [FOLDER, peer, ...], and answers each with a line, {} or
+{"error": text}. Writes seconds of preparation, seconds of a complaint, seconds of processor time
+and the version to FOLDER/<peer>.json, and one score a training row and complaint (larger is more
+suspect) to FOLDER/<peer>.npz, by the complaint's name. What not every peer needs is imported where
+it is used.
 """
 
+import importlib
 import json
+import os
 import sys
 import time
+import traceback
 from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
-import torch
 
 
 class Case:
     """The rows, the trained model, the complaints: each the gradient of q (to be reduced) with
     respect to the class probabilities of the queried rows, which q is linear in."""
 
-    def __init__(self, folder):
-        data = np.load(Path(folder) / "case.npz")
+    def __init__(self, data):
+        import torch
+        torch.manual_seed(0)
         self.X = torch.tensor(data["X"])
         self.y = torch.tensor(data["y"], dtype=torch.long)
         self.query = torch.tensor(data["query"])
         self.query_y = torch.tensor(data["query_y"], dtype=torch.long)
-        self.held, self.held_seconds = data["held"], float(data["held_seconds"])
-        self.target = int(data["target"])
+        self.target, self.factor_rows = int(data["target"]), int(data["factor_rows"]) or None
         self.complaints = {name[3:]: torch.tensor(data[name], dtype=torch.float32)
-                           for name in data.files if name.startswith("dq:")}
+                           for name in data if name.startswith("dq:")}
         layers, i = [], 0
-        while f"kernel{i}" in data.files:
+        while f"kernel{i}" in data:
             kernel, bias = torch.tensor(data[f"kernel{i}"]), torch.tensor(data[f"bias{i}"])
             layer = torch.nn.Linear(*kernel.shape)
             with torch.no_grad():
@@ -42,6 +45,7 @@ class Case:
         self.model = torch.nn.Sequential(*layers[:-1])
 
     def rows(self):
+        import torch
         return torch.utils.data.TensorDataset(self.X, self.y)
 
     def trousers(self):
@@ -52,6 +56,7 @@ class Case:
 
 def kronfluence(case):
     """EK-FAC. The measurement is the complaint itself, summed over the queried rows."""
+    import torch
     from kronfluence.analyzer import Analyzer, prepare_model
     from kronfluence.arguments import FactorArguments, ScoreArguments
     from kronfluence.task import Task
@@ -72,8 +77,9 @@ def kronfluence(case):
     analyzer = Analyzer("case", prepare_model(case.model, task), task, cpu=True,
                         disable_tqdm=True, disable_model_save=True)
     start = time.perf_counter()
-    analyzer.fit_all_factors("ekfac", case.rows(), factor_args=FactorArguments("ekfac"),
-                             per_device_batch_size=512, overwrite_output_dir=True)
+    analyzer.fit_all_factors(
+        "ekfac", case.rows(), per_device_batch_size=512, overwrite_output_dir=True,
+        factor_args=FactorArguments("ekfac", lambda_max_examples=case.factor_rows))
     prepare = time.perf_counter() - start
     found = {}
     start = time.perf_counter()
@@ -91,6 +97,7 @@ def kronfluence(case):
 def captum(case):
     """TracIn knows losses, no counts: the queried rows that are trousers, with that label.
     An opponent of theirs (negative influence) is suspect."""
+    import torch
     from captum.influence import TracInCPFast
     torch.save(case.model.state_dict(), "checkpoint.pt")
 
@@ -111,6 +118,7 @@ def captum(case):
 
 def dattri(case):
     """TRAK on the last checkpoint; the target is the loss of the true trousers."""
+    import torch
     from dattri.algorithm import TRAKAttributor
     from dattri.task import AttributionTask
     state = {k: v.detach() for k, v in case.model.state_dict().items()}
@@ -144,6 +152,7 @@ def dattri(case):
 def pydvl(case):
     """Arnoldi: the low-rank inverse Hessian, as ours. Per-row gradients are made for each
     complaint."""
+    import torch
     from pydvl.influence.torch import ArnoldiInfluence
     loss = torch.nn.functional.cross_entropy
     train = torch.utils.data.DataLoader(case.rows(), batch_size=512)
@@ -163,23 +172,69 @@ def pydvl(case):
             "the complaint as the loss of the true trousers")
 
 
-def cleanlab(case):
-    """Knows nothing of the complaint; out-of-fold probabilities of three folds of our model."""
+def out_of_fold(words, y, folds):
+    """Probabilities of rows by a linear model over TF-IDF weights of words that has not seen them.
+    words: (N, length) numbers; 0 is no word, 1 one that the vocabulary lacks."""
+    from scipy.sparse import csr_matrix
+    from sklearn.feature_extraction.text import TfidfTransformer
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.model_selection import cross_val_predict
+    from sklearn.pipeline import make_pipeline
+    rows, at = (words > 1).nonzero()
+    counts = csr_matrix((np.ones(len(rows)), (rows, words[rows, at])),
+                        shape=(len(words), int(words.max()) + 1))
+    model = make_pipeline(TfidfTransformer(), LogisticRegression(max_iter=1000))
+    return cross_val_predict(model, counts, y, cv=folds, method="predict_proba")
+
+
+def cleanlab(data):
+    """Knows nothing of the complaint; probabilities out of fold, of our model or over words."""
     from cleanlab.rank import get_label_quality_scores
     start = time.perf_counter()
-    quality = get_label_quality_scores(case.y.numpy(), case.held)
-    return case.held_seconds, time.perf_counter() - start, -quality, "the same for every complaint"
+    if "words" in data:
+        held = out_of_fold(data["words"], data["y"], int(data["folds"]))
+        prepare = time.perf_counter() - start
+    else:
+        held, prepare = data["held"], float(data["held_seconds"])
+    start = time.perf_counter()
+    quality = get_label_quality_scores(data["y"], held)
+    return prepare, time.perf_counter() - start, -quality, "the same for every complaint"
 
+
+def answer(folder, names):
+    """Each peer's files; the processor time is that since the peer before."""
+    global used
+    with np.load(folder / "case.npz") as opened:
+        data = dict(opened)
+    for name in names:
+        prepare, complaint, scores, note = globals()[name](
+            data if name == "cleanlab" else Case(data))
+        if not isinstance(scores, dict):             # the same for every complaint
+            asked = [field[3:] for field in data if field.startswith("dq:")]
+            scores = dict.fromkeys(asked, scores)
+        np.savez(folder / f"{name}.npz",
+                 **{query: np.asarray(values, np.float64) for query, values in scores.items()})
+        package = {"pydvl": "pyDVL"}.get(name, name)
+        before, used = used, time.process_time()
+        (folder / f"{name}.json").write_text(json.dumps({
+            "prepare": prepare, "complaint": complaint, "version": version(package), "note": note,
+            "cpu": round(used - before, 2)}))
+
+
+used = 0.0
 
 if __name__ == "__main__":
-    name, folder = sys.argv[1:3]
-    torch.manual_seed(0)
-    case = Case(folder)
-    prepare, complaint, scores, note = globals()[name](case)
-    if not isinstance(scores, dict):             # the same for every complaint
-        scores = dict.fromkeys(case.complaints, scores)
-    np.savez(Path(folder) / f"{name}.npz",
-             **{query: np.asarray(values, np.float64) for query, values in scores.items()})
-    package = {"pydvl": "pyDVL"}.get(name, name)
-    print(json.dumps({"prepare": prepare, "complaint": complaint, "version": version(package),
-                      "note": note}))
+    replies = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)                                    # what libraries print is no reply
+    for line in sys.stdin:
+        folder, *names = json.loads(line)
+        # A library may have been installed since, and some write to where they are.
+        importlib.invalidate_caches()
+        os.chdir(folder)
+        try:
+            answer(Path(folder), names)
+            told = {}
+        except Exception:
+            told = {"error": traceback.format_exc()}
+        os.chdir("/")
+        print(json.dumps(told), file=replies, flush=True)
