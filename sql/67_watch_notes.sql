@@ -43,6 +43,16 @@ BEGIN
     RETURN setval(name::regclass, 2 * pg_current_xact_id()::text::bigint);
 END $$;
 
+-- Also of a watch that comes out of a dump, before a worker has been there.
+CREATE FUNCTION pgrain._begin_notes() RETURNS trigger
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    IF pgrain._watch_cut(NEW.watch) IS NULL THEN
+        PERFORM pgrain._note_again(NEW.watch);
+    END IF;
+    RETURN NULL;
+END $$;
+
 -- Whether a change of this statement is to be noted.
 CREATE FUNCTION pgrain._may_note(watch bigint) RETURNS boolean
 LANGUAGE plpgsql VOLATILE STRICT PARALLEL UNSAFE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
@@ -60,7 +70,7 @@ DECLARE
 BEGIN
     SELECT * INTO most FROM pgrain._most_notes();
     -- (states and workers are written by the worker alone, which is not serializable)
-    -- (of a restored watch there is no epoch before a worker has been there)
+    -- (a watch whose row came while its triggers were off has no epoch before a worker has been there)
     IF NEW.owner IS DISTINCT FROM pgrain._watch_owner(NEW.watch)
        OR pgrain._watch_cut(NEW.watch) % 2 IS DISTINCT FROM 0
        OR NEW.note % 64 = 0 AND EXISTS (

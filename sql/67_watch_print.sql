@@ -23,6 +23,25 @@ BEGIN RETURN (
     FROM pg_class c WHERE c.oid = $1);
 END $$;
 
+-- Names these tables, those above them and all below those. A note has the one of its statement, a
+-- state that of its snapshot: rows that came while another partition was there for a while do not count.
+-- (One way down goes by the snapshot, as the rows of old statements do, the other by the present.)
+CREATE FUNCTION pgrain._watch_tree(relations regclass[]) RETURNS text
+LANGUAGE plpgsql STABLE STRICT PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp
+SET plan_cache_mode = force_generic_plan SET enable_seqscan = off SET enable_hashjoin = off
+SET enable_mergejoin = off AS $$
+BEGIN RETURN (
+    WITH RECURSIVE above (oid) AS (
+        SELECT unnest($1)::oid UNION
+        SELECT i.inhparent FROM above JOIN pg_inherits i ON i.inhrelid = above.oid),
+    below (oid) AS (
+        SELECT oid FROM above UNION
+        SELECT i.inhrelid FROM below JOIN pg_inherits i ON i.inhparent = below.oid)
+    SELECT md5(string_agg(oid::text, ',' ORDER BY oid)) FROM (
+        SELECT oid FROM below UNION
+        SELECT p.relid::oid FROM above, pg_partition_tree(above.oid) AS p) AS parts);
+END $$;
+
 -- One text that changes when something may have changed that no trigger has seen: rewritten tables
 -- (TRUNCATE, ALTER TABLE, VACUUM FULL), unlogged tables after a crash, partitions that came or went,
 -- triggers that were off, columns and their types, names that may mean another table, functions that
@@ -58,7 +77,8 @@ BEGIN RETURN (
                          (SELECT string_agg(concat_ws('.', t.oid, t.xmin, t.tgenabled), ';'
                                             ORDER BY t.oid)
                           FROM made t WHERE t.tgrelid = c.oid),
-                         (SELECT md5(string_agg(concat_ws('.', a.attnum, a.attname, a.atttypid,
+                         -- (xmin: a child of another table for a while, whose statements fire no triggers here)
+                         (SELECT md5(string_agg(concat_ws('.', a.attnum, a.attname, a.atttypid, a.xmin,
                                                           a.attcollation, CASE WHEN a.atttypid >= 16384
                                                           THEN pgrain._type_print(a.atttypid) END), ';'
                                                 ORDER BY a.attnum))

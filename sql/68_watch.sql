@@ -26,7 +26,8 @@ CREATE TABLE pgrain.watch_state (
     version     bigint NOT NULL,     -- of the model
     spectrum    bigint,
     pairs       integer NOT NULL,
-    notes_print text NOT NULL,       -- of the statements whose notes may be folded into this
+    notes_print text NOT NULL,       -- of the statements whose notes may be folded into this, with
+                                     -- pgrain._watch_tree
     print       text NOT NULL,       -- what the tables looked like: pgrain._watch_print
     changes     text[] NOT NULL,     -- transactions that changed another table than the fact:
     before      xid8 NOT NULL DEFAULT '0',   -- the latest ones, and all up to this one
@@ -150,7 +151,9 @@ DECLARE
     setting record;
     noting CONSTANT text :=
         'INSERT INTO pgrain.watch_note (watch, sign, print, snapshot, xid, tags, metas, a, b, c)
-         SELECT %1$s, %2$s, %3$L, pg_catalog.pg_current_snapshot(),
+         SELECT %1$s, %2$s, %3$L::pg_catalog.text OPERATOR(pg_catalog.||) pgrain._watch_tree(
+                    %5$L::pg_catalog.regclass[] OPERATOR(pg_catalog.||) TG_RELID::pg_catalog.regclass),
+                pg_catalog.pg_current_snapshot(),
                 pg_catalog.pg_current_xact_id(), pg_catalog.array_agg(_pgrain_n.tag),
                 pg_catalog.array_agg(_pgrain_n.meta), pg_catalog.array_agg(_pgrain_n.a),
                 pg_catalog.array_agg(_pgrain_n.b), pg_catalog.array_agg(_pgrain_n.c)
@@ -162,6 +165,7 @@ DECLARE
          VALUES (%1$s, 0, %2$s, pg_catalog.pg_current_snapshot(),
                  pg_catalog.pg_current_xact_id());';
     notes_print text;
+    others regclass[];
     name text;
 BEGIN
     SELECT * INTO STRICT w FROM pgrain.watch x WHERE x.watch = $1;
@@ -173,10 +177,13 @@ BEGIN
     ELSIF owner <> w.owner THEN     -- for the next dump
         UPDATE pgrain.watch x SET owner = pg_get_userbyid(pgrain._watch_owner(x.watch)) WHERE x.watch = w.watch;
     END IF;
-    IF pgrain._watch_cut(watch) IS NULL THEN
+    IF pgrain._watch_cut(watch) IS NULL THEN      -- (pgrain._begin_notes may have been off)
         PERFORM pgrain._note_again(watch);
     END IF;
     notes_print := md5(w.note_new || w.note_old);
+    -- by name, as in the statement: a dump has them. The fact, which the statement does not name, is
+    -- the table of the trigger, or one above it.
+    others := array_remove(w.tables, w.fact);
     FOR setting IN SELECT key, value FROM jsonb_each_text(w.settings) LOOP
         IF setting.key NOT IN ('search_path', 'TimeZone', 'DateStyle', 'IntervalStyle',
                                'extra_float_digits', 'bytea_output', 'lc_numeric', 'lc_monetary',
@@ -216,8 +223,8 @@ BEGIN
            RAISE WARNING ''pgrain: a watch could not note this change: %%'', SQLERRM;
            RETURN NULL;
          END',
-        w.watch, format(noting, w.watch, 1, notes_print, w.note_new),
-        format(noting, w.watch, -1, notes_print, w.note_old),
+        w.watch, format(noting, w.watch, 1, notes_print, w.note_new, others),
+        format(noting, w.watch, -1, notes_print, w.note_old, others),
         format(giving_up, w.watch, 'SQLERRM')));
     EXECUTE format('CREATE OR REPLACE FUNCTION pgrain.%I() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER
                     SET search_path = pg_catalog, pg_temp SET row_security = on AS %L', stem || 'other', format(
@@ -337,7 +344,8 @@ BEGIN
     END LOOP;
     EXECUTE format('GRANT USAGE ON SCHEMA pgrain TO %I', owner);
     EXECUTE format('GRANT INSERT ON pgrain.watch_note TO %I', owner);
-    EXECUTE format('GRANT EXECUTE ON FUNCTION pgrain._build_watch(bigint), pgrain._may_note(bigint) TO %I', owner);
+    EXECUTE format('GRANT EXECUTE ON FUNCTION pgrain._build_watch(bigint), pgrain._may_note(bigint),
+        pgrain._watch_tree(regclass[]) TO %I', owner);
 END $$;
 
 -- When the row of a watch goes, its triggers and functions go with it.
@@ -364,6 +372,9 @@ BEGIN
 END $$;
 CREATE TRIGGER disarm AFTER DELETE ON pgrain.watch
     FOR EACH ROW EXECUTE FUNCTION pgrain._disarm_watch();
+CREATE TRIGGER begin_notes AFTER INSERT ON pgrain.watch
+    FOR EACH ROW EXECUTE FUNCTION pgrain._begin_notes();
+ALTER TABLE pgrain.watch ENABLE ALWAYS TRIGGER begin_notes;    -- pg_restore, replicas
 
 CREATE VIEW pgrain.watches AS
 SELECT w.name, w.query, w.alert, s.alert_holds,

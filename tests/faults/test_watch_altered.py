@@ -6,6 +6,7 @@ import contextlib
 import os
 import signal
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import psycopg
 import pytest
@@ -35,6 +36,20 @@ CASES = {
     "a partition of another table now": (
         QUERY.format("alone"), "ALTER TABLE whole ATTACH PARTITION alone DEFAULT",
         ("whole", "alone"), False),
+    "a partition for a while": (
+        QUERY.format("wheel"),
+        "ALTER TABLE wheel ATTACH PARTITION passing FOR VALUES IN (9); INSERT INTO wheel "
+        f"SELECT id, x, claim, 9, weight, mood FROM ({ROWS}) AS r; "
+        "ALTER TABLE wheel DETACH PARTITION passing", ("wheel", "passing"), True),
+    "partitions of another table for a while": (
+        "SELECT s.hour, count(*) AS n FROM facts AS s JOIN spans AS d ON d.hour = s.hour "
+        "WHERE pgrain.predict('colour', x) = 'red' GROUP BY s.hour",
+        "ALTER TABLE spans ATTACH PARTITION more FOR VALUES IN (3); UPDATE facts SET hour = 3; "
+        "UPDATE facts SET hour = id % 3; ALTER TABLE spans DETACH PARTITION more",
+        ("facts", "spans"), True),
+    "a child of another table for a while": (
+        QUERY.format("lent"), "ALTER TABLE lent INHERIT lender; UPDATE lender SET hour = 7; "
+        "ALTER TABLE lent NO INHERIT lender", ("lent",), True),
     "an enum's label renamed": (
         "SELECT mood::text AS hour, count(*) AS n FROM moody "
         "WHERE pgrain.predict('colour', x) = 'red' GROUP BY mood::text",
@@ -81,14 +96,19 @@ def test_altered_tables(shop):
     shop.execute("CREATE SCHEMA app; SET search_path = app, public")
     shop.execute("CREATE COLLATION loose (provider = icu, locale = 'und-u-ks-level2', "
                  "deterministic = false)")
-    for table in ("swapped", "facts", "shadowed", "alone", "moody", "collated"):
+    for table in ("swapped", "facts", "shadowed", "alone", "moody", "collated", "lent"):
         make(shop, f"public.{table}")
+    shop.execute("CREATE TABLE public.lender (LIKE lent); CREATE TABLE public.passing (LIKE lent);"
+                 "CREATE TABLE public.spans (hour int) PARTITION BY LIST (hour);"
+                 "CREATE TABLE public.some PARTITION OF spans FOR VALUES IN (0, 1);"
+                 "CREATE TABLE public.more AS SELECT 3 AS hour; INSERT INTO spans VALUES (0), (1)")
     make(shop, "public.days", "SELECT generate_series(0, 3) AS hour")
-    for table in ("parts", "whole"):
+    for table in ("parts", "whole", "wheel"):
         shop.execute(f"CREATE TABLE public.{table} (LIKE alone) PARTITION BY LIST (hour)")
     shop.execute("CREATE TABLE public.parts_1 PARTITION OF parts FOR VALUES IN (1);"
                  "CREATE TABLE public.parts_2 PARTITION OF parts DEFAULT")
-    shop.execute(f"INSERT INTO parts {ROWS}")
+    shop.execute("CREATE TABLE public.wheel_1 PARTITION OF wheel DEFAULT")
+    shop.execute(f"INSERT INTO parts {ROWS}; INSERT INTO wheel {ROWS}")
     for name, (query, _, _, _) in CASES.items():
         shop.execute("CALL pgrain.watch(%s, %s)", [name, query])
     with contextlib.ExitStack() as stack:
@@ -102,7 +122,7 @@ def test_altered_tables(shop):
             assert values(shop, name) == values(shop, query), name
             for table in tables:
                 shop.execute(f"DELETE FROM {table} WHERE hour = 2")
-                if table != "days":
+                if table not in ("days", "spans"):
                     shop.execute(f"UPDATE {table} SET hour = hour + 1 WHERE id % 5 = 0")
                 assert values(shop, name) == values(shop, query), (name, table)
         settled(shop, kept)
@@ -110,6 +130,37 @@ def test_altered_tables(shop):
             assert values(shop, name) == values(shop, query), name
             current = shop.value("SELECT current FROM pgrain.watches WHERE name = %s", [name])
             assert bool(current) == kept_up, name
+
+
+def test_a_partition_is_detached_under_an_old_snapshot(shop):
+    """DETACH CONCURRENTLY waits for those who may still write to it: what they do there is no
+    change of the table that they name."""
+    shop.execute("CREATE TABLE parts (id int, x float8[], claim text, hour int, weight float8, "
+                 "mood mood) PARTITION BY LIST (hour);"
+                 "CREATE TABLE parts_0 PARTITION OF parts FOR VALUES IN (0, 2, 3);"
+                 "CREATE TABLE parts_1 PARTITION OF parts FOR VALUES IN (1)")
+    shop.execute(f"INSERT INTO parts {ROWS}")
+    query = QUERY.format("parts")
+    shop.execute("CALL pgrain.watch('w', %s)", [query])
+    with psycopg.connect(shop.dsn()) as old, ThreadPoolExecutor(1) as beside:
+        old.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
+        old.execute("SELECT count(*) FROM parts")
+        detaching = beside.submit(shop.connect().execute,
+                                  "ALTER TABLE parts DETACH PARTITION parts_1 CONCURRENTLY")
+        while not shop.value("SELECT bool_or(inhdetachpending) FROM pg_inherits"):
+            time.sleep(0.05)
+        deadline = time.monotonic() + 3
+        while time.monotonic() < deadline and not shop.value(
+                "SELECT current FROM pgrain.watches"):
+            time.sleep(0.1)
+        old.execute(f"INSERT INTO parts SELECT * FROM ({ROWS}) AS r WHERE hour = 1")
+        old.commit()
+        detaching.result(30)
+    for _ in range(20):
+        assert values(shop, "w") == values(shop, query)
+        time.sleep(0.1)
+    settled(shop, ["w"], 70)
+    assert values(shop, "w") == values(shop, query)
 
 
 def test_a_partition_is_not_watched(shop):

@@ -235,6 +235,13 @@ def test_dump_and_restore(shop, module_database, worker):
                                "ON_ERROR_STOP=1", copy.dsn()], input=dump, text=True,
                               capture_output=True)
     assert restored.returncode == 0, restored.stderr
+    # Its notes are bounded before a worker has been there, too.
+    copy.execute("CREATE OR REPLACE FUNCTION pgrain._most_notes(OUT notes bigint, OUT bytes "
+                 "bigint, OUT patience interval) LANGUAGE sql IMMUTABLE AS "
+                 "$$ SELECT 20, 1 << 20, interval '0' $$")
+    for _ in range(70):
+        copy.execute("INSERT INTO stock SELECT * FROM items LIMIT 3")
+    assert copy.value("SELECT count(*) FROM pgrain.watch_note") == 64
     worker(copy)
     copy.execute("INSERT INTO stock SELECT * FROM items")
     agree(copy, "kept", COUNT.format("stock"))

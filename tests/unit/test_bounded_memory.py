@@ -170,3 +170,29 @@ def test_what_was_compiled_for_networks_is_let_go(monkeypatch):
         kept.tidy(nothing)
         sizes.append(predicting._logits._cache_size())
     assert sizes[2] == 0 and sizes[4] == 2, sizes
+
+
+def test_what_is_compiled_does_not_grow_with_a_table(monkeypatch):
+    """Each night there are some rows more: they are padded, and what was compiled for numbers of
+    rows or pairs that do not come again is let go at last."""
+    from pgrain.influence import hvp, projections
+    from pgrain.models import registry
+    network = registry.build("logistic_regression", 2, (3,), {})
+    theta = np.zeros(network.n_parameters, np.float32)
+    v = np.arange(len(theta), dtype=np.float32)
+    X, y = np.ones((1100, 3), np.float32), np.zeros(1100, np.int32)
+    programs, products = hvp._product._cache_size(), []
+    for n in range(1025, 1085, 10):
+        operator = hvp.hessian_operator(network, theta, X[:n], y[:n], 0.0, n_total=n)
+        products.append(operator(v) / n)
+    assert hvp._product._cache_size() - programs == 1
+    assert np.ptp(products, axis=0).max() < 1e-4 * np.abs(products).max() > 0
+    registry.forget_compiled()
+    monkeypatch.setattr(registry, "NETWORKS", 10**9)
+    monkeypatch.setattr(registry, "PROGRAMS", 10**9)
+    monkeypatch.setattr(registry, "_programs_then", registry._programs)
+    for k in range(1, 4):
+        projections.project(network, theta, X[:1], np.ones((len(theta), k), np.float32))
+    assert not registry.forget_compiled() and projections._push._cache_size() >= 3
+    monkeypatch.setattr(registry, "PROGRAMS", 3)
+    assert registry.forget_compiled() and projections._push._cache_size() == 0

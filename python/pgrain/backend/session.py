@@ -175,7 +175,10 @@ def load(plpy) -> None:
                (SELECT secret FROM pgrain.installation) AS secret,
                (SELECT backend_start::text FROM pg_catalog.pg_stat_activity
                 WHERE backend_type = 'checkpointer') AS incarnation,
-               extract(epoch FROM pg_catalog.pg_postmaster_start_time())::text AS server,
+               pg_catalog.concat(
+                   extract(epoch FROM pg_catalog.pg_postmaster_start_time()), ' ',
+                   (SELECT oid FROM pg_catalog.pg_database
+                    WHERE datname = pg_catalog.current_database())) AS server,
                pg_catalog.current_setting('config_file', true) AS config_file,
                pg_catalog.pg_is_in_recovery() AS standby,
                -- Those that were alive just now, the oldest first: so all sessions share one.

@@ -79,7 +79,7 @@ class Standing:
         if (self.version, self.spectrum) != (self.active_version, self.active_spectrum):
             return f'model "{self.model}" has another version or spectrum by now'
         if self.notes_print != self.state_notes:
-            return "its statements have changed"
+            return "its statements, or its partitions, have changed"
         return None
 
 
@@ -224,7 +224,9 @@ def load(plpy, name: str | None, number: int | None, role: str) -> None:
                      WITH ORDINALITY AS e (s, n)) AS path, w.settings::text AS settings,
                w.settings ->> 'DateStyle' AS date_style,
                w.settings ->> 'IntervalStyle' AS interval_style,
-               pg_catalog.md5(w.note_new || w.note_old) AS notes_print,
+               pg_catalog.md5(w.note_new || w.note_old) AS statements,
+               pg_catalog.md5(w.note_new || w.note_old)
+                   || pgrain._watch_tree(w.tables) AS notes_print,
                s.generation, s.version, s.spectrum, s.pairs, s.notes_print AS state_notes,
                s.print AS state_print, s.changes, s.before::text AS before,
                s.epoch, pgrain._watch_cut(w.watch) AS cut,
@@ -325,7 +327,7 @@ def read(plpy, found: Standing, params: dict):
         if reason is None and note["sign"] == 0:
             reason = note["print"]
         elif reason is None and (not note["sees"] or note["print"] != found.state_notes):
-            reason = "a change was made before another table's change was seen"
+            reason = "a change was made before another table's, or a partition's"
     if reason is not None:
         plpy.notice(f'pgrain: watch "{found.name}" is to be computed again ({reason}); '
                     "this answer is computed from its query")
@@ -468,7 +470,7 @@ def build(plpy, number: int) -> None:
     if ((made["oids"], made["fact"], made["plain"], made["shape"])
             != (found.oids, found.fact, found.plain, json.loads(found.shape))
             or query(plpy, "SELECT pg_catalog.md5($1 || $2) AS print", ["text", "text"],
-                     [made["note_new"], made["note_old"]])[0]["print"] != found.notes_print):
+                     [made["note_new"], made["note_old"]])[0]["print"] != found.statements):
         session.call(plpy, "watch_renew", {**made, "watch": number})
         raise NotReady("what the query reads, or how changes are noted, is not what it was",
                        detail="What notes a change has been made anew.", hint="Try again.")

@@ -21,7 +21,7 @@ import numpy as np
 from jax.sharding import PartitionSpec as P
 
 from pgrain.influence import devices
-from pgrain.models.batches import fitting
+from pgrain.models.batches import fitting, rounded
 from pgrain.models.loss import data_loss
 from pgrain.models.registry import Model
 
@@ -81,14 +81,14 @@ def hessian_operator(model: Model, theta, X: np.ndarray, y: np.ndarray, alpha: f
     X, y: the n rows of the sample, `n_total` = N the number of training rows they stand for.
     weights: (n,), default 1. chunk: rows at a time; by default what fits in
     `models.batches.MEMORY_BYTES`. curvature: "hessian" or "gauss_newton". mesh: the devices that
-    share the chunks, default `devices.here()`. Compiled once a model and shape.
+    share the chunks, default `devices.here()`. Compiled once a model and rounded number of rows.
     """
     n = len(y)
     mesh = mesh or devices.here()
     shares = 1 if mesh is None else mesh.size
     # Forward and backward activations and their tangents; the compiler reuses about half of them.
-    chunk = min(chunk or fitting(model.row_floats, 3), -(-n // shares))
-    chunks = -(-n // chunk // shares) * shares      # padding rows weigh nothing
+    chunk = min(chunk or fitting(model.row_floats, 3), rounded(-(-n // shares)))
+    chunks = rounded(-(-n // chunk // shares)) * shares      # padding rows weigh nothing
     w = np.ones(n, np.float32) if weights is None else np.asarray(weights, np.float32)
 
     def split(rows):

@@ -31,7 +31,9 @@ ARCHITECTURES = {
     "lstm": lstm,
 }
 NETWORKS = 12       # different ones, before what was compiled for all so far is let go
+PROGRAMS = 300      # that were compiled, likewise
 _forgotten = 0      # networks built until then
+_programs = _programs_then = 0
 
 
 @dataclass(frozen=True, eq=False)
@@ -115,16 +117,26 @@ def build(architecture: str, n_classes: int, input_shape: tuple[int, ...], optio
 
 
 def forget_compiled() -> bool:
-    """Where `NETWORKS` different ones have been built since the last time, free what JAX has
-    compiled: it keeps that for good, some 20 MiB a network, also of networks that nobody has any
-    more (another vocabulary is another network). What is needed again is compiled again."""
-    global _forgotten
-    built = _build.cache_info().misses
-    if built - _forgotten < NETWORKS:
+    """Where `NETWORKS` different ones have been built or `PROGRAMS` compiled since the last time,
+    free what JAX has compiled: it keeps that for good, some 20 MiB a network, also of networks that
+    nobody has any more (another vocabulary is another network) and for numbers of rows, of steps
+    and of eigenpairs that do not come again. What is needed again is compiled again."""
+    global _forgotten, _programs_then
+    built, programs = _build.cache_info().misses, _programs
+    if built - _forgotten < NETWORKS and programs - _programs_then < PROGRAMS:
         return False
-    _forgotten = built
+    _forgotten, _programs_then = built, programs
     jax.clear_caches()
     return True
+
+
+def _count(event: str, seconds: float, **_) -> None:
+    global _programs
+    if event == "/jax/core/compile/backend_compile_duration":
+        _programs += 1
+
+
+jax.monitoring.register_event_duration_secs_listener(_count)
 
 
 def build_for(architecture: str, n_classes: int, encoder, options: dict) -> Model:

@@ -9,6 +9,8 @@ import psycopg
 import psycopg.sql
 from psycopg.rows import dict_row
 
+from pgrain.errors import PgrainError, WorkerUnreachable
+
 WORKER_ROLE = "pgrain_worker"
 
 
@@ -24,11 +26,14 @@ def connect(dsn: str, what: str | None = None, *,
                                  application_name=f"pgrain worker: {what}" if what
                                  else "pgrain worker", keepalives_idle=30,
                                  connect_timeout=10, client_encoding="utf8")
-    if role is not None and connection.info.user != role:
-        connection.execute(psycopg.sql.SQL("SET ROLE {}").format(psycopg.sql.Identifier(role)))
+    settings = dict(_SETTINGS)
+    if connection.info.server_version >= 170000:
+        settings["transaction_timeout"] = 0
+    if role is not None:    # (also where it has logged in: ALTER ROLE can set another)
+        settings = {"role": psycopg.sql.Identifier(role), **settings}
     connection.execute(psycopg.sql.SQL("; ").join(     # one round trip
         psycopg.sql.SQL("SET {} = {}").format(psycopg.sql.Identifier(name), value)
-        for name, value in _SETTINGS.items()))
+        for name, value in settings.items()))
     return connection
 
 
@@ -39,6 +44,16 @@ _SETTINGS = {"search_path": psycopg.sql.SQL("pg_catalog, pg_temp"), "statement_t
              "idle_session_timeout": 0, "default_transaction_isolation": "read committed",
              "default_transaction_read_only": "off", "extra_float_digits": 1,
              "standard_conforming_strings": "on", "row_security": "on"}
+
+
+def failure(error: psycopg.Error) -> PgrainError:
+    """What a session reads of a statement of the worker's that failed. DETAIL, which may quote a
+    row, is left to the worker's log."""
+    if error.sqlstate is None or error.sqlstate[:2] == "08" or error.sqlstate[:3] == "57P":
+        return WorkerUnreachable("the worker cannot reach its own database",
+                                 detail=str(error).strip(), hint="Its log says so, too.")
+    return PgrainError(f"the worker failed in the database: {error.diag.message_primary}",
+                       hint="Its log has the details.", sqlstate=error.sqlstate)
 
 
 def power(connection: psycopg.Connection) -> dict | None:

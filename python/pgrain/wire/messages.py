@@ -16,8 +16,8 @@ KINDS = {HELLO: "hello", WELCOME: "welcome", REQUEST: "request", RESULT: "result
 
 
 def hello(version: str, database: str, server: str | None = None) -> dict:
-    """What a session says first: its extension's version, its database, which server that is in
-    (None: whichever), its process id."""
+    """What a session says first: its extension's version, its database, which of that name it
+    is (of which run of which server; None: whichever), its process id."""
     return {"version": version, "database": database, "server": server, "session": os.getpid()}
 
 

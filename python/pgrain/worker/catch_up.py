@@ -76,7 +76,12 @@ class CatchUp(Poller):
 
     def _sweep(self, connection) -> None:
         self._swept = time.monotonic()
-        connection.execute("SELECT pgrain._tidy()")
+        try:
+            connection.execute("SELECT pgrain._tidy()")
+        except psycopg.DatabaseError as error:     # somebody's event trigger, perhaps
+            if connection.closed:
+                raise
+            log.warning("what was dropped cannot be tidied up", error=str(error).strip())
         blind = self._swept - self._blind > BLIND_SECONDS
         if blind:
             self._blind = self._swept

@@ -21,8 +21,8 @@ import psycopg
 import structlog
 
 from pgrain.cli.install import version
-from pgrain.errors import PgrainError, WorkerUnreachable
-from pgrain.store.database import Shared, connect, power
+from pgrain.errors import PgrainError
+from pgrain.store.database import Shared, connect, failure, power
 from pgrain.worker import metrics, place
 from pgrain.worker.memory import Memory
 
@@ -98,9 +98,10 @@ def run(options: Options) -> int:
         allowed = options.allow_users or (() if server_uid is None else (server_uid,))
         handlers = Handlers(lambda: connect(dsn, "requests"), version=number, device=device,
                             power=too_much)
+        home = Home(looks, handlers.begin)
         server = Server(address, handlers.handle, version=number, database=database,
                         device=device, allow_users=allowed, tls=options.tls,
-                        tls_peers=options.tls_peers, mode=mode, whose=lambda: served(looks))
+                        tls_peers=options.tls_peers, mode=mode, whose=home)
         if options.metrics is not None:
             endpoint = metrics.serve(options.metrics, version=number, database=database)
         server.listen()
@@ -122,7 +123,7 @@ def run(options: Options) -> int:
 
     try:
         status = heartbeat(looks, identity, address, number, device, stopping, runner.interrupt,
-                           look, handlers.begin)
+                           look, home)
     finally:
         for thread in (runner, folder, catch_up):
             thread.stopping.set()
@@ -187,23 +188,48 @@ def wait_for_extension(dsn: str, number: str,
     return None
 
 
-def served(looks: Shared) -> str:
-    """Which run of which server a database is in: when its postmaster has started."""
-    def ask() -> str:
-        return looks.get().execute("SELECT extract(epoch FROM pg_postmaster_start_time())::text "
-                                   "AS server").fetchone()["server"]
-    try:
+class Home:
+    """Which database this worker is in, of which run of which server.
+
+    Where that has become another one of the same name (restored from a copy, exchanged for one by
+    renaming, made anew, brought back to an earlier moment), `begin` is called: numbers of versions,
+    spectra and watches are those of one database, and what is known of the last one's would be
+    taken for this one's.
+    """
+
+    def __init__(self, looks: Shared, begin: Callable[[], None]):
+        self._looks, self._begin = looks, begin
+        self._lock = threading.Lock()
+        self._known: tuple | None = None
+
+    def __call__(self) -> str:
+        """The server and the database, as sessions name them in their hello."""
         try:
-            return ask()
-        except psycopg.OperationalError:    # the connection may be to a server that has gone
-            return ask()
-    except psycopg.Error as error:
-        raise WorkerUnreachable("the worker cannot reach its own database",
-                                detail=str(error).strip()) from None
+            try:
+                row = self._looks.get().execute(_ABOUT).fetchone()
+            except psycopg.OperationalError:    # the connection may be to a server that has gone
+                row = self._looks.get().execute(_ABOUT).fetchone()
+        except psycopg.Error as error:
+            raise failure(error) from None
+        self.notice(row)
+        return row["server"]
+
+    def notice(self, row: dict) -> None:
+        """This is what `_ABOUT` has found."""
+        if row["extension"] is None:
+            return
+        with self._lock:
+            found = row["server"], row["extension"]
+            if self._known not in (None, found):
+                log.info("the database, or the extension in it, is another one now")
+                self._begin()
+            self._known = found
 
 
 _ABOUT = """
 SELECT current_database() AS database, pg_is_in_recovery() AS standby,
+       concat(extract(epoch FROM pg_postmaster_start_time()), ' ',
+              (SELECT oid FROM pg_database WHERE datname = current_database())) AS server,
        (SELECT extversion FROM pg_extension WHERE extname = 'pgrain') AS version,
        (SELECT oid FROM pg_extension WHERE extname = 'pgrain') AS extension
 """
@@ -211,18 +237,17 @@ SELECT current_database() AS database, pg_is_in_recovery() AS standby,
 
 def heartbeat(looks: Shared, identity: str, address: str, number: str, device: str,
               stopping: threading.Event, interrupt: Callable[[int], None],
-              look: Callable[[psycopg.Connection], None], begin: Callable[[], None]) -> int:
+              look: Callable[[psycopg.Connection], None], home: Home) -> int:
     """Register and say every few seconds that this worker lives; take the registration away at
     the end. A lost database is waited for. On a standby nothing can be written: sessions there know
     the worker from the server's own pgrain.toml, and hear from itself who it is.
     `interrupt` is called with the number of a job of this worker that is to stop; `look` with the
-    connection, to see what else has happened in the database; `begin` where the extension was made
-    anew, before sessions can find this worker there.
+    connection, to see what else has happened in the database; `home` is told which database that
+    is, before sessions can find this worker there.
 
     The exit status: 1 if the extension has become one of another version."""
     connection = None
     registered = ready = gone = False
-    extension = None
     while not stopping.is_set():
         try:
             known, connection = connection, looks.get()
@@ -234,12 +259,8 @@ def heartbeat(looks: Shared, identity: str, address: str, number: str, device: s
                           extension=row["version"], worker=number)
                 stopping.set()
                 return 1
-            if row["extension"] is not None:
-                if extension not in (None, row["extension"]):
-                    log.info("the extension was made anew")
-                    begin()
-                extension = row["extension"]
-            elif not gone:
+            home.notice(row)
+            if row["extension"] is None and not gone:
                 log.warning("worker waits",
                             problem=f'database "{row["database"]}" has no extension pgrain')
             gone = row["extension"] is None

@@ -17,6 +17,7 @@ import traceback
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+import psycopg
 import structlog
 
 from pgrain.errors import (
@@ -29,6 +30,7 @@ from pgrain.errors import (
 )
 from pgrain.interrupts import Abandoned, Wanted, check
 from pgrain.settings import CONCURRENT_REQUESTS, QUEUED_REQUESTS
+from pgrain.store.database import failure
 from pgrain.wire import address, frames, messages
 from pgrain.worker import metrics
 
@@ -230,6 +232,11 @@ class Server:
         except PgrainError as error:
             sqlstate = error.sqlstate
             _send(connection, messages.ERROR, messages.error(number, error))
+        except psycopg.Error as error:      # no more connections, perhaps
+            told = failure(error)
+            sqlstate = told.sqlstate
+            log.warning("request failed in the database", method=method, error=str(error).strip())
+            _send(connection, messages.ERROR, messages.error(number, told))
         except Abandoned:       # cancelled, or its session has gone: nobody reads an answer
             sqlstate = "57014"
             log.info("request stopped: its session waits no more", method=method,

@@ -188,7 +188,7 @@ class Watches:
             for note in notes:
                 if note["sign"] == 0 or not note["sees"] or note["print"] != row["notes_print"]:
                     raise Rebuild(note["print"] if note["sign"] == 0 else
-                                   "a change was made before another table's change was seen")
+                                  "a change was made before another table's, or a partition's")
             kept = row["shape"]
             state = self._state(connection, number, row["generation"], kept).copy()
             resident = self._residents.version(row["version"])
