@@ -152,6 +152,26 @@ def test_few_keys_find_their_rows_by_an_index(schema: Lab) -> None:
     assert all("never executed" in line for line in scans if "Seq Scan" in line)
 
 
+def test_many_keys_are_hashed_and_no_row_is_kept(schema: Lab) -> None:
+    """Not the wide side of EXISTS, of which PostgreSQL 15 knows more than of a CTE of keys."""
+    schema.connection.execute(
+        "CREATE TABLE IF NOT EXISTS many AS SELECT i AS id, i / 2 AS o, 'f' || i % 4 AS x FROM "
+        "generate_series(1, 100000) AS i; ANALYZE many")
+    query = ("SELECT count(*) AS n FROM many AS a WHERE id < 60000 AND EXISTS (SELECT 1 FROM many "
+             "AS b WHERE b.o = a.id AND pgrain.predict('m', b.x) = 'a')")
+    circuit, capture = schema.circuit(query)
+    circuit.value(schema.predicted(circuit)).compare(schema.result(capture))
+    schema.connection.execute("SET enable_nestloop = off")
+    try:
+        plan = "\n".join(row[0] for row in schema.rows(
+            "EXPLAIN (VERBOSE, COSTS OFF) " + capture.sql.replace("$1", "'\\x00'::bytea")))
+    finally:
+        schema.connection.execute("RESET enable_nestloop")
+    assert "Inner Unique: true" in plan
+    kept = {line.split()[1] for line in plan.split("\n") if line.split()[:1] == ["CTE"]}
+    assert "_pgrain_k0" in kept and not any(name.startswith("_pgrain_b") for name in kept)
+
+
 def test_more_possible_rows_than_an_int4_can_number_are_over_the_limit(schema: Lab) -> None:
     """216 000 assignments of three labels for each of 10 000 rows: 54000, not 22003."""
     labels = ", ".join(f"pgrain.predict('many', t.x || '{c}') AS l{c}" for c in "abc")

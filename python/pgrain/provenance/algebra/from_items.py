@@ -269,9 +269,15 @@ def _of_keys(block: SelectBlock, sql: str, ended: bool) -> str:
 
     PostgreSQL knows no number of these and must not join by nested loops (`nested_loops`). So that
     few keys find their rows by an index all the same, there are two branches, of which one runs.
+    Nor does it know (before 17) that a CTE's values differ, and would rather hash the other side,
+    wide as it may be: GROUP BY says so.
     """
     key = block.key
-    sources = [f"{key.cte} AS _pgrain_key", *key.lateral("_pgrain_key")]
+    source = key.cte
+    if block.tied and key.plain and len(key.columns) == 1:
+        source = (f"(SELECT pg_catalog.min({KEY}) AS {KEY}, _pgrain_c0 FROM {key.cte} GROUP BY "
+                  "_pgrain_c0)")
+    sources = [f"{source} AS _pgrain_key", *key.lateral("_pgrain_key")]
     made = f"SELECT _pgrain_key.{KEY}, _pgrain_i.* FROM " + ",\n".join(sources)
     if not block.tied or not ended:
         return f"{made},\nLATERAL (\n{sql}\n) AS _pgrain_i"

@@ -192,15 +192,21 @@ class Capture:
         inner = select_sql(block, columns, FACTOR_PAIRS.default + 1)
         labels = block.enumerated
         if n in self.lean:
-            self.ctes.append(f"{block.base} AS MATERIALIZED (\n{inner}\n)")
+            # Read once, rows need not be kept.
+            read = any(other.kind == "predicate" and other.relation.block == n and other.joined
+                       for other in self.program.blocks)
+            source = block.base if read else f"(\n{inner}\n) AS {block.base}"
+            if read:
+                self.ctes.append(f"{block.base} AS MATERIALIZED (\n{inner}\n)")
             for tag, a, b in self.base_parts(block):
-                results.add(block.base, tag, a, b)
+                results.add(source, tag, a, b)
             self._entries(block, [])
             key = KEY if block.key is not None else ""
-            self.ctes.append(f"{block.row} AS (SELECT {key} FROM {block.base} WHERE "
-                             f"{_null_pattern(labels)} OPERATOR(pg_catalog.=) ANY (ARRAY("
-                             f"SELECT _pgrain_p FROM {block.entry})))")
-            return results.count(block.base, f"{n}.rows")
+            if read:
+                self.ctes.append(f"{block.row} AS (SELECT {key} FROM {block.base} WHERE "
+                                 f"{_null_pattern(labels)} OPERATOR(pg_catalog.=) ANY (ARRAY("
+                                 f"SELECT _pgrain_p FROM {block.entry})))")
+            return results.count(source, f"{n}.rows")
         numbered = [f"{NUMBER} AS _pgrain_b"]
         if labels and not block.simple:
             nulls = [f"(_pgrain_x{slot.number} IS NULL)" for slot in labels]
