@@ -14,7 +14,9 @@ import time
 import psycopg
 import pytest
 from psycopg import errors
-from watch_checks import agree, folded
+from watch_checks import agree, agree_in, folded
+
+from pgrain.worker.watch_rows import LOCK_CLASS
 
 JOINED = """SELECT h.name, pgrain.predict('colour', s.x) AS label, count(*) AS n,
  count(*) FILTER (WHERE pgrain.predict('colour', s.x) = s.claim) AS same, sum(s.weight) AS total
@@ -430,3 +432,86 @@ def test_a_failing_expression_never_fails_the_statement(shop):
     agree(shop, "fragile", "SELECT count(*) AS n FROM stock WHERE "
           "pgrain.predict('colour', x) = 'red' AND 1 / (weight - 99) < 5")
     shop.execute("SELECT pgrain.unwatch('fragile')")
+
+
+def alone(database, first, count):
+    """Groups with one row each, folded into the state: hours `first` and on."""
+    database.execute("INSERT INTO stock (x, claim, hour, weight) SELECT ARRAY[i / 3.0, 1], 'red', "
+                     "%s + i, 5 + i FROM generate_series(0, %s::int - 1) AS i", [first, count])
+    folded(database)
+    until_current(database)
+
+
+@contextlib.contextmanager
+def unfolded(database):
+    """The worker answers, and folds nothing: somebody else seems to be at it."""
+    with database.connect() as other:
+        other.execute("SELECT pg_advisory_lock(%s, watch::int) FROM pgrain.watch", [LOCK_CLASS])
+        yield
+
+
+def test_rows_that_come_and_go_beside_one_that_stays(shop):
+    """Notes are folded in no order: a group never seems to lose its last row, and with it its sums,
+    if what was taken away came before what was added."""
+    alone(shop, 100, 30)
+    with unfolded(shop):
+        for hour in range(100, 130):
+            shop.execute("INSERT INTO stock (x, claim, hour, weight) VALUES ('{2,2}', 'red', %s, "
+                         "7)", [hour])
+            shop.execute("DELETE FROM stock WHERE hour = %s AND weight = 7", [hour])
+        all_agree(shop)
+    folded(shop)
+    assert shop.value("SELECT bool_and(current) FROM pgrain.watches")
+    all_agree(shop)
+
+
+def test_a_row_trigger_changes_what_its_statement_adds(shop):
+    """The inner statement notes the end of rows before the outer one notes their beginning."""
+    alone(shop, 200, 3)
+    shop.execute("CREATE FUNCTION moved() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN "
+                 "UPDATE stock SET hour = hour + 10 WHERE id = NEW.id; RETURN NULL; END $$")
+    shop.execute("CREATE TRIGGER moved AFTER INSERT ON stock FOR EACH ROW WHEN (NEW.claim = 'red') "
+                 "EXECUTE FUNCTION moved()")
+    with psycopg.connect(shop.dsn()) as unseen:
+        unseen.execute("INSERT INTO stock (x, claim, hour, weight) VALUES ('{2,2}', 'red', 200, 7)")
+        agree_in(unseen, "grouped", GROUPED)
+    all_agree(shop)
+    folded(shop)
+    assert shop.value("SELECT bool_and(current) FROM pgrain.watches")
+    all_agree(shop)
+    shop.execute("DROP TRIGGER moved ON stock; DROP FUNCTION moved")
+
+
+@pytest.mark.parametrize("weight", ["1e12", "1e300", "-1e15"])
+def test_an_outlier_comes_and_goes(shop, weight):
+    """What it leaves of rounding does not show in the sums of the rows that stay."""
+    shop.execute("INSERT INTO stock (x, claim, hour, weight) SELECT ARRAY[i / 3.0, 1], 'red', 300, "
+                 "0.1 FROM generate_series(1, 9) AS i")
+    shop.execute("INSERT INTO stock (x, claim, hour, weight) VALUES ('{2,2}', 'blue', 300, %s)",
+                 [weight])
+    folded(shop)
+    until_current(shop)
+    all_agree(shop)
+    shop.execute("DELETE FROM stock WHERE hour = 300 AND weight = %s", [weight])
+    all_agree(shop)
+    folded(shop)
+    until_current(shop)
+    all_agree(shop)
+    shop.execute("DELETE FROM stock WHERE hour = 300")
+
+
+def test_thousands_of_notes_are_folded_at_once(shop):
+    """A state that stands is not computed from the table again for how many notes wait."""
+    until_current(shop)
+    generation = "SELECT max(generation) FROM pgrain.watch_state JOIN pgrain.watch USING (watch) "
+    built = shop.rows("SELECT watch, built_at FROM pgrain.watch_state ORDER BY watch")
+    with unfolded(shop):
+        before = shop.value(generation + "WHERE name = 'one'")
+        shop.execute("DO $$ BEGIN FOR i IN 1 .. 2100 LOOP INSERT INTO stock (x, claim, hour, "
+                     "weight) VALUES (ARRAY[i % 50, 1], 'red', i % 8, 2); END LOOP; END $$")
+        all_agree(shop)
+    folded(shop)
+    assert shop.value(generation + "WHERE name = 'one'") == before + 1
+    assert shop.rows("SELECT watch, built_at FROM pgrain.watch_state ORDER BY watch") == built
+    all_agree(shop)
+    shop.execute("DELETE FROM stock WHERE claim = 'red' AND weight = 2 AND x[2] = 1")

@@ -19,7 +19,12 @@ def agree(database, name, query, keys=("hour",)):
     """The watch and its query, cell by cell, as of one snapshot."""
     with database.connect() as connection, connection.transaction():
         connection.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
-        standing, scratch = cells(connection, name, keys), cells(connection, query, keys)
+        agree_in(connection, name, query, keys)
+
+
+def agree_in(connection, name, query, keys=("hour",)):
+    """The same in a transaction that is under way, which sees what it has changed itself."""
+    standing, scratch = cells(connection, name, keys), cells(connection, query, keys)
     assert standing.keys() == scratch.keys()
     for key, numbers in scratch.items():
         # A value that is not stored is predicted in float32, in whatever batch it comes, and again

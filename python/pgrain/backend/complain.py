@@ -192,7 +192,7 @@ def _evaluate(plpy, text: str, complaints: list[str], options: dict,
 class Known:
     """What was looked up for a query. key: of the plan in the session's memory; stamps: keys of
     tuple stamps (`_stamp_keys`); mark: of the snapshot in which all this was so (`snapshots`).
-    conditions: what `condition` has prepared since."""
+    conditions: what `selected` has prepared since."""
 
     def __init__(self, plan: dict, models: dict, key: tuple, stamps: list[str]):
         self.plan, self.models, self.key, self.stamps = plan, models, key, stamps
@@ -384,26 +384,28 @@ def _cancelled(error) -> bool:
 def _select(plpy, known: Known, match: dict) -> list[int]:
     own = session.STATE.own
     if not own:
-        statement = condition(plpy, known.conditions, match["sql"])
-        return [row["output_row"] for row in fetch_all(plpy, statement, [match["output"]])]
+        return selected(plpy, known.conditions, match["sql"], match["output"])
     # The query is read as its creator's, a watch's; the complaint as its caller's.
     try:
         watch.set_config(plpy, {name: callers for name, (callers, _) in own.items()})
-        statement = condition(plpy, {}, match["sql"])
-        return [row["output_row"] for row in fetch_all(plpy, statement, [match["output"]])]
+        return selected(plpy, {}, match["sql"], match["output"])
     finally:
         watch.set_config(plpy, {name: creators for name, (_, creators) in own.items()})
 
 
-def condition(plpy, kept: dict[str, object], sql: str):
-    """The statement that finds a WHERE's rows, prepared once for as long as nothing that its names
-    and constants depend on can have changed: `kept` goes when something has."""
+def selected(plpy, kept: dict[str, object], sql: str, output: str) -> list[int]:
+    """The rows of `output` that a WHERE finds. Its statement is prepared once for as long as
+    nothing that its names and constants depend on can have changed: `kept` goes when something
+    has."""
     statement = kept.get(sql)
-    if statement is None:
+    if statement is not None:       # which a cursor has taken for one SELECT
+        rows = plpy.execute(statement, [output])
+    else:
         statement = plpy.prepare(sql, ["jsonb"])
+        rows = fetch_all(plpy, statement, [output])
         if len(kept) < _KNOWN_MATCHES and not snapshots.moves(sql):
             kept[sql] = statement
-    return statement
+    return [row["output_row"] for row in rows]
 
 
 def _shortened(message: str) -> str:
@@ -413,10 +415,9 @@ def _shortened(message: str) -> str:
 def _run_capture(plpy, plan: dict, stamped: list[str]) -> tuple[dict, list]:
     try:
         if stamped:
-            rows = fetch_all(plpy, _statement(plpy, plan, "stamped"), [])
+            rows = _captured_rows(plpy, plan, "stamped", [], [])
         else:
-            rows = fetch_all(plpy, _statement(plpy, plan, "capture", "bytea"),
-                             [session.STATE.secret])
+            rows = _captured_rows(plpy, plan, "capture", ["bytea"], [session.STATE.secret])
     except plpy.SPIError as error:
         if getattr(error, "sqlstate", None) != "22003":
             raise
@@ -430,6 +431,17 @@ def _run_capture(plpy, plan: dict, stamped: list[str]) -> tuple[dict, list]:
         head.append([row["tag"], row["meta"], [part is not None for part in parts]])
         blobs.extend(part for part in parts if part is not None)
     return {"plan": plan["plan"], "rows": head, "stamps": stamped}, blobs
+
+
+def _captured_rows(plpy, plan: dict, name: str, types: list[str], arguments: list):
+    """Rows of a plan's statement; through a cursor until one has taken it for one SELECT."""
+    statement = _statement(plpy, plan, name, *types)
+    taken = plan.setdefault("taken", set())
+    if name in taken:
+        return plpy.execute(statement, arguments)
+    rows = fetch_all(plpy, statement, arguments)
+    taken.add(name)
+    return rows
 
 
 def _stamp_keys(plpy, plan: dict) -> list[str]:

@@ -48,8 +48,8 @@ class Standing:
     """One watch as this session knows it.
 
     generation: of the state whose output (`output`, JSON for a complaint's WHERE) is known here.
-    here: the `snapshots.Environment` in which it was read; conditions: what `complain.condition`
-    has prepared since. keys_table, keys_column: as those of `session.Model`.
+    here: the `snapshots.Environment` in which it was read; conditions: what `complain.selected` has
+    prepared since. keys_table, keys_column: as those of `session.Model`.
     """
 
     def __init__(self, row: dict):
@@ -410,9 +410,7 @@ def rank(plpy, found: Standing, complaints: list[str], top_k: int, intervention:
 
 
 def _matches(plpy, found: Standing, statements: list, output: str) -> list:
-    return [None if sql is None else
-            [row["output_row"] for row in
-             fetch_all(plpy, complain.condition(plpy, found.conditions, sql), [output])]
+    return [None if sql is None else complain.selected(plpy, found.conditions, sql, output)
             for sql in statements]
 
 

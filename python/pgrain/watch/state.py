@@ -9,7 +9,8 @@ avg, its total) the state holds
 all of which add up over rows. A cell of the output is an atom (count, sum) or the ratio of two
 (avg). Sums are kept as pairs (high, low) of float64 that together carry twice the digits (Knuth's
 two-sum), so that a million additions and subtractions leave nothing behind; where a count falls to
-zero the sums are set to zero, which is what they are.
+zero the sums are set to zero, which is what they are. Where an outlier goes, what it was among is
+summed anew (`State.add`).
 """
 
 from __future__ import annotations
@@ -26,6 +27,10 @@ from pgrain.provenance.lineage import Lineage, sortable
 from pgrain.provenance.output import Output, OutputColumn
 
 _BLOCK_BYTES = 32 << 20
+# A sum so large that falls below so small a part of itself in one step: an outlier has gone.
+# What it leaves behind (the rounding of a float64, of a relaxed sum that of predictions in float32)
+# would show in the little that is left.
+_LARGE, _LEFT = 2.0 ** 20, 2.0 ** -16
 
 
 @dataclass
@@ -45,22 +50,29 @@ class State:
     cells: dict[str, tuple] = field(default_factory=dict)
 
     def add(self, tally: Tally, sign: int) -> set[str]:
-        """Add (+1) or take away (-1) a tally; the keys of the groups that it touched."""
+        """Add (+1) or take away (-1) a tally; the keys of the groups that it touched.
+
+        22023 where an outlier has gone and the state is to be computed anew.
+        """
         for number, key in enumerate(tally.keys):
             counts, sums = sign * tally.counts[number], sign * tally.sums[number]
             known = self.cells.get(key)
             if known is None:
                 self.cells[key] = (tally.texts[number], counts, sums, np.zeros_like(sums))
                 continue
-            texts, before, high, low = known
-            counts = before + counts
+            texts, held, high, low = known
+            counts = held + counts
             total = high + sums                  # two-sum: total + error is high + sums exactly
             part = total - high
             error = (high - (total - part)) + (sums - part)
             low = low + error
+            before = np.abs(high[:, :2])
             high, low = total + low, low - ((total + low) - total)
             nothing = counts == 0
             high[nothing], low[nothing] = 0.0, 0.0
+            if before.max() > _LARGE and ((before > _LARGE) & ~nothing[:, None] & (
+                    np.abs(high[:, :2]) < _LEFT * before)).any():
+                raise InvalidArgument("a number far larger than all others has gone")
             self.cells[key] = (texts, counts, high, low)
         for key in set(tally.keys):
             if key != "[]" and not self.cells[key][1].any():   # "[]": there without any row
@@ -120,15 +132,21 @@ def tally(annotated: Annotated, shape: dict, lineage: Lineage, predicted: np.nda
     """
     side, m = lineage.sides[0], 0 if J is None else J.shape[2]
     atoms = _atoms(annotated, lineage)
-    n_groups = len(lineage.texts)
-    counts = np.zeros((n_groups, len(atoms)), np.int64)
-    sums = np.zeros((n_groups, len(atoms), 2 + m))
+    # Of notes that were put together a group may be there several times.
+    texts: dict[str, list] = {}
+    keys = [key_of(row, shape) for row in lineage.texts]
+    for key, row in zip(keys, lineage.texts, strict=True):
+        texts.setdefault(key, row)
+    number_of = {key: number for number, key in enumerate(texts)}
+    group_number = np.array([number_of[key] for key in keys], np.int64)
+    counts = np.zeros((len(texts), len(atoms)), np.int64)
+    sums = np.zeros((len(texts), len(atoms), 2 + m))
     joint = np.zeros(len(lineage.entries), np.int64)
     for column in range(1, lineage.entries.shape[1]):
         joint = joint * (lineage.n_classes + 1) + lineage.entries[:, column]
     order = np.argsort(lineage.entries[:, 0], kind="stable")
     pattern, joint = lineage.entries[order, 0], joint[order]
-    group = lineage.group_of_entry[order]
+    group = group_number[lineage.group_of_entry[order]]
     n_joint = (lineage.n_classes + 1) ** len(side.variables)
     step = max(_BLOCK_BYTES // (8 * n_joint * (2 + m)), 16)
     for start in range(0, len(side.factor), step):
@@ -151,8 +169,7 @@ def tally(annotated: Annotated, shape: dict, lineage: Lineage, predicted: np.nda
             add = per_entry[order][entries][:, None] * summed[weighted][where, which]
             np.add.at(sums[:, number], to, add)
             np.add.at(counts[:, number], to, here[where] * flags[order][entries])
-    keys = [key_of(texts, shape) for texts in lineage.texts]
-    return Tally(keys, lineage.texts, counts, sums)
+    return Tally(list(texts), list(texts.values()), counts, sums)
 
 
 def key_of(texts: list, shape: dict) -> str:

@@ -22,7 +22,6 @@ from pgrain.worker.watches import Rebuild, Watches
 log = structlog.get_logger()
 LOOK_SECONDS = 2.0          # between two looks at what no note tells
 LONGEST_PAUSE = 60.0        # between two tries to compute a state that failed
-BEHIND = 2000               # notes; who is further behind is computed again, which takes less
 
 
 class Folder(Poller):
@@ -56,10 +55,7 @@ class Folder(Poller):
             if row["draining"]:
                 reasons[row["watch"]] = self._drain(connection, row["watch"], row["generation"])
                 continue
-            # Where that has failed, notes are folded as long as they can be.
-            behind = row["notes"] > BEHIND and row["watch"] not in self._failed
-            reasons[row["watch"]] = (f"{row['notes']} changes wait" if behind
-                                     else self._fold(connection, row["watch"]))
+            reasons[row["watch"]] = self._fold(connection, row["watch"])
         if time.monotonic() - self._looked > LOOK_SECONDS:
             self._looked = time.monotonic()
             self._some = self.due(connection)
@@ -133,11 +129,9 @@ _CUT = """CASE WHEN s.watch IS NULL THEN coalesce(pgrain._watch_cut({0}.watch) %
         OR s.owner <> pgrain._watch_owner({0}.watch) END AS cut"""
 # What waits, a row a watch.
 _WAITING = f"""
-SELECT n.watch, n.notes, s.generation, coalesce(s.draining, false) AS draining, {_CUT.format("n")}
-FROM (SELECT watch, count(note) AS notes FROM (
-          SELECT watch, note FROM pgrain.watch_note
-          UNION ALL SELECT watch, NULL FROM pgrain.watch_state WHERE draining) AS one
-      GROUP BY watch) AS n
+SELECT n.watch, s.generation, coalesce(s.draining, false) AS draining, {_CUT.format("n")}
+FROM (SELECT watch FROM pgrain.watch_note
+      UNION SELECT watch FROM pgrain.watch_state WHERE draining) AS n
 LEFT JOIN pgrain.watch_state s USING (watch)"""
 _STALE = f"""
 SELECT w.watch, {_CUT.format("w")}, CASE WHEN s.watch IS NULL THEN 'there is no state yet'

@@ -8,31 +8,32 @@ why the answers are exact.
 from __future__ import annotations
 
 import json
-import struct
 import threading
 from collections import OrderedDict
+from dataclasses import dataclass, field
 
 import numpy as np
 import structlog
 
 from pgrain.complaint.grammar import parse
 from pgrain.complaint.objective import Objective, all_rows, complained_column
-from pgrain.errors import InvalidArgument, NotReady, ObjectInUse
+from pgrain.errors import NotReady, ObjectInUse
 from pgrain.provenance.lineage import read_lineage
-from pgrain.provenance.output import match_sql
+from pgrain.provenance.output import Output, match_sql
 from pgrain.store.versions import read_secret
 from pgrain.watch.plan import NEW, OLD, check_alert, note_sql, reading, shape, tables
 from pgrain.watch.state import StandingCircuit, State, Tally, atom_count, pack, tally, unpack
-from pgrain.wire.identity import DIGEST_BYTES
 from pgrain.wire.identity import hasher as keyed_hasher
 from pgrain.worker.complaints import Complaints, evaluation_of, not_precomputed, slopes
 from pgrain.worker.ranking import NOTHING, Projected, Ranker
 from pgrain.worker.resident import Resident, Residents
+from pgrain.worker.watch_notes import batches, named, raw_value
 from pgrain.worker.watch_rows import LOCK_CLASS, renew, trimmed
 
 log = structlog.get_logger()
 STATES = 64              # of watches, at most GENERATIONS of each, of about so many bytes in all
 GENERATIONS = 4
+COMPLAINTS = 32          # about a state, of which it is known what they ask for
 STATES_BYTES = 128 << 20
 
 
@@ -44,7 +45,7 @@ class Watches:
         self._ranker = Ranker(residents)
         self._lock = threading.Lock()
         self._states: OrderedDict[tuple, tuple[State, dict]] = OrderedDict()
-        self._evaluated: dict[tuple, tuple] = {}      # of states that were read
+        self._evaluated: dict[tuple, Read] = {}       # of states that were read
 
     # --- making one ----------------------------------------------------------------------------
 
@@ -149,7 +150,7 @@ class Watches:
     # --- folding -------------------------------------------------------------------------------
 
     def fold(self, connection, number: int) -> str | None:
-        """Fold up to `FOLDED` notes into the state; the reason where it is to be built anew."""
+        """Fold what waits into the state; the reason where it is to be built anew."""
         with connection.transaction():
             if not connection.execute("SELECT pg_try_advisory_xact_lock(%s, %s) AS mine",
                                       [LOCK_CLASS, number & 0x7FFFFFFF]).fetchone()["mine"]:
@@ -171,10 +172,10 @@ class Watches:
             if row is None:
                 return "there is no state yet"
             connection.execute(_FORGET_OTHERS, [number, row["owner"]])
+            # All that is to be seen: a part of it might lack what another part takes away again.
             notes = connection.execute("""
-                DELETE FROM pgrain.watch_note WHERE note IN (
-                    SELECT note FROM pgrain.watch_note WHERE watch = %(watch)s
-                        AND owner = %(owner)s::oid ORDER BY note LIMIT 64)
+                DELETE FROM pgrain.watch_note
+                WHERE watch = %(watch)s AND owner = %(owner)s::oid
                 RETURNING sign, print, tags, metas, a, b, c,
                     pg_snapshot_xmin(snapshot) > %(before)s::text::xid8 AND coalesce((
                         SELECT bool_and(pg_visible_in_snapshot(x::xid8, snapshot))
@@ -192,12 +193,10 @@ class Watches:
             kept = row["shape"]
             state = self._state(connection, number, row["generation"], kept).copy()
             resident = self._residents.version(row["version"])
-            touched: set[str] = set()
-            for note in notes:
-                head = list(zip(note["tags"], note["metas"], note["a"], note["b"], note["c"],
-                                strict=True))
-                touched |= state.add(self._tally(kept, head, resident, row["spectrum"],
-                                                 row["last_seq"]), note["sign"])
+            touched = self._add(state, kept, [
+                (note["sign"], list(zip(note["tags"], note["metas"], note["a"], note["b"],
+                                        note["c"], strict=True))) for note in notes],
+                resident, row["spectrum"], row["last_seq"])
             gone = [key for key in touched if key not in state.cells]
             if gone:
                 connection.execute("DELETE FROM pgrain.watch_cell WHERE watch = %s "
@@ -272,21 +271,19 @@ class Watches:
             for key in [key for key in self._states if key[0] not in watches]:
                 self._drop(key)
 
+    def _add(self, state: State, kept: dict, notes: list[tuple[int, list[tuple]]],
+             resident: Resident, spectrum: int | None, last_seq: int) -> set[str]:
+        """Add (sign, rows) of notes to a state; the keys of the groups that they touch."""
+        touched: set[str] = set()
+        for sign, rows in batches(notes):
+            touched |= state.add(self._tally(kept, rows, resident, spectrum, last_seq), sign)
+        return touched
+
     def _tally(self, kept: dict, head: list[tuple], resident: Resident, spectrum: int | None,
                last_seq: int) -> Tally:
         """What a note adds; predictions that are not known are made in one batch."""
-        annotated, values, rows = reading(kept), {}, []
-        keyed = keyed_hasher(self._secret())
-        for tag, meta, a, b, c in head:
-            if tag.startswith("digest:"):
-                digests = []
-                for content in _contents(a):
-                    state = keyed.copy()
-                    state.update(content)
-                    digests.append(state.digest()[:DIGEST_BYTES])
-                    values[digests[-1]] = content
-                a = b"".join(digests)
-            rows.append((tag, meta, a, b, c))
+        annotated = reading(kept)
+        rows, values = named(head, keyed_hasher(self._secret()))
         lineage = read_lineage(annotated, len(kept["classes"]), rows)
         digests = lineage.digests[kept["model"]]
         table = self._residents.table(resident, spectrum, last_seq)
@@ -296,7 +293,7 @@ class Watches:
         if len(new):
             vectors = (self._residents.spectrum(resident, spectrum).vectors
                        if spectrum is not None else None)
-            raw = [resident.value(_value(values[name.tobytes()], resident)) for name in new]
+            raw = [resident.value(raw_value(values[name.tobytes()], resident)) for name in new]
             predicted, logits, _, J = resident.logits_and_projections(raw, vectors)
             passing.add(new, predicted, logits, J)
         return tally(annotated, kept, lineage, *table.rows(at, passing, passing.find(absent)))
@@ -326,23 +323,23 @@ class Watches:
         resident = self._residents.version(params["version"])
         if params.get("notes"):
             made = made.copy()
-            for note in params["notes"]:
-                head = [(tag, meta, *(next(rest) if there else None for there in present))
-                        for tag, meta, present in note["rows"]]
-                made.add(self._tally(kept, head, resident, params["spectrum"],
-                                     params["last_seq"]), note["sign"])
-            circuit, value, relaxed = _evaluated(made, kept, params["pairs"])
+            notes = [(note["sign"], [(tag, meta, *(next(rest) if there else None
+                                                  for there in present))
+                                     for tag, meta, present in note["rows"]])
+                     for note in params["notes"]]
+            self._add(made, kept, notes, resident, params["spectrum"], params["last_seq"])
+            ready = Read.of(made, kept, params["pairs"])
         else:
             with self._lock:
                 ready = self._evaluated.get(key)
             if ready is None:
-                ready = _evaluated(made, kept, params["pairs"])
+                ready = Read.of(made, kept, params["pairs"])
                 with self._lock:
                     if key in self._states:     # it goes with its state
                         self._evaluated[key] = ready
-            circuit, value, relaxed = ready
+        circuit, value = ready.circuit, ready.value
         if params.get("cells"):
-            return {"rows": _cells(circuit, value, relaxed, params["include_absent"])}, []
+            return {"rows": _cells(circuit, value, ready.relaxed, params["include_absent"])}, []
         complaints = [parse(text) for text in params["complaints"]]
         if any(complaint.column is None for complaint in complaints):
             return {"ad hoc": "complaints about rows need the rows"}, []
@@ -353,20 +350,19 @@ class Watches:
                               for c in complaints], "output": value.match_json(),
                     "absent": not bool(value.present.all())}, []
         matches = params["matches"] or [None] * len(complaints)
-        return self._rank(circuit, value, relaxed, complaints, matches, resident, params), []
+        return self._rank(ready, complaints, matches, resident, params), []
 
-    def _rank(self, circuit, value, relaxed, complaints, matches, resident, params) -> dict:
+    def _rank(self, ready: Read, complaints, matches, resident, params) -> dict:
+        model = ready.circuit.shape["model"]
         if params["spectrum"] is None:
-            raise not_precomputed(circuit.shape["model"])
-        matched = [all_rows(value) if rows is None else rows for rows in matches]
-        objective = Objective(complaints, circuit, value, relaxed, matched, {})
-        gradient, notices = slopes(objective)
+            raise not_precomputed(model)
+        gradient, effect, told = ready.asked(complaints, matches)
+        notices = list(told)
         if gradient is None:
             return NOTHING.answer(params, notices)
         return self._ranker.rank(
-            {circuit.shape["model"]: Projected(resident, params["spectrum"])}, gradient,
-            objective.effect_gradient(), params["top_k"], params["intervention"],
-            params["options"], notices).answer(params, notices)
+            {model: Projected(resident, params["spectrum"])}, gradient, effect, params["top_k"],
+            params["intervention"], params["options"], notices).answer(params, notices)
 
 
 # Notes of who is not the owner of the watch (any more) count for nothing.
@@ -377,10 +373,37 @@ class Rebuild(Exception):
     """The notes cannot be folded; what was deleted is rolled back."""
 
 
-def _evaluated(state: State, kept: dict, pairs: int) -> tuple:
-    """(circuit, output on classes, output on probabilities) of a state."""
-    circuit = StandingCircuit(state, kept, pairs)
-    return circuit, circuit.output(hard=True), circuit.output(hard=False)
+@dataclass
+class Read:
+    """A state that is read: its circuit, the output on classes and on probabilities, and what
+    complaints about it ask for."""
+
+    circuit: StandingCircuit
+    value: Output
+    relaxed: Output
+    _asked: dict[tuple, tuple] = field(default_factory=dict)
+
+    @staticmethod
+    def of(state: State, kept: dict, pairs: int) -> Read:
+        """That of a state."""
+        circuit = StandingCircuit(state, kept, pairs)
+        return Read(circuit, circuit.output(hard=True), circuit.output(hard=False))
+
+    def asked(self, complaints: list, matches: list) -> tuple:
+        """(gradient, effect's gradient, notices) of complaints about the rows `matches` (None: all
+        of them), as `slopes` has them; not to be changed."""
+        key = tuple(it.text for it in complaints), tuple(
+            rows if rows is None else tuple(rows) for rows in matches)
+        known = self._asked.get(key)
+        if known is None:
+            matched = [all_rows(self.value) if rows is None else rows for rows in matches]
+            objective = Objective(complaints, self.circuit, self.value, self.relaxed, matched, {})
+            gradient, notices = slopes(objective)
+            effect = None if gradient is None else objective.effect_gradient()
+            known = gradient, effect, notices
+            if len(self._asked) < COMPLAINTS:
+                self._asked[key] = known
+        return known
 
 
 def _cells(circuit: StandingCircuit, value, relaxed, include_absent: bool) -> list[list]:
@@ -395,57 +418,6 @@ def _cells(circuit: StandingCircuit, value, relaxed, include_absent: bool) -> li
             rows.append([row["row"], output, column.name,
                          *(None if np.isnan(cell) else float(cell) for cell in cells), None])
     return rows
-
-
-def _contents(packed) -> list[bytes]:
-    """The canonical bytes that a note packed, each behind its length."""
-    found, at, data = [], 0, bytes(packed) if packed is not None else b""
-    while at < len(data):
-        length, = struct.unpack_from(">i", data, at)
-        found.append(data[at + 4:at + 4 + length])
-        at += 4 + length
-    return found
-
-
-def _value(content: bytes, resident: Resident):
-    """A feature value out of its canonical bytes (wire/identity.py)."""
-    kind = resident.row.kind
-    if kind == "bytea":
-        return content
-    if kind == "text":
-        return content.decode()
-    if kind == "float8":
-        return _array(content)
-    if kind == "columns":
-        pairs = zip(resident.features, _members(content.decode()), strict=True)
-        return "{" + ", ".join(f"{json.dumps(name)}: {text}" for name, text in pairs) + "}"
-    raise InvalidArgument(f'no such kind of input: "{kind}"')
-
-
-def _array(content: bytes) -> list[float]:
-    dimensions, _, _ = struct.unpack_from("!iii", content)
-    if dimensions == 0:
-        return []
-    if dimensions != 1:
-        raise InvalidArgument("expected an array of one dimension")
-    length, _ = struct.unpack_from("!ii", content, 12)
-    values, at = [], 20
-    for _ in range(length):
-        size, = struct.unpack_from("!i", content, at)
-        at += 4
-        values.append(float("nan") if size < 0 else struct.unpack_from("!d", content, at)[0])
-        at += max(size, 0)
-    return values
-
-
-def _members(text: str) -> list[str]:
-    """The members of a JSON array of scalars, each as it is written."""
-    decoder, found, at = json.JSONDecoder(), [], 1
-    while text[at] != "]":
-        _, end = decoder.raw_decode(text, at)
-        found.append(text[at:end])
-        at = end + 2 if text[end] == "," else end
-    return found
 
 
 def _functions(capture) -> list[str]:
