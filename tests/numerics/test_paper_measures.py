@@ -342,6 +342,19 @@ def test_every_row_of_the_baselines_has_cleanlab_and_of_dense_layers_ek_fac():
     assert rows and not lacking
 
 
+def test_a_models_own_probabilities_count_before_anothers():
+    def record(architecture, **values):
+        return {"kind": "peers", "peers": {"Q3": values}, "setting": {
+            "data": "mnist", "architecture": architecture, "error": "flip", "rate": 0.4, "seed": 0}}
+
+    found = peers.columns([record("mlp", cleanlab=0.1, ekfac=0.9),
+                           record("logistic_regression", cleanlab=0.2)])
+    rows = {a: peers.beside(found, "mnist", a, "flip", 0.4, "Q3")
+            for a in ("mlp", "logistic_regression", "cnn")}
+    assert rows == {"mlp": {"cleanlab": {0: 0.1}, "ekfac": {0: 0.9}},
+                    "logistic_regression": {"cleanlab": {0: 0.2}}, "cnn": {"cleanlab": {0: 0.1}}}
+
+
 def test_what_a_peer_is_given(tmp_path):
     """cleanlab: probabilities of rows by a model that has not seen them, or words; no weights."""
     X = RNG.normal(size=(90, 4)).astype(np.float32)

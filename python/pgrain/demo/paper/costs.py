@@ -13,10 +13,10 @@ from pgrain.demo.paper.records import Job, Records
 SECONDS = 60.0
 """Of a configuration of a kind that nothing is known of."""
 TYPICAL = {
-    ("setting", "mlp"): 45, ("setting", "logistic_regression"): 40, ("setting", "cnn"): 300,
+    ("setting", "mlp"): 45, ("setting", "logistic_regression"): 15, ("setting", "cnn"): 300,
     ("setting", "lstm"): 150, ("setting", "wide_resnet_10"): 600, ("points", "mlp"): 60,
-    ("peers", "mlp"): 200, ("peers", "logistic_regression"): 60, ("surface", "mlp"): 90,
-    ("surface", "logistic_regression"): 40, ("repaired", "mlp"): 150,
+    ("peers", "mlp"): 60, ("peers", "logistic_regression"): 15, ("peers", "lstm"): 5,
+    ("surface", "mlp"): 90, ("surface", "logistic_regression"): 40, ("repaired", "mlp"): 150,
     ("repaired", "logistic_regression"): 150, ("latency", "mlp"): 120, ("latency", "cnn"): 300,
     ("latency", "logistic_regression"): 80, ("streaming", "mlp"): 90}
 """By kind and architecture, at the scale `small`, where no record is kept: rough."""
@@ -26,7 +26,8 @@ def _like(kind: str, what: dict) -> tuple:
     """What makes two jobs cost about the same."""
     return (kind, what.get("data"), what.get("architecture"), what.get("model"), what.get("rows"),
             bool(what.get("cg")), bool(what.get("baselines", True)), what.get("pairs"),
-            bool(what.get("denoise")), tuple(what.get("peers", ())))
+            bool(what.get("denoise")), bool(what.get("swept")), tuple(what.get("peers", ())),
+            what.get("factor_rows"))
 
 
 def _parts(like: tuple) -> tuple[tuple, ...]:
