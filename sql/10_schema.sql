@@ -15,6 +15,22 @@ BEGIN
 EXCEPTION WHEN duplicate_object THEN NULL;  -- another database's CREATE EXTENSION came first
 END $$;
 
+-- Weights, projections, digests and keys are parameters of the worker's statements: with log_statement,
+-- log_min_duration_statement or log_parameter_max_length_on_error they would all be in the server's log.
+-- (What a superuser has set for the role stays.)
+DO $$
+DECLARE
+    setting text;
+BEGIN
+    FOREACH setting IN ARRAY '{log_parameter_max_length, log_parameter_max_length_on_error}'::text[] LOOP
+        IF NOT EXISTS (SELECT FROM pg_catalog.pg_db_role_setting s, unnest(s.setconfig) AS c (given)
+                       WHERE s.setrole = 'pgrain_worker'::regrole AND s.setdatabase = 0
+                           AND split_part(given, '=', 1) = setting) THEN
+            EXECUTE format('ALTER ROLE pgrain_worker SET %I = 0', setting);
+        END IF;
+    END LOOP;
+END $$;
+
 -- Fails at once where this server is older than what the scripts need, or the database is in another
 -- encoding than UTF8: what a text is, as bytes, is UTF-8 for the worker, and SQL_ASCII converts nothing.
 DO $$

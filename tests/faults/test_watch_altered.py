@@ -330,12 +330,17 @@ def test_writers_under_row_security_off(shop, as_role):
 
 
 def test_settings_for_applications(shop):
-    """What ALTER DATABASE or ALTER ROLE sets does not keep the worker from its work."""
+    """What ALTER DATABASE or ALTER ROLE sets does not keep the worker from its work; and what it
+    stores is not in the server's log."""
     make(shop, "stock")
     query = QUERY.format("stock")
+    logged = shop.cluster.log.stat().st_size
     for setting in ("default_transaction_read_only = on", "statement_timeout = '1ms'",
                     "default_transaction_isolation = serializable", "row_security = off",
-                    "idle_session_timeout = '200ms'", "lock_timeout = '1ms'"):
+                    "idle_session_timeout = '200ms'", "lock_timeout = '1ms'",
+                    "role = pgrain_reader", "log_statement = 'all'",
+                    *(["transaction_timeout = '1ms'"] if shop.value(
+                        "SELECT current_setting('transaction_timeout', true)") else [])):
         shop.execute(f"ALTER ROLE pgrain_worker IN DATABASE {shop.name} SET {setting}")
     try:
         shop.worker.stop()
@@ -348,6 +353,8 @@ def test_settings_for_applications(shop):
         settled(shop, ["w"])
         assert values(shop, "w") == values(shop, query)
         shop.execute("SELECT pgrain.detach('colour', 'stock')")
+        log = shop.cluster.log.read_bytes()[logged:]
+        assert b"INSERT INTO pgrain.watch_cell" in log and b"parameters: " not in log
     finally:
         shop.execute(f"ALTER ROLE pgrain_worker IN DATABASE {shop.name} RESET ALL")
 

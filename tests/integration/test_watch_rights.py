@@ -250,3 +250,31 @@ def test_dump_and_restore(shop, module_database, worker):
     assert not copy.rows("SELECT tgname FROM pg_trigger WHERE tgname ~ 'pgrain'")
     copy.execute("INSERT INTO stock SELECT * FROM items")
     shop.execute("SELECT pgrain.unwatch('kept')")
+
+
+def test_dumps_of_single_tables(shop, module_database):
+    """They carry triggers: elsewhere those are errors and no more, and on another table of the
+    watch's database they make no notes that count, and go."""
+    watch(shop, "kept", COUNT.format("stock"))
+    dump = subprocess.run([shop.cluster.server.program("pg_dump"), "-t", "stock", shop.dsn()],
+                          capture_output=True, text=True, check=True).stdout
+    bare = module_database(extension=False)
+    for place, script in ((bare, dump), (shop, dump.replace("public.stock", "public.stock_too"))):
+        done = subprocess.run([shop.cluster.server.program("psql"), "-qX", place.dsn()],
+                              input=script, text=True, capture_output=True)
+        assert done.returncode == 0, done.stderr
+    errors = [line for line in done.stderr.splitlines() if "ERROR" in line]
+    assert all("already exists" in line or "multiple primary" in line for line in errors), errors
+    assert bare.value("SELECT count(*) FROM stock") == shop.value("SELECT count(*) FROM stock_too")
+    name = "_pgrain_watch_%"
+    made = ("SELECT count(*) FROM pg_trigger WHERE tgrelid = 'stock_too'::regclass "
+            f"AND tgname LIKE '{name}'")
+    shop.execute("INSERT INTO stock_too SELECT * FROM items")
+    agree(shop, "kept", COUNT.format("stock"))
+    deadline = time.monotonic() + 20
+    while shop.value(made):
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    current(shop, "kept")
+    agree(shop, "kept", COUNT.format("stock"))
+    shop.execute("SELECT pgrain.unwatch('kept'); DROP TABLE stock_too")
