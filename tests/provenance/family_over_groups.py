@@ -234,6 +234,75 @@ def _(p: Parts) -> Query:
                                      f"{' (n)' if 'AS q (g, n)' in one else ' (g, n)'}"))
 
 
+def _one_number(p: Parts, a: str, kind: str) -> str:
+    """A minimum, maximum, sum or average of few values, of one type."""
+    return {"number": p.pick(f"max({a}.v)", f"min({a}.v)", f"sum({a}.v)", f"avg({a}.g)",
+                             f"sum({a}.v) FILTER (WHERE {a}.g > 0)", f"round(avg({a}.v), 1)",
+                             f"sum(DISTINCT {a}.v)", f"max({a}.v) - min({a}.v)"),
+            "whole": p.pick(f"max({a}.g)", f"sum({a}.g)", f"min({a}.id)", f"sum({a}.g) + count(*)",
+                            f"sum(CASE WHEN {p.on_m(a)} THEN 1 ELSE {a}.g END)",
+                            f"coalesce(sum({a}.g), 0)", f"max({p.n(a)}::int)"),
+            "text": p.pick(f"max({a}.c)", f"min({a}.c)", f"max({p.m(a)})", f"min({a}.x)"),
+            "date": p.pick(f"max({a}.d)", f"min({a}.d)")}[kind]
+
+
+_KINDS = ("number", "number", "whole", "whole", "text", "date")
+
+
+@family("over aggregates: GROUP BY a minimum, maximum, sum or average")
+def _(p: Parts) -> Query:
+    relation, kind = p.pick("solo", "solo", "t", "u"), p.pick(*_KINDS)
+    m, more = _one_number(p, "l", kind), p.maybe(f", {_one_number(p, 'l', 'whole')} AS k", 0.3)
+    having = p.maybe(" HAVING count(*) > 1", 0.2)
+    q = (f"(SELECT l.g, {m} AS m{more} FROM {relation} AS l WHERE {p.on_m('l')} GROUP BY l.g"
+         f"{having}) AS q")
+    exact = {"n": EXPECTED} | ({ROW: ""} if relation == "solo" else {})
+    by, shown = ("q.m, q.k", "q.k") if more else p.pick(
+        ("q.m", "q.m"), ("1", "q.m::text"), ("1", "coalesce(q.m::text, 'none')"),
+        ("q.m IS NULL, 1", "q.m"))
+    grouped = Query(f"SELECT {shown} AS m, count(*) AS n FROM {q} GROUP BY {by}", exact)
+    return p.pick(grouped, grouped,
+                  Query(f"SELECT DISTINCT q.m FROM {q}", {ROW: ""} if relation == "solo" else {}),
+                  Query(f"SELECT q.g FROM {q} WHERE q.m::text LIKE '%1%'", {ROW: ""}))
+
+
+@family("set operations: rows with minima, maxima, sums and averages")
+def _(p: Parts) -> Query:
+    kind = p.pick(*_KINDS)
+
+    def side(relation: str, a: str) -> str:
+        by = p.pick(f" GROUP BY {a}.g", f" GROUP BY {a}.c", "")
+        return (f"SELECT {_one_number(p, a, kind)} AS m FROM {relation} AS {a} WHERE {p.on_m(a)}"
+                f"{by}")
+    other = {"number": "SELECT r.v FROM u AS r", "whole": "SELECT r.g FROM u AS r",
+             "text": "SELECT r.c FROM u AS r", "date": "SELECT r.d FROM u AS r"}[kind]
+    other = p.pick(other, side("u", "r"))
+    one = side(p.pick("t", "solo"), "l")
+    operator = p.pick("UNION", "INTERSECT", "EXCEPT", "INTERSECT ALL", "EXCEPT ALL")
+    return p.pick(Query(f"{one} {operator} {other}"),
+                  Query(f"SELECT z.m, count(*) AS n FROM ({one} UNION ALL {other}) AS z GROUP BY"
+                        " z.m"),
+                  Query(f"SELECT DISTINCT{one[6:]}"))
+
+
+@family("subqueries: IN the minimum, maximum, sum or average of rows")
+def _(p: Parts) -> Query:
+    kind = p.pick(*_KINDS)
+    column = {"number": "r.v", "whole": "r.g", "text": "r.c", "date": "r.d"}[kind]
+    relation = p.pick("solo", "t")
+    inner = (f"SELECT {_one_number(p, 'l', kind)} FROM {relation} AS l WHERE {p.on_m('l')}"
+             f"{p.maybe(' AND l.g = r.g', 0.4)}")
+    grouped = inner + p.pick("", " GROUP BY l.c")
+    test = p.pick(f"{column} IN ({grouped})", f"{column} NOT IN ({grouped})",
+                  f"{column} = ANY ({grouped})", f"{column} <> ALL ({grouped})",
+                  f"{column} = ({inner})", f"{column} >= ({inner})")
+    exact = {ROW: ""} if relation == "solo" and " GROUP BY" not in test else {}
+    return p.pick(Query(f"SELECT r.id FROM u AS r WHERE {test}", exact),
+                  Query(f"SELECT count(*) AS n FROM u AS r WHERE {test}",
+                        {"n": EXPECTED} if exact else {}),
+                  Query(f"SELECT DISTINCT ({inner}) AS m FROM u AS r"))
+
+
 @family("subqueries: a count before IN, ANY or ALL")
 def _(p: Parts) -> Query:
     r = p.pick("SELECT r.id FROM u AS r", "SELECT r.g FROM u AS r", "SELECT r.id FROM u AS r WHERE"

@@ -54,8 +54,9 @@ ON = Query(f"SELECT DISTINCT ON (l.g) l.g, l.id FROM t AS l WHERE {M('l')} = 'a'
            " l.id", {ROW: ""})
 LEAST = Query(f"SELECT l.g, min(l.v) AS low FROM t AS l WHERE {M('l')} <> 'c' GROUP BY l.g",
               {"low": IF_KNOWN})
-BOTH = Query(f"SELECT l.id, r.id AS other FROM t AS l JOIN u AS r ON l.g = r.g AND {M('l')} = 'a'"
-             f" AND EXISTS (SELECT 1 FROM u AS k WHERE k.id = r.id AND {M('k')} = 'b')")
+BOTH = Query(f"SELECT l.id, r.id AS other FROM t AS l JOIN u AS r ON l.g = r.g AND {M('l')} = 'b'"
+             f" AND EXISTS (SELECT 1 FROM u AS k WHERE k.id = r.id AND k.x <> l.x AND {M('k')} ="
+             " 'a')")
 SHARE = Query(f"SELECT l.g, 10.0 * count(*) FILTER (WHERE {M('l')} = 'a') / sum(l.id) AS share FROM"
               " t AS l GROUP BY l.g", {"share": EXPECTED})
 STEP = Query("SELECT l.g, count(*) AS n FROM t AS l WHERE (pgrain.predict_proba('m', l.x))[1] > 0.5"

@@ -62,6 +62,10 @@ RIGHT = [
     "SELECT r.c, vg.n, count(*) FROM vg JOIN r USING (g) GROUP BY r.c, vg.n",
     f"SELECT count(*) = ANY (SELECT 2) AS b FROM s WHERE {P} = 'a'",
     f"SELECT g FROM s WHERE {P} = 'a' GROUP BY g HAVING count(*) > ANY (VALUES (2), (5))",
+    f"SELECT 'x', sum(v) FROM s WHERE {P} = 'a' GROUP BY g UNION SELECT 'y', count(*) FROM r "
+    f"WHERE {P} = 'a' GROUP BY g",
+    "SELECT r.g, k.n, count(*) FROM r LEFT JOIN (SELECT g, 2 * n AS n FROM vg) AS k ON k.g = r.g "
+    "GROUP BY r.g, k.g, k.n",
     # CASE over aggregates whose values do not show what type they have
     f"SELECT CASE WHEN count(*) > 1 THEN c ELSE {P} END AS l FROM s GROUP BY c, x",
     f"SELECT CASE WHEN bool_or({P} = 'a') THEN c ELSE x END AS l FROM s GROUP BY c, x",
@@ -198,8 +202,6 @@ REFUSED = [
      "s.id >= nn.n) q WHERE EXISTS (SELECT 1 FROM r WHERE r.id = q.n)", "inside a subquery"),
     (f"SELECT q.n FROM (SELECT count(*) AS n FROM s WHERE {P} = 'a') q, generate_series(1, q.n)",
      "inside a subquery or function"),
-    (f"SELECT 'x', sum(v) FROM s WHERE {P} = 'a' GROUP BY g UNION SELECT 'y', count(*) FROM r "
-     f"WHERE {P} = 'a' GROUP BY g", "UNION"),
     (f"SELECT count(DISTINCT q) FROM (SELECT g FROM s WHERE {P} = 'a' UNION ALL SELECT g FROM r) q",
      "whole row"),
     (f"SELECT q.g, q.n FROM (SELECT g, count(*) AS n FROM s WHERE {P} = 'a' GROUP BY g) AS q "
@@ -214,8 +216,6 @@ REFUSED = [
     (f"SELECT g, (SELECT count(*) FROM r WHERE r.g = s.g), count(*) FILTER (WHERE {P} = 'a') "
      "FROM s GROUP BY ROLLUP (g)", "over GROUPING SETS"),
     (f"WITH k AS (SELECT id, {P} AS l FROM s) SELECT id FROM s", "nobody reads"),
-    ("SELECT r.g, k.n, count(*) FROM r LEFT JOIN (SELECT g, 2 * n AS n FROM vg) AS k ON k.g = r.g "
-     "GROUP BY r.g, k.g, k.n", "GROUP BY a number"),
     (f"SELECT g, count(*) AS n FROM s WHERE {P} = 'a' GROUP BY g ORDER BY n DESC LIMIT 1",
      "ORDER BY that depends"),
     (f"SELECT id, {P} AS l FROM s LIMIT 2", "LIMIT without ORDER BY"),

@@ -87,7 +87,7 @@ class Base:
         codes = [packed.ints(f"{n}.t{i}") for i in range(len(block.atoms))]
         if codes:
             self.literals = assembly.wiring.conjunction(self.literals, *chains.literals(
-                self, block.atoms, np.stack(codes, axis=1), np.arange(self.n)))
+                self, block.atoms, np.stack(codes, axis=1), np.arange(self.n), self.literals))
 
     def _rows_of(self, j: int, unit: Unit) -> np.ndarray:
         """(n,) the row of a unit that each base row stands beside."""

@@ -73,8 +73,12 @@ class Relation:
     unique: tuple[int, ...] | None = None
     # Of counts: SQL of an integer that none of a row is above, over the CTE as ``_pgrain_w``.
     bounds: dict[int, str] = field(default_factory=dict)
+    positive: set[int] = field(default_factory=set)     # counts that are never 0
     # Of counts that conditions of a SELECT are about: (id of the Select, alias, name) in its FROM.
     sources: dict[int, tuple] = field(default_factory=dict)
+    # Place of a column that depends on predictions -> what to put into `Program.values` so that it
+    # is a column of values.
+    wishes: dict[int, tuple] = field(default_factory=dict)
 
 
 @dataclass
@@ -204,6 +208,35 @@ class Aggregate:
     distinct_base: str | None = None
     distinct_entry: str | None = None
     as_text: bool = False        # min or max of what is no number: its values go by their ranks
+    support: str = ""            # "ranks" or "sums": what it can be is wanted (support.py)
+    argument: tuple[str, str] | None = field(default=None, compare=False)    # (where, SQL)
+
+
+@dataclass
+class Support:
+    """Values that a number of a row can have.
+
+    from_: FROM items beside a row of its relation as ``_pgrain_w``; value: SQL of one of them, NULL
+    among them; known_by: SQL of the number that the network takes it for; too_many: SQL that is -1
+    where there are too many, and what is refused then.
+    """
+
+    from_: list[str]
+    value: str
+    known_by: str
+    oid: int
+    too_many: str | None = None
+    refusal: UnsupportedOperator | None = None
+
+
+@dataclass
+class Chosen:
+    """A number of a row of unit 0 that a base row gives a value: its cell there, the leaf of the
+    value; nullable: NaN, for NULL, is one of the values."""
+
+    cell: int
+    leaf: int
+    nullable: bool = False
 
 
 @dataclass
@@ -270,8 +303,9 @@ class SelectBlock:
     order: list[str] = field(default_factory=list)       # ORDER BY terms over ``o{i}``
     # How many of the atoms and units WHERE and GROUP BY have; the others only aggregates read.
     decisive: tuple[int, int] | None = None
-    # (cell of unit 0, leaf) of counts that the row gives a value (values.py).
-    chosen: list[tuple[int, int]] = field(default_factory=list)
+    chosen: list[Chosen] = field(default_factory=list)      # numbers as values (values.py)
+    # Leaves that are -1 where a number can have too many values, and what is refused then.
+    too_many: list[tuple[int, UnsupportedOperator]] = field(default_factory=list)
     among: int | None = None        # cell of unit 0 that the row gives a place (values.py)
     kind: str = "select"
 

@@ -19,19 +19,35 @@ _TESTS = {"<": np.less, "<=": np.less_equal, ">": np.greater, ">=": np.greater_e
           "=": np.equal, "<>": np.not_equal}
 
 
-def literals(rows, atoms: list[Atom], codes: np.ndarray, at: np.ndarray) -> list[np.ndarray]:
+def literals(rows, atoms: list[Atom], codes: np.ndarray, at: np.ndarray,
+             beside: np.ndarray | None = None) -> list[np.ndarray]:
     """Literals (T,) whose conjunction says that `atoms` are in the states `codes` (T, m; 0 false, 1
     true, 2 NULL) at the rows `at` (T,) of a Base or Groups.
 
     Comparisons of different numbers are decided together where the groups are small (`jointly`).
+    beside: (T, L) literals that hold beside them: where these share variables with the numbers'
+    terms (a label and an average that it is part of), the comparisons are taken given them.
     """
     known = [number for number, atom in enumerate(atoms) if jointly.knows(rows, atom)]
-    joint = jointly.of(rows, [atoms[number] for number in known]) \
-        if len(_chains([atoms[number] for number in known])) > 1 else None
-    if joint is None or not joint.fits[at].any():
+    together = [atoms[number] for number in known]
+    fits, made = np.zeros(len(at), bool), []
+    shared = jointly.sharing(rows, together, at, beside) if beside is not None and known else fits
+    for some, joined in ((shared, True), (~shared, len(_chains(together)) > 1)):
+        mine = np.flatnonzero(some)
+        if not joined or not len(mine):
+            continue
+        # Given what holds beside them, rows are told apart by it.
+        picked, where = (jointly.Picked(rows, at[mine]), np.arange(len(mine))) \
+            if some is shared else (rows, at[mine])
+        joint = jointly.of(picked, together, beside[mine] if some is shared else None)
+        if joint is None or not joint.fits[where].any():
+            continue
+        literal = np.full(len(at), CERTAIN)
+        literal[mine] = joint.literals(together, codes[mine][:, known], where, joint.fits[where])
+        fits[mine] = joint.fits[where]
+        made.append(literal)
+    if not fits.any():
         return _apart(rows, atoms, codes, at, range(len(atoms)))
-    fits = joint.fits[at]
-    made = [joint.literals([atoms[number] for number in known], codes[:, known], at, fits)]
     if not fits.all():
         made += [np.where(fits, CERTAIN, literal)
                  for literal in _apart(rows, atoms, codes, at, known)]

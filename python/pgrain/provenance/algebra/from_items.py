@@ -18,7 +18,7 @@ from pgrain.provenance.algebra.blocks import (
 from pgrain.provenance.algebra.inline import expressions_of, inline
 from pgrain.provenance.algebra.program import candidates, free_columns
 from pgrain.provenance.algebra.scope import aliases_of
-from pgrain.provenance.algebra.values import can_expand, expand
+from pgrain.provenance.algebra.values import can_expand, expand, wish
 from pgrain.provenance.stamps import plain_table
 
 
@@ -134,10 +134,12 @@ class FromItems:
     def add_unit(self, alias: str, relation: Relation, key: Key | None = None) -> int:
         """A relation of possible rows under `alias`; `key`: made of this SELECT's own columns."""
         names = self.known.get(alias) or [(c.name, c.oid) for c in relation.columns]
-        cells = {column.cell for (name, _), column in zip(names, relation.columns, strict=True)
-                 if column.cell is not None and (id(self.select), alias, name)
-                 in self.program.values}
-        if cells and can_expand(relation, cells):
+        wanted = [n for n, (name, _) in enumerate(names)
+                  if relation.columns[n].random and self.wants(alias, name)]
+        cells = {relation.columns[n].cell for n in wanted}
+        if cells and not can_expand(relation, cells):
+            wish(self.program, relation, wanted)
+        elif cells:
             relation = expand(self.program, relation, cells, key=key or self.key)
         columns = [Column(name, oid, column.cell, column.flag, column.labelled,
                           shown=column.shown)
@@ -151,6 +153,17 @@ class FromItems:
         if relation.unique is not None and not relation.keyed:
             self.deciding[alias] = [columns[at].name for at in relation.unique]
         return self._unit(alias, relation, key)
+
+    def wants(self, alias: str, name: str) -> bool:
+        """Whether a column of FROM is wanted as values, or an item of the select list of it is."""
+        values = self.program.values
+        if (id(self.select), alias, name) in values:
+            return True
+        return any(isinstance(piece, nodes.ColumnRef) and piece.name == name
+                   and piece.qualifier in (None, alias)
+                   for number, item in enumerate(self.select.items)
+                   if item.expression is not None and ("item", id(self.select), number) in values
+                   for piece in item.expression.walk())
 
     def _unit(self, alias: str, relation: Relation, key: Key | None) -> int:
         if relation.keyed:

@@ -212,6 +212,7 @@ class GroupAggregates:
         part = self.builder.prepare(argument)
         where = "entry" if part.labelled else "base"
         flags[where].append(present(f"({part.text}\n)"))
+        made.argument = where, part.text
         value = f"({part.text}\n)::pg_catalog.float8"
         if made.function.startswith("bool"):
             value = f"({part.text}\n)::pg_catalog.int4::pg_catalog.float8"

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import re
 
 from pgrain.plan import nodes
 from pgrain.plan.spine import Leaf as SpineLeaf
 from pgrain.plan.spine import Op, PieceLeaf, read_tree
+from pgrain.provenance.algebra import support
 from pgrain.provenance.algebra.blocks import (
     Atom,
     Column,
@@ -45,6 +47,7 @@ from pgrain.provenance.algebra.queries import (
     position,
 )
 from pgrain.provenance.algebra.select import Prepared
+from pgrain.provenance.algebra.values import ask_aggregate
 
 _ATOMS = (*COMPARISONS, "between", "not between", "in", "not in", "is null", "is not null")
 
@@ -115,6 +118,7 @@ class GroupBuilder(GroupKeys, GroupAggregates, GroupDates, Numbers):
         self.answers = builder.answers
         self.keys: list[nodes.Expr] = []
         self.derived: list[int] = []        # keys that the others decide
+        self.valued: dict[int, tuple] = {}  # cell -> (aggregate, call) whose values are wanted
         self.known_calls: dict[tuple, str | None] = {}
 
     def resolve(self, qualifier, name):
@@ -159,7 +163,13 @@ class GroupBuilder(GroupKeys, GroupAggregates, GroupDates, Numbers):
             partition.append(f"_pgrain_o{at}")
         if select.having is not None:
             self.having(select.having)
-        return self.finish(outputs, select.having is None), visible, order, partition
+        relation = self.finish(outputs, select.having is None)
+        # (A CASE is split into rows by its comparisons: `Program.split`.)
+        relation.wishes = {n: ("item", id(select), n) for n in range(visible)
+                           if outputs[n].column.cell is not None
+                           or outputs[n].column.shown is not None
+                           and self.grouping.shown[outputs[n].column.shown] >= 0}
+        return relation, visible, order, partition
 
     def sorted_by(self, expression: nodes.Expr, outputs: list[OutputSpec], names: list[str]) \
             -> tuple[int, bool]:
@@ -177,15 +187,62 @@ class GroupBuilder(GroupKeys, GroupAggregates, GroupDates, Numbers):
         return at, outputs[at].column.random or \
             outputs[at].where == "entry" and not self.grouping.by_entry
 
-    def lower_columns(self, expressions: list[nodes.Expr]) -> Relation:
-        """The groups with their keys and then `expressions` as columns, HAVING left out."""
+    def lower_columns(self, calls: list[nodes.Expr], valued: set[str] = frozenset(),
+                      having: nodes.Expr | None = None) -> Relation:
+        """The groups with their keys and then aggregates as columns, and with `having`; valued:
+        texts of aggregates whose values are wanted, which are numbers of the circuit here."""
         if self.select.group is not None:
             self.read_group()
         self.place_keys()
-        self.touch(expressions)
+        self.touch(calls + ([having] if having is not None else []))
         outputs = [self.output(key, f"_pgrain_{n}") for n, key in enumerate(self.keys)]
-        outputs += [self.output(e, f"_pgrain_{len(outputs)}") for e in expressions]
-        return self.finish(outputs, True)
+        for call in calls:
+            name = f"_pgrain_{len(outputs)}"
+            outputs.append(self.as_value(call, name) if call.text in valued
+                           and self.numbers_in(call) else self.output(call, name))
+        if having is not None:
+            self.having(having)
+        return self.finish(outputs, having is None)
+
+    def as_value(self, expression: nodes.Expr, name: str) -> OutputSpec:
+        """An aggregate as a number of the circuit whose values are known: see `supports`."""
+        call = expression.pieces[0]
+        if self.boolean_aggregate(PieceLeaf(call.start, call.end, call)):
+            return self.output(expression, name)
+        made = self.read_aggregate(call)
+        oid = self.program.type_of(self.select, call.arguments[0].text) if call.arguments else 0
+        if made.function != "count" and not support.mark(made, oid) \
+                or made.number is not None:
+            raise self.program.refuse(
+                f"GROUP BY, DISTINCT or a set operation of {call.function} of "
+                + ("numbers that depend on predictions" if made.number is not None
+                   else "floating-point numbers"), call,
+                "Group by comparisons of it (CASE WHEN s > 10 THEN 'many' ELSE 'few' END)"
+                + ("." if made.number is not None else ", or cast what it is of to numeric."))
+        if made not in self.grouping.aggregates:
+            self.grouping.aggregates.append(made)
+        at = self.grouping.aggregates.index(made)
+        self.grouping.cells.append(Number(("x", 0), [("aggregate", at, made.function)]))
+        self.valued[len(self.grouping.cells) - 1] = at, call
+        oid = 20 if made.function == "count" else \
+            self.program.type_of(self.select, expression.text, over=True)
+        return OutputSpec(Column(name, oid, len(self.grouping.cells) - 1), "cell")
+
+    def supports(self) -> dict:
+        """Cell -> what it can be (a function of a name), of the values that are no counts."""
+        made = {}
+        for cell, (at, call) in self.valued.items():
+            if call.function == "count":
+                continue
+            refusal = self.program.refuse(
+                f"GROUP BY, DISTINCT or a set operation of {call.function} where it can be more "
+                f"than {support.MOST} different numbers", call, "Filter the rows, round what it is "
+                "of, or group by comparisons of it.")
+            oid = self.program.type_of(self.select, self.program.text[call.start:call.end],
+                                       over=True)
+            made[cell] = functools.partial(support.support, self.block, at, oid=oid,
+                                           refusal=refusal)
+        return made
 
     def finish(self, outputs: list[OutputSpec], all_: bool) -> Relation:
         """Close the block; `all_`: without HAVING."""
@@ -206,6 +263,8 @@ class GroupBuilder(GroupKeys, GroupAggregates, GroupDates, Numbers):
                                       or self.settled and not self.grouping.by_entry))
         relation.bounds = {n: self.bound() for n, number in enumerate(grouping.cells)
                            if self.is_count(number)}
+        if grouping.by is not None and not grouping.sets:
+            relation.positive = {n for n in relation.bounds if self.counts_every(grouping.cells[n])}
         names = [spec.sql for spec in outputs if spec.where == "key"]
         keys = [f"_pgrain_g{n}" for n in range(len(self.keys)) if n not in self.derived]
         if not grouping.sets and all(name in names for name in keys):
@@ -217,6 +276,11 @@ class GroupBuilder(GroupKeys, GroupAggregates, GroupDates, Numbers):
         leaf = number.leaves[number.tree[1]] if number.tree[0] == "x" else ("",)
         return leaf[0] == "aggregate" and leaf[2] == "count" and \
             self.grouping.aggregates[leaf[1]].number is None
+
+    def counts_every(self, number: Number) -> bool:
+        """Whether a count leaves out no row: of a group that is there it is not 0."""
+        aggregate = self.grouping.aggregates[number.leaves[number.tree[1]][1]]
+        return aggregate.flag_base is None and aggregate.flag_entry is None
 
     def bound(self) -> str:
         """SQL of how many rows a group has at most (see `Relation.bounds`)."""
@@ -385,6 +449,7 @@ class GroupBuilder(GroupKeys, GroupAggregates, GroupDates, Numbers):
         if isinstance(piece, nodes.AggregateCall):
             number = self.aggregate(piece)
             if self.grouping.aggregates[number].as_text:
+                ask_aggregate(self, piece)
                 raise self.program.refuse(f"an expression over {piece.function} of what is no "
                                           "number", piece,
                                           "Make it a number, as with extract(epoch FROM ...).")

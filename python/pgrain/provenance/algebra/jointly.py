@@ -13,12 +13,14 @@ import numpy as np
 from pgrain.errors import UnsupportedOperator
 from pgrain.provenance.algebra.blocks import Atom, Number
 from pgrain.provenance.algebra.diagrams import SET_BITS, Column, Diagrams, build
-from pgrain.provenance.algebra.wiring import CERTAIN, Buckets
+from pgrain.provenance.algebra.wiring import CERTAIN, NEVER, Buckets
 from pgrain.provenance.gates.arithmetic import Arithmetic
 from pgrain.provenance.gates.diagram import Diagram
 from pgrain.provenance.gates.network import State
+from pgrain.provenance.gates.threshold import cheapest
 
 PAIRS = 1 << 21         # rows and last nodes that are evaluated
+TERMS = 1 << 18         # terms of groups for rows that share variables with them
 TOLERANCE = 1e-12       # of a comparison, relative
 _TESTS = {"<": np.less, "<=": np.less_equal, ">": np.greater, ">=": np.greater_equal,
           "=": np.equal, "<>": np.not_equal}
@@ -29,11 +31,35 @@ class _Unknown(Exception):
     """A number that no diagram has."""
 
 
-class Joint:
-    """Numbers and comparisons over `rows` (a Base or Groups), by the terms of their groups."""
+class Picked:
+    """Some rows of a Base, as far as diagrams ask."""
 
-    def __init__(self, rows):
+    def __init__(self, of, rows: np.ndarray):
+        self.of, self.rows, self.n = of, rows, len(rows)
+        self.block, self.assembly = of.block, of.assembly
+
+    def origin(self, leaf: tuple):
+        groups, of, number = self.of.origin(leaf)
+        return groups, of[self.rows], number
+
+    def constant(self, leaf: tuple) -> np.ndarray:
+        values = self.of.constant(leaf)
+        return values[self.rows] if len(values) else values
+
+
+class Joint:
+    """Numbers and comparisons over `rows` (a Base, some of its rows, or Groups), by the terms of
+    their groups.
+
+    beside: (n, L) literals that hold beside each row, given which everything is.
+    """
+
+    def __init__(self, rows, beside: np.ndarray | None = None):
         self.rows, self.n = rows, rows.n
+        self.beside, self.event = None, np.zeros(self.n, np.int64)
+        if beside is not None:
+            self.beside, self.event = np.unique(beside, axis=0, return_inverse=True)
+            self.event = self.event.reshape(-1)
         self.slots: list[tuple] = []            # (Groups, (n,) group of each row, -1: none)
         self._slot: dict[tuple, int] = {}
         self.columns: list[tuple] = []          # (slot, kind, aggregate or None)
@@ -112,7 +138,7 @@ class Joint:
     def _ask_aggregate(self, slot: int, j: int) -> None:
         groups = self.slots[slot][0]
         aggregate = groups.grouping.aggregates[j]
-        if aggregate.number is not None or aggregate.as_text:
+        if aggregate.number is not None:
             raise _Unknown
         if aggregate.distinct and aggregate.function in ("count", "sum", "avg"):
             self._column(slot, "set", j)
@@ -129,8 +155,7 @@ class Joint:
 
     def build(self) -> bool:
         """Make the diagrams; False if there is none."""
-        of = np.stack([of for _, of in self.slots], axis=1) if self.slots else \
-            np.zeros((self.n, 1), np.int64)
+        of = np.stack([*(of for _, of in self.slots), self.event], axis=1)
         distinct, instance = np.unique(of, axis=0, return_inverse=True)
         self.instance = instance.reshape(-1)
         self.of_instance, n = distinct, len(distinct)
@@ -140,6 +165,8 @@ class Joint:
             if made is None:
                 return False
             columns.append(made)
+        if self.beside is not None:
+            columns.append(Column("some", np.arange(n), self.beside[distinct[:, -1]]))
         self.found = build(self.rows.assembly.wiring, n, columns) if n and columns else None
         if self.found is None:
             return False
@@ -164,6 +191,8 @@ class Joint:
             scale = next((scale for scale in _SCALES if _is_whole(value * scale)), 0.0)
             self.scales[slot, j] = scale
             value = np.rint(value * scale) if scale else value
+        elif kind in ("min", "max") and groups.grouping.aggregates[j].as_text:
+            value = rank
         elif kind == "set":
             values, value = np.unique(rank, return_inverse=True)
             if len(values) > SET_BITS:
@@ -180,6 +209,8 @@ class Joint:
     def _conditions(self) -> np.ndarray:
         """(F,) bool: the last nodes at which all groups are there."""
         found, there = self.found, np.ones(len(self.found.node), bool)
+        if self.beside is not None:
+            there &= found.sums[:, -1] > 0
         for slot, (groups, _) in enumerate(self.slots):
             mine = self.of_instance[found.instance, slot]
             if not groups.certain:
@@ -410,9 +441,29 @@ def better(rows, atom: Atom) -> bool:
     return joint.passed or len(sums) > 1 or any(kind == "set" for _, kind, _ in joint.columns)
 
 
-def of(rows, atoms: list[Atom]) -> Joint | None:
-    """Diagrams that know all of these atoms; None if there are none."""
-    joint = Joint(rows)
+def sharing(rows, atoms: list[Atom], at: np.ndarray, beside: np.ndarray) -> np.ndarray:
+    """(T,) bool: the literals `beside` (T, L) of the rows `at` (T,) share variables with the terms
+    of the groups that the atoms are of."""
+    made, joint = np.zeros(len(at), bool), Joint(rows)
+    used = (beside > NEVER).any(axis=1)
+    if not used.any() or not all([joint.ask(atom) for atom in atoms]):
+        return made
+    owner = rows.assembly.wiring.owner
+    most = int(owner.max(initial=0)) + 2
+    theirs = np.where(beside > NEVER, owner[beside], -1)
+    work = np.zeros(len(at))
+    for groups, of in joint.slots:
+        work += np.bincount(groups.group, minlength=groups.n + 1)[of[at]]
+        term, column = np.nonzero(groups.literals > NEVER)
+        pairs = np.unique(groups.group[term] * most + owner[groups.literals[term, column]] + 1)
+        mine = of[at][:, None] * most + theirs + 1
+        made |= (np.isin(mine, pairs) & (theirs >= 0) & (of[at] >= 0)[:, None]).any(axis=1)
+    return made & cheapest(np.where(made, work, np.inf), TERMS)
+
+
+def of(rows, atoms: list[Atom], beside: np.ndarray | None = None) -> Joint | None:
+    """Diagrams that know all of these atoms, given what holds beside; None if there are none."""
+    joint = Joint(rows, beside)
     asked = [joint.ask(atom) for atom in atoms]
     return joint if all(asked) and joint.slots and joint.build() else None
 

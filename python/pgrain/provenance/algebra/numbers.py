@@ -19,6 +19,7 @@ from pgrain.plan.spine import Op, PieceLeaf, read_tree
 from pgrain.provenance.algebra.blocks import Atom, Number
 from pgrain.provenance.algebra.linear import BENT, CONST, OTHER, PROBA, threshold_problem
 from pgrain.provenance.algebra.program import cut, untyped
+from pgrain.provenance.algebra.values import ask_value_of, ask_values
 from pgrain.provenance.namesakes import UNKNOWN
 
 COMPARISONS = ("=", "<>", "<", "<=", ">", ">=")
@@ -248,8 +249,13 @@ class Numbers:
                 UNKNOWN if untyped(text) is not None else self.type_here(text) for text in texts])
             if namesake:
                 own = f"pg_catalog.{of}" if kind == "function" else f"OPERATOR(pg_catalog.{of})"
-                raise self.refuse_at(expression, node, f"{of}, which may mean {namesake} here,",
-                                     f"Write {own} if PostgreSQL's own is meant.")
+                raise self.program.refuse(f"{of}, which may mean {namesake} here,",
+                                          cut(expression, node.start, node.end),
+                                          f"Write {own} if PostgreSQL's own is meant.")
+
+    def leaf_type(self, text: str) -> int:
+        """Type of a deterministic part of an expression; 0, and asked for, if not known yet."""
+        return self.program.type_of(self.select, text)
 
     def type_here(self, text: str) -> int:
         """Type of an expression of this SELECT; 0, and asked for, if not known yet."""
@@ -260,13 +266,15 @@ class Numbers:
         target = written.removeprefix("pg_catalog.")
         kind = target.split("(")[0].strip()
         if target == written and ("type", kind) in self.program.namesakes:
-            raise self.refuse_at(expression, node, f"the type {kind}, which may be another here,",
-                                 f"Write pg_catalog.{kind} if PostgreSQL's own is meant.")
+            raise self.program.refuse(f"the type {kind}, which may be another here,",
+                                      cut(expression, node.start, node.end),
+                                      f"Write pg_catalog.{kind} if PostgreSQL's own is meant.")
         piece = getattr(node.args[0], "piece", None)
         if kind not in (*_FLOATING, *_INTEGER) and isinstance(piece, nodes.AggregateCall) \
                 and piece.function in ("min", "max"):
-            raise self.refuse_at(expression, node, f"{piece.function} cast to {target}",
-                                 f"Cast what it is of: {piece.function}(x::{target}).")
+            raise self.program.refuse(f"{piece.function} cast to {target}",
+                                      cut(expression, node.start, node.end),
+                                      f"Cast what it is of: {piece.function}(x::{target}).")
         inner = self._tree(expression, node.args[0], leaves)
         if kind in _FLOATING and "(" not in target:
             return ("identity", inner)
@@ -325,6 +333,7 @@ class Numbers:
             if column.cell is not None:
                 return "cell", self.unit_of[alias], column.cell
             if column.shown is not None:
+                ask_value_of(self, alias, column)
                 raise self.program.refuse(
                     f'"{column.name}", a text or date that depends on predictions, in an outer '
                     "query", piece, "Make it a number where it is aggregated, as with "
@@ -398,7 +407,7 @@ class Numbers:
             tokens = tokenize(text)
             if all(t.kind != "word" for t in tokens) and any(t.kind == "number" for t in tokens):
                 return all(t.value.isdigit() for t in tokens if t.kind == "number")
-            return self.program.type_of(self.select, text) in INTEGER_OIDS
+            return self.leaf_type(text) in INTEGER_OIDS
         if isinstance(node, PieceLeaf):
             return self.integer_piece(node.piece)
         if node.name.startswith("cast:"):
@@ -418,7 +427,7 @@ class Numbers:
             text = expression.text[node.start - expression.start:node.end - expression.start]
             if all(t.kind != "word" for t in tokenize(text)):
                 return False
-            return self.program.type_of(self.select, text) in FLOAT_OIDS
+            return self.leaf_type(text) in FLOAT_OIDS
         if isinstance(node, PieceLeaf):
             return self.floating_piece(node.piece)
         if node.name.startswith("cast:"):
@@ -452,5 +461,8 @@ class Numbers:
         return False
 
     def refuse_at(self, expression, node, construct: str, hint: str | None = None):
-        """0A000 with the place of a node of the expression."""
-        return self.program.refuse(construct, cut(expression, node.start, node.end), hint)
+        """0A000 with the place of a node of the expression, whose numbers are wanted as values:
+        then PostgreSQL can do with them what is no threshold and no arithmetic."""
+        part = cut(expression, node.start, node.end)
+        ask_values(self, part)
+        return self.program.refuse(construct, part, hint)

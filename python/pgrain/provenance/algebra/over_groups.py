@@ -16,6 +16,7 @@ from pgrain.provenance.algebra.groups import GroupBuilder
 from pgrain.provenance.algebra.numbers import INTEGER_OIDS
 from pgrain.provenance.algebra.program import cut
 from pgrain.provenance.algebra.select import Prepared, SelectBuilder
+from pgrain.provenance.algebra.values import ask_aggregate, expand
 
 
 def asks_over_groups(builder, order: list[nodes.OrderItem]) -> bool:
@@ -63,9 +64,14 @@ def _outside(expression: nodes.Expr):
 
 
 class OverGroups(SelectBuilder):
-    """A SELECT whose rows are the groups of `builder`."""
+    """A SELECT whose rows are the groups of `builder`.
 
-    def __init__(self, builder: SelectBuilder, order: list[nodes.OrderItem]):
+    values: expressions whose aggregates are wanted as values (values.py); asks: whether HAVING may
+    ask subqueries, and is not the groups' own.
+    """
+
+    def __init__(self, builder: SelectBuilder, order: list[nodes.OrderItem],
+                 values: list[nodes.Expr] = (), asks: bool = True):
         super().__init__(builder.program, builder.select, builder.key, {})
         self.nested = builder.nested
         groups = GroupBuilder(builder)
@@ -76,7 +82,13 @@ class OverGroups(SelectBuilder):
                     made = cut(expression, piece.start, piece.end)
                     if all(known.text != made.text for known in calls):
                         calls.append(made)
-        relation = groups.lower_columns(calls)
+        valued = {builder.program.text[call.start:call.end] for expression in values
+                  for call in aggregates(expression)}
+        own = bool(values) and not asks and builder.select.having not in values
+        relation = groups.lower_columns(calls, valued, builder.select.having if own else None)
+        if groups.valued:
+            relation = expand(builder.program, relation, set(groups.valued), key=builder.key,
+                              supports=groups.supports())
         self.keys = groups.keys
         self.alias = f"_pgrain_g{relation.block}"
         self.block.from_.append(relation.cte + f" AS {self.alias}")
@@ -87,7 +99,7 @@ class OverGroups(SelectBuilder):
             Column(f"_pgrain_o{n}", column.oid) for n, column in enumerate(relation.columns)
             if not column.random]
         self._expose(groups, relation)
-        if builder.select.having is not None:
+        if builder.select.having is not None and not own:
             self.conditions.append(builder.select.having)
         self.add_where(own=False)
 
@@ -142,6 +154,12 @@ class OverGroups(SelectBuilder):
     def type_here(self, text: str) -> int:
         return self.program.type_of(self.select, text, over=True)
 
+    leaf_type = type_here
+
+    def shows_label(self, expression: nodes.Expr) -> bool:
+        return super().shows_label(expression) or any(
+            self.column(call).labelled for call in aggregates(expression))
+
     def column(self, piece: nodes.AggregateCall) -> Column:
         """The column of an aggregate."""
         text = self.program.text[piece.start:piece.end]
@@ -151,6 +169,7 @@ class OverGroups(SelectBuilder):
         if isinstance(piece, nodes.AggregateCall):
             column = self.column(piece)
             if column.cell is None:
+                ask_aggregate(self, piece)
                 raise self.program.refuse("an expression over this aggregate", piece)
             return "cell", self.unit, column.cell
         return super().piece_number(piece)

@@ -23,7 +23,7 @@ from pgrain.provenance.algebra.inline import may_inline
 from pgrain.provenance.algebra.program import Program, untyped
 from pgrain.provenance.algebra.scope import aliases_of
 from pgrain.provenance.algebra.select import Prepared, SelectBuilder
-from pgrain.provenance.algebra.values import values_alone
+from pgrain.provenance.algebra.values import ask_value_of, values_alone, wish
 
 
 def lower_cte(program: Program, cte: nodes.Cte) -> Relation:
@@ -71,14 +71,19 @@ def lower_select(program: Program, select: nodes.Select, query: nodes.Query,
     wanted = query.order if limited or on else []
     from pgrain.provenance.algebra.groups import is_grouped, lower_groups, shows_case
     grouped = is_grouped(builder)
+    values = [item.expression for number, item in enumerate(select.items)
+              if ("item", id(select), number) in program.values]
+    values += [select.having] if ("having", id(select)) in program.values else []
+    alone = bool(grouped and values) and select.group is None and select.having is None
     if grouped:
         from pgrain.provenance.algebra.over_groups import (
             OverGroups,
             asks_over_groups,
         )
         # What an outer query makes of a text over aggregates it makes of possible rows.
-        if asks_over_groups(builder, wanted) or builder.nested and shows_case(builder):
-            builder, grouped = OverGroups(builder, wanted), False
+        asks = asks_over_groups(builder, wanted)
+        if values or asks or builder.nested and shows_case(builder):
+            builder, grouped = OverGroups(builder, wanted, values, asks), False
     if grouped:
         relation, visible, order, partition = lower_groups(builder, wanted, on or [])
     else:
@@ -89,6 +94,7 @@ def lower_select(program: Program, select: nodes.Select, query: nodes.Query,
         order = [_order(builder, item, outputs, visible, partition) for item in wanted]
         relation = finish_rows(builder, outputs)
         relation.unique = _passed_on(builder, relation)
+        relation.single = relation.single or alone
     if on:
         block = LimitBlock(program.number(), relation, ", ".join(terms(order)), 1, 0,
                            ", ".join(partition))
@@ -154,6 +160,10 @@ def _random_output(builder, expression, name) -> tuple[Column, object]:
     if not isinstance(tree, (Op, PieceLeaf)):       # numbers stand before IN, ANY or ALL alone
         return Column(name, 0, labelled=True), builder.prepare(expression)
     rows = builder.program.split and (builder.nested or builder.select.distinct)
+    if isinstance(tree, PieceLeaf) and isinstance(tree.piece, nodes.AggregateCall) \
+            and builder.evaluable(tree):
+        return (Column(name, 0, labelled=True), builder.prepare(expression)) if rows else \
+            (Column(name, 16), builder.read_atom(expression, tree))
     if isinstance(tree, Op) and tree.name in (*COMPARISONS, "is null", "is not null") \
             and not rows and not builder.of_truths(tree):
         return Column(name, 16), builder.read_atom(expression, tree)
@@ -244,6 +254,12 @@ def column_of(builder: SelectBuilder, alias: str, column: Column):
     if column.flag is not None:
         return Atom("flag", Number(("p", 0), [("flag", builder.unit_of[alias], column.flag)]),
                     None)
+    if column.shown is not None:
+        ask_value_of(builder, alias, column)
+        raise builder.program.refuse(f'"{column.name}", a text or date that depends on '
+                                     "predictions, in an outer query", builder.select,
+                                     "Make it a number where it is aggregated, as with "
+                                     "max(extract(epoch FROM ...)).")
     return f"{quoted(alias)}.{quoted(column.name)}"
 
 
@@ -274,8 +290,15 @@ def finish_rows(builder: SelectBuilder, outputs: list) -> Relation:
     builder.check_window()
     program, block = builder.program, builder.block
     block.number = program.number()
-    columns, degrees, bounds, sources = [], {}, {}, {}
+    columns, degrees, bounds, sources, wishes = [], {}, {}, {}, {}
+    starred = any(item.star for item in builder.select.items)
     for at, (column, made) in enumerate(outputs):
+        passed = builder.passed[at] if at < len(builder.passed) else None
+        if column.random or made is None or hasattr(made, "tree"):
+            if passed:
+                wishes[at] = id(builder.select), *passed
+            elif not starred and at < len(builder.select.items):
+                wishes[at] = "item", id(builder.select), at
         if made is None:
             spec = OutputSpec(column, "shown")
         elif isinstance(made, str):
@@ -294,8 +317,8 @@ def finish_rows(builder: SelectBuilder, outputs: list) -> Relation:
             degrees[column.cell] = degree(made, builder.leaf_degree)
             bound = _bound(block, made)
             bounds |= {column.cell: bound} if bound else {}
-            if bound and block.atoms and at < len(builder.passed) and builder.passed[at]:
-                sources[column.cell] = id(builder.select), *builder.passed[at]
+            if bound and block.atoms and passed:
+                sources[column.cell] = id(builder.select), *passed
             block.cells.append(made)
             spec = OutputSpec(column, "cell")
         block.outputs.append(spec)
@@ -305,7 +328,8 @@ def finish_rows(builder: SelectBuilder, outputs: list) -> Relation:
     program.blocks.append(block)
     return Relation(block.number, block.row, columns, block.key is not None, degrees=degrees,
                     settled=block.settled and not block.enumerated, bounds=bounds,
-                    sources=sources)
+                    positive={cell for cell in bounds if _positive(block, block.cells[cell])},
+                    sources=sources, wishes=wishes)
 
 
 def _bound(block: SelectBlock, number: Number) -> str | None:
@@ -314,6 +338,12 @@ def _bound(block: SelectBlock, number: Number) -> str | None:
     inner = block.units[leaf[1]].relation if leaf[0] == "cell" else None
     bound = inner and inner.bounds.get(leaf[2])
     return bound and f"(SELECT pg_catalog.max({bound}) FROM {inner.cte} AS _pgrain_w)"
+
+
+def _positive(block: SelectBlock, number: Number) -> bool:
+    """Whether a count that is handed on is never 0."""
+    _, unit, cell = number.leaves[number.tree[1]][:3]
+    return cell in block.units[unit].relation.positive
 
 
 def _plain(program: Program, query: nodes.Query, key: Key | None, n_columns: int) -> Relation:
@@ -352,11 +382,18 @@ def _set_operation(program: Program, body: nodes.SetOperation, key: Key | None) 
     if not width:
         raise program.refuse("a set operation of no columns", body, "Select something.")
     random = [n for n in range(width) if any(s.columns[n].random for s in sides)]
+    wanted = "sides", id(body)
+    if wanted in program.values:
+        sides = [values_alone(program, side, key) for side in sides]
+    elif body.operator == "union" and body.all:
+        relation = merged(program, "union", True, sides, key is not None)
+        relation.wishes = {n: wanted for n in random}
+        return relation
     if random and not (body.operator == "union" and body.all):
         if body.operator == "union" and all(side.single for side in sides) \
                 and _told_apart(body):
             return merged(program, "union", True, sides, key is not None)
-        sides = [values_alone(program, side) for side in sides]
+        sides = [values_alone(program, side, key) for side in sides]
     if any(column.random for side in sides for column in side.columns) \
             and not (body.operator == "union" and body.all):
         raise program.refuse(f"{body.operator.upper()} of rows with numbers that depend on "
@@ -409,6 +446,8 @@ def merged(program: Program, operator: str, all_: bool, sides: list[Relation],
                      if side.columns[n].cell is not None}
             degrees[n] = kinds.pop() if len(kinds) == 1 else "other"
         elif any(side.columns[n].shown is not None for side in sides):
+            for side in sides:
+                wish(program, side, [n])
             raise program.refuse("a set operation or DISTINCT of texts that depend on predictions",
                                  program.analysis.statement.query)
         elif any(side.columns[n].flag is not None for side in sides):
@@ -544,7 +583,8 @@ def _limited(program, query: nodes.Query, relation: Relation, order: list,
 def _after_limit(program: Program, block: LimitBlock, relation: Relation) -> Relation:
     program.blocks.append(block)
     return Relation(block.number, relation.cte, relation.columns, relation.keyed,
-                    degrees=relation.degrees, unique=relation.unique, bounds=relation.bounds)
+                    degrees=relation.degrees, unique=relation.unique, bounds=relation.bounds,
+                    positive=relation.positive, wishes=relation.wishes)
 
 
 def _count(program: Program, expression: nodes.Expr | None) -> int | None:
@@ -564,4 +604,4 @@ def _cut(relation: Relation, visible: int) -> Relation:
     return Relation(relation.block, relation.cte, relation.columns[:visible], relation.keyed,
                     relation.single, relation.degrees, relation.settled,
                     relation.unique if all(at < visible for at in relation.unique or ()) else None,
-                    relation.bounds, relation.sources)
+                    relation.bounds, relation.positive, relation.sources, relation.wishes)

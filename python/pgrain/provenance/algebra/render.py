@@ -89,8 +89,8 @@ def _select(block: SelectBlock, assembly) -> list[str]:
     if why is not None:
         lines.append(f"     a join on predictions, its pairs of rows listed for: {why}")
     if block.chosen:
-        lines.append("     a row for each value of a count: exact, by its distribution; other "
-                     "numbers of the row as if independent of it")
+        lines.append("     a row for each value that a number can have: exact, by its "
+                     "distribution; other numbers of the row as if independent of it")
     grouping = block.grouping
     if grouping is not None:
         rows = assembly.rows[block.number]
@@ -110,7 +110,9 @@ def _select(block: SelectBlock, assembly) -> list[str]:
             lines += _atoms(grouping.atoms, "_pgrain_h")
     for item in block.from_:
         if not item.startswith(("(VALUES", "LATERAL (SELECT _pgrain", "(SELECT _pgrain_k",
-                                "(SELECT * FROM _pgrain_k", "LATERAL pg_catalog.generate_series")):
+                                "(SELECT * FROM _pgrain_k", "LATERAL pg_catalog.generate_series",
+                                "LATERAL pg_catalog.unnest(pg_catalog.array_append(_pgrain_w",
+                                "LATERAL (SELECT DISTINCT _pgrain_v", "LATERAL (SELECT coalesce(")):
             lines.append(f"     from {_line(item)}")
     for unit in block.units:
         lines.append(f"     {unit.alias}: {len(assembly.rows[unit.relation.block])} possible rows "

@@ -33,6 +33,7 @@ from pgrain.provenance.algebra.sql_groups import (
     is_direct,
     state_code,
 )
+from pgrain.provenance.algebra.support import ranked
 from pgrain.provenance.capture_sql import exposed, literal, packed_floats
 from pgrain.provenance.grouping import group_terms, representative
 from pgrain.provenance.stamps import STAMP_BYTES, stamp_sql
@@ -295,8 +296,7 @@ class Capture:
         if grouping is None:
             return []
         return [f"pg_catalog.dense_rank() OVER (ORDER BY _pgrain_md{j})::pg_catalog.int4 "
-                f"AS _pgrain_mr{j}" for j, a in enumerate(grouping.aggregates)
-                if getattr(a, f"distinct_{where}") is not None]
+                f"AS _pgrain_mr{j}" for j, a in enumerate(grouping.aggregates) if ranked(a, where)]
 
     def _patterns(self, block: SelectBlock, carried: list[str]) -> None:
         """What entries can tell apart: NULLs, and details. Nothing `carried`: any NULLs at all."""
@@ -577,7 +577,7 @@ def _measure_results(results: Results, grouping, tag: str, source: str, where: s
             results.floats(source, f"{tag}.mv{j}", f"_pgrain_mv{j}")
         elif getattr(aggregate, f"flag_{where}") is not None:
             results.flags(source, f"{tag}.mf{j}", f"_pgrain_mf{j}")
-        if getattr(aggregate, f"distinct_{where}") is not None:
+        if ranked(aggregate, where):
             results.ints(source, f"{tag}.mr{j}", f"_pgrain_mr{j}")
 
 

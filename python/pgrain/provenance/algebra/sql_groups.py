@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from pgrain.provenance.algebra import support
 from pgrain.provenance.algebra.blocks import ID, KEY, SelectBlock
 from pgrain.provenance.algebra.from_items import select_sql
 from pgrain.settings import FACTOR_PAIRS
@@ -21,7 +22,7 @@ def is_direct(block: SelectBlock) -> bool:
     grouping = block.grouping
     return (grouping is not None and block.key is None and not grouping.by_entry
             and not grouping.sets and not block.details
-            and all(a.distinct_base is None for a in grouping.aggregates)
+            and all(a.distinct_base is None and not a.support for a in grouping.aggregates)
             and all(spec.where != "base" for spec in block.outputs)
             and all(at != "base" for at, _ in grouping.leaves + grouping.having_leaves))
 
@@ -73,7 +74,8 @@ def group(capture: Capture, block: SelectBlock) -> None:
     made = [f"pg_catalog.string_agg(pg_catalog.int4send(_pgrain_s.{member}), {EMPTY}) "
             "AS _pgrain_m", f"pg_catalog.count(_pgrain_s.{member})::pg_catalog.int4 "
             "AS _pgrain_n", f"(pg_catalog.array_agg(_pgrain_s.{member}))[1] AS _pgrain_first"]
-    made += of_group(block)
+    made += of_group(block) + support.of_group(block)
+    capture.ctes += support.ctes(block)
     keyed = block.key is not None
     from_ = f"{source} AS _pgrain_s"
     by = [part for part in ("_pgrain_s." + KEY if keyed else "", grouping.by or "") if part]

@@ -26,7 +26,14 @@ from pgrain.provenance.algebra.blocks import (
 )
 from pgrain.provenance.algebra.numbers import compared_arrays
 from pgrain.provenance.algebra.program import candidates, cut, free_columns
-from pgrain.provenance.algebra.values import ask_value, can_expand, expand, values_alone
+from pgrain.provenance.algebra.values import (
+    ask_value,
+    can_expand,
+    expand,
+    values_alone,
+    wants_value,
+    wish,
+)
 
 _NEGATED = {"=": "<>", "<>": "=", "!=": "=", "<": ">=", "<=": ">", ">": "<=", ">=": "<"}
 
@@ -119,7 +126,7 @@ def _operand(builder, operand: nodes.Expr) -> tuple[str, list]:
         if isinstance(piece, nodes.ModelCall) and piece.function == "predict":
             replaced[piece.start, piece.end] = builder.expand(piece)
         elif isinstance(piece, nodes.Subquery) and builder.program.analysis.depends(piece) \
-                and ("scalar", id(piece)) in builder.program.values \
+                and wants_value(builder, piece) \
                 and not builder.is_random(piece):
             replaced[piece.start, piece.end] = builder.answer(piece)
         elif isinstance(piece, nodes.Subquery) and piece.form == "scalar" \
@@ -224,9 +231,11 @@ def _scalar(builder, piece: nodes.Subquery, needed: list):
     if len(relation.columns) != 1:
         raise program.refuse("a scalar subquery of several columns", piece)
     cell = relation.columns[0].cell
-    if ("scalar", id(piece)) in program.values and cell is not None \
-            and can_expand(relation, {cell}):
-        relation = replace(expand(program, relation, {cell}, key=key), single=relation.single)
+    if wants_value(builder, piece) and relation.columns[0].random:
+        if cell is not None and can_expand(relation, {cell}):
+            relation = replace(expand(program, relation, {cell}, key=key), single=relation.single)
+        else:
+            wish(program, relation, [0])
     if not relation.single:
         block = ScalarBlock(program.number(), relation, key)
         program.blocks.append(block)
@@ -239,6 +248,7 @@ def _scalar(builder, piece: nodes.Subquery, needed: list):
     if column.cell is not None:
         return unit, column.cell
     if column.shown is not None:
+        ask_value(builder, piece)
         raise program.refuse("a scalar subquery of a text or date that depends on predictions",
                              piece, "Make it a number, as with max(extract(epoch FROM ...)).")
     if column.flag is not None:

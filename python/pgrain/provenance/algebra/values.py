@@ -1,9 +1,11 @@
-"""Counts as values: a possible row for each value that a count can have.
+"""Numbers as values: a possible row for each value that a number of a group can have.
 
 GROUP BY n, DISTINCT, UNION, INTERSECT, EXCEPT and IN need the value itself, no threshold on it. A
 row whose count n is of m rows becomes m + 1 possible rows, in which n is 0, 1, …, m: columns that
 PostgreSQL groups and compares like any other. Row v is there with the probability P(n = v) =
-P(n >= v) - P(n >= v + 1), given that the group is; the rows of one count exclude each other.
+P(n >= v) - P(n >= v + 1), given that the group is; the rows of one count exclude each other. So it
+is with minima, maxima, sums and averages (`support.py` says what these can be): what is made of
+them in the select list is then made of values, by PostgreSQL.
 """
 
 from __future__ import annotations
@@ -20,6 +22,7 @@ from pgrain.provenance.algebra.blocks import (
     ID,
     KEY,
     Atom,
+    Chosen,
     Column,
     Key,
     Leaf,
@@ -28,6 +31,7 @@ from pgrain.provenance.algebra.blocks import (
     PredicateBlock,
     Relation,
     SelectBlock,
+    Support,
     Unit,
 )
 from pgrain.provenance.algebra.program import candidates, free_columns
@@ -44,26 +48,31 @@ def can_expand(relation: Relation, cells) -> bool:
 
 
 def expand(program, relation: Relation, cells: set[int], bare: bool = False,
-           key: Key | None = None) -> Relation:
-    """The relation with its counts `cells` as columns of int8; its other numbers stay.
+           key: Key | None = None, supports: dict | None = None) -> Relation:
+    """The relation with its numbers `cells` as columns of values; its other numbers stay.
 
     key: what its rows stand for, if it is keyed.
     bare: in place of its columns the row's number and the one count; what its rows hang on is left
     out, for a gate that asks about the counts of rows that are there.
+    supports: cell -> SQL of its name -> Support, of those that are no counts.
     """
     block = SelectBlock(program.number(), key if relation.keyed else None)
     block.from_.append(f"(SELECT * FROM {relation.cte}) AS {_ROW}")
     if relation.keyed:
         block.where.append(f"{_ROW}.{KEY} OPERATOR(pg_catalog.=) _pgrain_key.{KEY}")
     block.units.append(Unit(f"{_ROW}.{ID}", relation, _ROW, bare=bare))
-    columns, value = [], {}
+    columns, value, types = [], {}, {}
     for cell in sorted(cells):
         name = f"_pgrain_v{len(block.chosen)}"
-        block.from_.append(f"LATERAL pg_catalog.generate_series(0, {relation.bounds[cell]}) AS "
-                           f"{name} (_pgrain_v)")
-        value[cell] = f"{name}._pgrain_v::pg_catalog.int8"
-        block.leaves.append(Leaf(f"({name}._pgrain_v)::pg_catalog.float8"))
-        block.chosen.append((cell, len(block.leaves) - 1))
+        found: Support = supports[cell](name) if cell in (supports or {}) else \
+            _of_count(name, int(cell in relation.positive), relation.bounds[cell])
+        block.from_ += found.from_
+        value[cell], types[cell] = found.value, found.oid
+        block.leaves.append(Leaf(f"({found.known_by})::pg_catalog.float8"))
+        block.chosen.append(Chosen(cell, len(block.leaves) - 1, cell in (supports or {})))
+        if found.too_many is not None:
+            block.leaves.append(Leaf(f"({found.too_many})::pg_catalog.float8"))
+            block.too_many.append((len(block.leaves) - 1, found.refusal))
     if bare:
         block.outputs = [OutputSpec(Column("_pgrain_w", 23), "base", f"{_ROW}.{ID}"),
                          OutputSpec(Column("_pgrain_n", 20), "base", *value.values())]
@@ -71,12 +80,18 @@ def expand(program, relation: Relation, cells: set[int], bare: bool = False,
     for number, column in enumerate([] if bare else relation.columns):
         made = replace(column)
         if column.cell in cells:
-            made = Column(column.name, 20, labelled=True)
+            made = Column(column.name, types[column.cell], labelled=True)
             block.outputs.append(OutputSpec(made, "base", value[column.cell]))
         elif column.cell is not None:
             made.cell = len(block.cells)
             block.cells.append(Number(("x", 0), [("cell", 0, column.cell)]))
             block.outputs.append(OutputSpec(made, "cell"))
+        elif column.flag is not None:
+            made.flag = len(block.flags)
+            block.flags.append(Atom("flag", Number(("p", 0), [("flag", 0, column.flag)]), None))
+            block.outputs.append(OutputSpec(made, "flag"))
+        elif column.shown is not None:      # nothing can be made of it
+            block.outputs.append(OutputSpec(made, "shown"))
         else:
             block.outputs.append(OutputSpec(made, "base", f"{_ROW}._pgrain_o{number}"))
         columns.append(made)
@@ -84,15 +99,31 @@ def expand(program, relation: Relation, cells: set[int], bare: bool = False,
                for made, old in zip(columns, [] if bare else relation.columns, strict=False)
                if made.cell is not None and old.cell in relation.degrees}
     program.blocks.append(block)
-    bounds = {made.cell: f"(SELECT pg_catalog.max({relation.bounds[old.cell]}) FROM {relation.cte} "
-              "AS _pgrain_w)" for made, old in zip(columns, relation.columns, strict=False)
+    counts = {made.cell: old.cell for made, old in zip(columns, relation.columns, strict=False)
               if made.cell is not None and old.cell in relation.bounds}
+    bounds = {cell: f"(SELECT pg_catalog.max({relation.bounds[old]}) FROM {relation.cte} AS "
+              "_pgrain_w)" for cell, old in counts.items()}
     return Relation(block.number, block.row, columns, relation.keyed, degrees=degrees,
-                    bounds=bounds)
+                    bounds=bounds, positive={c for c in counts if counts[c] in relation.positive})
+
+
+def _of_count(name: str, least: int, bound: str) -> Support:
+    series = f"pg_catalog.generate_series({least}, {bound})"
+    return Support([f"LATERAL {series} AS {name} (_pgrain_v)"],
+                   f"{name}._pgrain_v::pg_catalog.int8", f"{name}._pgrain_v", 20)
+
+
+def wish(program, relation: Relation, places: list[int]) -> None:
+    """Have the columns at these places made columns of values where they come from: lowering begins
+    anew (`capture._lowered`). Nothing is done if that has been tried, or cannot be."""
+    wanted = {relation.wishes[place] for place in places if place in relation.wishes}
+    if wanted - program.values:
+        program.wanted_values |= wanted
+        raise UnsupportedOperator("a number that is wanted as a value")
 
 
 def values_alone(program, relation: Relation, key: Key | None = None) -> Relation:
-    """The relation with all its numbers as values, if they are counts; else as it is. key: what its
+    """The relation with all its numbers as values, if that can be; else as it is. key: what its
     rows stand for, if it is keyed."""
     cells = {column.cell for column in relation.columns if column.cell is not None}
     plain = all(column.cell is not None or not column.random for column in relation.columns)
@@ -101,34 +132,47 @@ def values_alone(program, relation: Relation, key: Key | None = None) -> Relatio
         program.wanted_values |= wanted     # then what its SELECT compares with it knows the value
         raise UnsupportedOperator("a count beside comparisons of it")
     able = cells and plain and can_expand(relation, cells) and not (relation.keyed and key is None)
+    if not able:
+        wish(program, relation, [n for n, c in enumerate(relation.columns) if c.random])
     return expand(program, relation, cells, key=key) if able else relation
 
 
-def literals(base, chosen: list[tuple[int, int]]) -> list[np.ndarray]:
-    """Literals (n,) whose conjunction says that the counts (cell, leaf) of each base row's row of
-    unit 0 are the leaves' values.
+def literals(base, chosen: list[Chosen]) -> list[np.ndarray]:
+    """Literals (n,) whose conjunction says that the numbers of each base row's row of unit 0 are
+    the leaves' values.
 
-    Several counts, and those of groups that have passed a HAVING, are taken together where the
+    Several numbers, and those of groups that have passed a HAVING, are taken together where the
     groups are small; else as if independent.
     """
-    atoms = [Atom("=", Number(("x", 0), [("cell", 0, cell)]),
-                  Number(("const", 0), [("leaf", leaf)])) for cell, leaf in chosen]
-    apart = [(cell, base.leaves[leaf]) for cell, leaf in chosen]
+    for leaf, refusal in base.block.too_many:
+        if (base.leaves[leaf] == -1).any():
+            raise refusal
+    atoms, codes = [], []
+    for one in chosen:
+        number, null = Number(("x", 0), [("cell", 0, one.cell)]), np.isnan(base.leaves[one.leaf])
+        atoms.append(Atom("=", number, Number(("const", 0), [("leaf", one.leaf)])))
+        codes.append(np.where(null, 2, 1))
+        if one.nullable:
+            atoms.append(Atom("is null", number, None))
+            codes.append(null.astype(np.int64))
     joint = jointly.of(base, atoms) if len(atoms) > 1 or atoms and jointly.passed(base, atoms[0]) \
         else None
     if joint is None or not joint.fits.any():
-        return [_literal(base, 0, *one) for one in apart]
-    made = joint.literals(atoms, np.ones((base.n, len(atoms)), np.int64), np.arange(base.n),
-                          joint.fits, base.units[0][1])
+        return [_literal(base, one) for one in chosen]
+    made = joint.literals(atoms, np.stack(codes, axis=1), np.arange(base.n), joint.fits,
+                          base.units[0][1])
     if joint.fits.all():
         return [made]
-    return [made, *(np.where(joint.fits, CERTAIN, _literal(base, 0, *one)) for one in apart)]
+    return [made, *(np.where(joint.fits, CERTAIN, _literal(base, one)) for one in chosen)]
 
 
-def _literal(base, unit: int, cell: int, value: np.ndarray) -> np.ndarray:
-    """(n,) literals that the count `cell` of each base row's row of a unit is `value` (n,)."""
-    rows, index = base.units[unit]
-    groups, of, number = rows.origin[cell]
+def _literal(base, one: Chosen) -> np.ndarray:
+    """(n,) literals that a number of each base row's row of unit 0 is the row's value."""
+    rows, index = base.units[0]
+    value = base.leaves[one.leaf]
+    if one.nullable:
+        return _literal_or_null(base, one.cell, value, index)
+    groups, of, number = rows.origin[one.cell]
     of, terms = of[index], groups.terms(number.leaves[number.tree[1]][1])
     asked = np.zeros(max(groups.n, 1), bool)
     asked[of] = True
@@ -147,26 +191,68 @@ def _literal(base, unit: int, cell: int, value: np.ndarray) -> np.ndarray:
     return out + row
 
 
+def _literal_or_null(base, cell: int, value: np.ndarray, index: np.ndarray) -> np.ndarray:
+    """The same of a number that may be NULL: `value` is NaN there."""
+    number, wiring = Number(("x", 0), [("cell", 0, cell)]), base.assembly.wiring
+    equal = comparisons.place_bound(base, number, "=", np.nan_to_num(value), None)
+    null = comparisons.place(base, Atom("is null", number, None))
+    out, row = wiring.exclusive(index), np.arange(base.n)
+    wiring.add(Combination(out, base.n, row, np.where(np.isnan(value), null, equal) + 1,
+                           np.ones(base.n)))
+    return out + row
+
+
 def ask_values(builder, expression: nodes.Expr) -> None:
-    """Note that the counts which an expression names are wanted as values of this SELECT's FROM,
-    those of its scalar subqueries too: its lowering begins anew with them (`capture._lowered`)."""
+    """Note that the numbers which an expression names are wanted as values of this SELECT's FROM,
+    those of its scalar subqueries and its aggregates too: its lowering begins anew with them
+    (`capture._lowered`)."""
+    inside: list[nodes.AggregateCall] = []
     for piece in expression.walk():
+        if any(call.start <= piece.start and piece.end <= call.end for call in inside):
+            continue
+        if isinstance(piece, nodes.AggregateCall):
+            inside.append(piece)
+            ask_aggregate(builder, piece)
         if isinstance(piece, nodes.Subquery):
             ask_value(builder, piece)
         found = builder.resolve(piece.qualifier, piece.name) \
             if isinstance(piece, nodes.ColumnRef) else None
-        if found is None or found[1].cell is None or found[0] not in builder.unit_of:
+        if found is None or not found[1].random or found[1].flag is not None \
+                or found[0] not in getattr(builder, "unit_of", ()):
             continue
-        # (An outer join has a relation of its own; its sides are asked.)
-        relation = builder.block.units[builder.unit_of[found[0]]].relation
-        builder.program.wanted_values.add(relation.sources.get(
-            found[1].cell, (id(builder.select), found[0], found[1].name)))
+        ask_value_of(builder, *found)
+
+
+def ask_aggregate(builder, piece: nodes.AggregateCall) -> None:
+    """The same of an aggregate of this SELECT: those of its item, or of HAVING."""
+    select = builder.select
+    at = next((number for number, item in enumerate(select.items) if item.expression is not None
+               and item.expression.start <= piece.start and piece.end <= item.expression.end), None)
+    builder.program.wanted_values.add(("having", id(select)) if at is None
+                                      else ("item", id(select), at))
+
+
+def ask_value_of(builder, alias: str, column: Column) -> None:
+    """The same of one column."""
+    # (An outer join has a relation of its own; its sides are asked.)
+    relation = builder.block.units[builder.unit_of[alias]].relation
+    builder.program.wanted_values.add(relation.sources.get(
+        column.cell, (id(builder.select), alias, column.name)))
 
 
 def ask_value(builder, piece: nodes.Subquery) -> None:
     """The same of one scalar subquery that depends on a model."""
     if piece.form == "scalar" and builder.program.analysis.depends(piece):
         builder.program.wanted_values.add(("scalar", id(piece)))
+
+
+def wants_value(builder, piece: nodes.Subquery) -> bool:
+    """Whether a scalar subquery is wanted as values, or an item of the select list with it."""
+    values = builder.program.values
+    return ("scalar", id(piece)) in values or any(
+        known is piece for number, item in enumerate(builder.select.items)
+        if item.expression is not None and ("item", id(builder.select), number) in values
+        for known in item.expression.walk())
 
 
 def member(builder, piece: nodes.Subquery) -> str | None:
@@ -199,6 +285,7 @@ def member(builder, piece: nodes.Subquery) -> str | None:
         values = _among(program, relation, cell, key, piece.query)
         joined = f"_pgrain_r.{KEY} OPERATOR(pg_catalog.=) _pgrain_key.{KEY}"
     else:
+        ask_values(builder, operand)
         return None
     sources = ", ".join([f"{key.cte} AS _pgrain_key", *key.lateral("_pgrain_key"),
                          f"{values.cte} AS _pgrain_r"])

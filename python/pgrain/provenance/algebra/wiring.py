@@ -21,6 +21,7 @@ class Wiring:
         self.shapes = shapes
         self.layers: list = []
         self._any_of: list[tuple] = []      # (out, n, target, literals) of disjunctions
+        self.disjunctions: list[tuple] = []     # all of them, with which terms are unknown
         self._owners = [np.array([-1, -1], np.int64)]
         self.n_p, self.n_x, self._next_owner = 2, 0, 0
         self.offset, self.raw = {}, {}
@@ -108,9 +109,11 @@ class Wiring:
         """(n,) literals that stand for conjunctions; a single literal stands for itself."""
         if literals.shape[1] == 1:
             return literals[:, 0]
+        from pgrain.provenance.algebra.overlaps import exact
+        shared = exact(self, literals)
         out = self.singles(len(literals))
         self.add(Events(out, literals))
-        return out + np.arange(len(literals))
+        return np.where(shared < 0, out + np.arange(len(literals)), shared)
 
     def any_of(self, n: int, target: np.ndarray, literals: np.ndarray,
                unknown: np.ndarray | None = None) -> int:
@@ -121,8 +124,9 @@ class Wiring:
         target, literals = target[possible], literals[possible]
         if unknown is None:
             literals = self.absorbed(target, literals)
-        out = self.threes(n)
-        self.add(AnyOf(out, n, target, literals, None if unknown is None else unknown[possible]))
+        out, unknown = self.threes(n), None if unknown is None else unknown[possible]
+        self.add(AnyOf(out, n, target, literals, unknown))
+        self.disjunctions.append((out, n, target, literals, unknown))
         if unknown is None:
             self._any_of.append((out, n, target, literals))
         return out
