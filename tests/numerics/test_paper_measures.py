@@ -370,10 +370,9 @@ def test_what_a_peer_is_given(tmp_path):
         np.testing.assert_allclose(given["held"][fold], predict_proba(model, theta, X[fold])[1],
                                    atol=1e-6)
     theta = train(model, X, y).theta
-    environment.export(tmp_path, case, model, theta, {"Q7": np.ones((5, 2))}, 1, {}, held=False,
-                       factor_rows=7)
+    environment.export(tmp_path, case, model, theta, {"Q7": np.ones((5, 2))}, 1, {}, held=False)
     with np.load(tmp_path / "case.npz") as given:
-        assert "held" not in given and given["factor_rows"] == 7
+        assert "held" not in given
         np.testing.assert_allclose(given["X"] @ given["kernel0"] + given["bias0"],
                                    predict_proba(model, theta, X)[0], atol=1e-4)
     words = RNG.integers(0, 9, (90, 6)).astype(np.int32)

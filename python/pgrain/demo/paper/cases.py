@@ -63,8 +63,6 @@ class Setting:
     peers: tuple[str, ...] = ()
     """Other implementations to be judged beside it, in an environment of their own (`lds`); of the
     jobs of `peers` those that are asked, if not all."""
-    factor_rows: int = 0
-    """Rows, the first ones, from which EK-FAC takes the eigenvalues of its factors; 0: all."""
     options: tuple[tuple[str, object], ...] = ()
     """Options of the architecture and of training."""
 
@@ -74,7 +72,7 @@ class Setting:
         found["options"] = {name: list(value) if isinstance(value, tuple) else value
                             for name, value in self.options}
         # Left out where they say nothing, so that records from before they were thought of count.
-        for name in ("queried", "peers", "factor_rows"):
+        for name in ("queried", "peers"):
             if not found[name]:
                 del found[name]
         if self.peers:

@@ -26,8 +26,7 @@ def _like(kind: str, what: dict) -> tuple:
     """What makes two jobs cost about the same."""
     return (kind, what.get("data"), what.get("architecture"), what.get("model"), what.get("rows"),
             bool(what.get("cg")), bool(what.get("baselines", True)), what.get("pairs"),
-            bool(what.get("denoise")), bool(what.get("swept")), tuple(what.get("peers", ())),
-            what.get("factor_rows"))
+            bool(what.get("denoise")), bool(what.get("swept")), tuple(what.get("peers", ())))
 
 
 def _parts(like: tuple) -> tuple[tuple, ...]:

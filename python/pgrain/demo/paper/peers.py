@@ -73,8 +73,7 @@ def measure(what: dict, say) -> dict:
     with tempfile.TemporaryDirectory() as folder:
         say("export")
         environment.export(Path(folder), case, model, theta, complaints, FILTERED[setting.data],
-                           options, setting.seed, held="cleanlab" in asked,
-                           factor_rows=setting.factor_rows)
+                           options, setting.seed, held="cleanlab" in asked)
         say(", ".join(asked.values()))
         told = environment.run(interpreter, Path(folder), *asked.values())
         for column, peer in asked.items():

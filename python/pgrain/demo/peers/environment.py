@@ -100,14 +100,12 @@ def out_of_fold(case: Case, model: Model, options: dict, seed: int) -> np.ndarra
 
 
 def export(folder: Path, case: Case, model: Model, theta, complaints: dict[str, np.ndarray],
-           target: int, options: dict, seed: int = 0, held: bool = True,
-           factor_rows: int = 0) -> None:
+           target: int, options: dict, seed: int = 0, held: bool = True) -> None:
     """FOLDER/case.npz. theta: None where no peer asks for the trained model. complaints: by name,
     dq/dp (V, R) of the objective; target: the class that the query counts, for peers that know
     nothing but losses. held: with probabilities out of fold; of texts the words, for a linear model
-    that the peer fits. factor_rows: of EK-FAC's eigenvalues, 0 for all."""
-    found: dict = {"y": case.y, "query_y": case.query_y, "target": target,
-                   "factor_rows": factor_rows}
+    that the peer fits."""
+    found: dict = {"y": case.y, "query_y": case.query_y, "target": target}
     if held and case.n_tokens:
         found |= {"words": case.X, "folds": FOLDS}
     elif held:

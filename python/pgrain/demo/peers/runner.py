@@ -30,7 +30,7 @@ class Case:
         self.y = torch.tensor(data["y"], dtype=torch.long)
         self.query = torch.tensor(data["query"])
         self.query_y = torch.tensor(data["query_y"], dtype=torch.long)
-        self.target, self.factor_rows = int(data["target"]), int(data["factor_rows"]) or None
+        self.target = int(data["target"])
         self.complaints = {name[3:]: torch.tensor(data[name], dtype=torch.float32)
                            for name in data if name.startswith("dq:")}
         layers, i = [], 0
@@ -77,9 +77,8 @@ def kronfluence(case):
     analyzer = Analyzer("case", prepare_model(case.model, task), task, cpu=True,
                         disable_tqdm=True, disable_model_save=True)
     start = time.perf_counter()
-    analyzer.fit_all_factors(
-        "ekfac", case.rows(), per_device_batch_size=512, overwrite_output_dir=True,
-        factor_args=FactorArguments("ekfac", lambda_max_examples=case.factor_rows))
+    analyzer.fit_all_factors("ekfac", case.rows(), factor_args=FactorArguments("ekfac"),
+                             per_device_batch_size=512, overwrite_output_dir=True)
     prepare = time.perf_counter() - start
     found = {}
     start = time.perf_counter()
