@@ -8,7 +8,7 @@ CREATE FUNCTION pgrain._complain(query text, complaint text[], top_k integer, in
                                  options jsonb)
 RETURNS TABLE (model text, ids text, keys text, of_all text, of_each text, scores text, effects text)
 LANGUAGE plpython3u STABLE STRICT PARALLEL UNSAFE COST 100000 ROWS 1
-SET plan_cache_mode = force_generic_plan SET enable_nestloop = on AS $python$
+SET plan_cache_mode = force_generic_plan SET enable_nestloop = on SET jit = off AS $python$
 @BACKEND@
 return backend.complain(plpy, query, complaint, top_k, intervention, options)
 $python$;
@@ -57,7 +57,7 @@ CREATE FUNCTION pgrain.provenance(query text, include_absent boolean DEFAULT fal
 RETURNS TABLE (output_row integer, output jsonb, output_column text, value float8, relaxed float8,
                variables bigint)
 LANGUAGE plpython3u STABLE STRICT PARALLEL UNSAFE COST 100000 ROWS 100
-SET plan_cache_mode = force_generic_plan SET enable_nestloop = on AS $python$
+SET plan_cache_mode = force_generic_plan SET enable_nestloop = on SET jit = off AS $python$
 @BACKEND@
 return backend.provenance(plpy, query, include_absent)
 $python$;
@@ -66,7 +66,7 @@ COMMENT ON FUNCTION pgrain.provenance IS
 
 CREATE FUNCTION pgrain.explain(query text) RETURNS SETOF text
 LANGUAGE plpython3u STABLE STRICT PARALLEL UNSAFE COST 100000 ROWS 20
-SET plan_cache_mode = force_generic_plan SET enable_nestloop = on AS $python$
+SET plan_cache_mode = force_generic_plan SET enable_nestloop = on SET jit = off AS $python$
 @BACKEND@
 return backend.explain(plpy, query)
 $python$;

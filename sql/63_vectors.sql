@@ -2,14 +2,14 @@
 
 CREATE FUNCTION pgrain.complaint_vector(query text, complaint text[]) RETURNS bytea
 LANGUAGE plpython3u STABLE STRICT PARALLEL UNSAFE COST 100000
-SET plan_cache_mode = force_generic_plan SET enable_nestloop = on AS $python$
+SET plan_cache_mode = force_generic_plan SET enable_nestloop = on SET jit = off AS $python$
 @BACKEND@
 return backend.complaint_vector(plpy, query, complaint)
 $python$;
 
 CREATE FUNCTION pgrain.complaint_vector(query text, complaint text) RETURNS bytea
 LANGUAGE plpython3u STABLE STRICT PARALLEL UNSAFE COST 100000
-SET plan_cache_mode = force_generic_plan SET enable_nestloop = on AS $python$
+SET plan_cache_mode = force_generic_plan SET enable_nestloop = on SET jit = off AS $python$
 @BACKEND@
 return backend.complaint_vector(plpy, query, [complaint])
 $python$;

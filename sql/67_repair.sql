@@ -5,7 +5,7 @@ CREATE FUNCTION pgrain.plan_repair(query text, complaint text[],
 RETURNS TABLE (rank integer, train_id bigint, train_key text, intervention text,
                predicted float8, low float8, high float8)
 LANGUAGE plpython3u STABLE STRICT PARALLEL UNSAFE COST 1000000 ROWS 100
-SET plan_cache_mode = force_generic_plan SET enable_nestloop = on AS $python$
+SET plan_cache_mode = force_generic_plan SET enable_nestloop = on SET jit = off AS $python$
 @BACKEND@
 return backend.plan_repair(plpy, query, complaint, intervention, options)
 $python$;
@@ -15,7 +15,7 @@ CREATE FUNCTION pgrain.plan_repair(query text, complaint text,
 RETURNS TABLE (rank integer, train_id bigint, train_key text, intervention text,
                predicted float8, low float8, high float8)
 LANGUAGE plpython3u STABLE STRICT PARALLEL UNSAFE COST 1000000 ROWS 100
-SET plan_cache_mode = force_generic_plan SET enable_nestloop = on AS $python$
+SET plan_cache_mode = force_generic_plan SET enable_nestloop = on SET jit = off AS $python$
 @BACKEND@
 return backend.plan_repair(plpy, query, [complaint], intervention, options)
 $python$;
@@ -56,14 +56,14 @@ SELECT pg_catalog.pg_extension_config_dump('pgrain.repair_round', '');
 -- model, and whether complaints hold.
 CREATE FUNCTION pgrain._plan_repair(query text, complaint text[], intervention text, options jsonb)
 RETURNS jsonb LANGUAGE plpython3u STABLE STRICT PARALLEL UNSAFE
-SET plan_cache_mode = force_generic_plan SET enable_nestloop = on AS $python$
+SET plan_cache_mode = force_generic_plan SET enable_nestloop = on SET jit = off AS $python$
 @BACKEND@
 return backend.plan_for_repair(plpy, query, complaint, intervention, options)
 $python$;
 
 CREATE FUNCTION pgrain._holds(query text, complaint text[])
 RETURNS jsonb LANGUAGE plpython3u STABLE STRICT PARALLEL UNSAFE
-SET plan_cache_mode = force_generic_plan SET enable_nestloop = on AS $python$
+SET plan_cache_mode = force_generic_plan SET enable_nestloop = on SET jit = off AS $python$
 @BACKEND@
 return backend.complaints_hold(plpy, query, complaint)
 $python$;

@@ -3,7 +3,7 @@
 CREATE FUNCTION pgrain.assess(query text, complaint text[])
 RETURNS TABLE (check_name text, value float8, verdict text, hint text)
 LANGUAGE plpython3u STABLE STRICT PARALLEL UNSAFE COST 1000000 ROWS 10
-SET plan_cache_mode = force_generic_plan SET enable_nestloop = on AS $python$
+SET plan_cache_mode = force_generic_plan SET enable_nestloop = on SET jit = off AS $python$
 @BACKEND@
 return backend.assess(plpy, query, complaint)
 $python$;
@@ -11,7 +11,7 @@ $python$;
 CREATE FUNCTION pgrain.assess(query text, complaint text)
 RETURNS TABLE (check_name text, value float8, verdict text, hint text)
 LANGUAGE plpython3u STABLE STRICT PARALLEL UNSAFE COST 1000000 ROWS 10
-SET plan_cache_mode = force_generic_plan SET enable_nestloop = on AS $python$
+SET plan_cache_mode = force_generic_plan SET enable_nestloop = on SET jit = off AS $python$
 @BACKEND@
 return backend.assess(plpy, query, [complaint])
 $python$;

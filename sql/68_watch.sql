@@ -129,7 +129,7 @@ $python$;
 -- Computes a watch's state from scratch, as its creator, in the snapshot of the calling statement.
 CREATE FUNCTION pgrain._build_watch(watch bigint) RETURNS void
 LANGUAGE plpython3u STABLE STRICT PARALLEL UNSAFE
-SET plan_cache_mode = force_generic_plan SET enable_nestloop = on AS $python$
+SET plan_cache_mode = force_generic_plan SET enable_nestloop = on SET jit = off AS $python$
 @BACKEND@
 backend.build_watch(plpy, watch)
 $python$;
