@@ -6,7 +6,7 @@ import numpy as np
 
 from pgrain.errors import InvalidArgument
 from pgrain.provenance.groups import Groups
-from pgrain.provenance.joint import extend
+from pgrain.provenance.joint import OneSlot, Predicted, extend
 from pgrain.provenance.lineage import Lineage
 from pgrain.provenance.output import Output
 from pgrain.provenance.presence import ABSENT, presence
@@ -51,6 +51,8 @@ class Circuit:
         if classes.shape != self.shape[:1]:
             raise InvalidArgument(f"expected {self.shape[0]} predicted classes, "
                                   f"not {classes.shape}")
+        if not self.by_row and isinstance(self.gates.joint, OneSlot):
+            return self._evaluate(Predicted(classes, self.shape[1]), hard=True)
         P = np.zeros(self.shape)
         P[np.arange(len(classes)), classes] = 1.0
         return self._evaluate(extend(P), hard=True)
@@ -105,7 +107,7 @@ class Circuit:
                                   f"not {array.shape}")
         return extend(array)
 
-    def _evaluate(self, P: np.ndarray, hard: bool) -> Output:
+    def _evaluate(self, P: np.ndarray | Predicted, hard: bool) -> Output:
         n_rows = len(self.lineage.texts)
         numbers = np.full((n_rows, len(self.columns)), np.nan)
         scales = np.zeros((n_rows, len(self.columns)))

@@ -136,15 +136,16 @@ class Groups:
             if gate.total is not None:
                 values = 1.0 if gate.values is None else gate.values
                 self._scatter(to_sums, gate.total, gate.flags * values * to_total[self.group])
-        result = np.zeros_like(P)
+        result = None
         for combination, entry_gradient in to_sums.items():
             width = P.shape[1] ** (self.lineage.entries.shape[1] - 1)
             n_patterns = self.joint.n if hasattr(self.joint, "n") else \
                 len(self.lineage.sides[0].starts)
             dense = np.bincount(self.pattern * width + self.classes, entry_gradient,
                                 n_patterns * width).reshape(n_patterns, width)
-            result += self.joint.backward(P, combination, dense)
-        return result
+            part = self.joint.backward(P, combination, dense)
+            result = part if result is None else result + part
+        return np.zeros_like(P) if result is None else result
 
     @staticmethod
     def _scatter(sums: dict, combination: tuple, gradient: np.ndarray) -> None:

@@ -32,6 +32,16 @@ def extend(P: np.ndarray) -> np.ndarray:
     return extended
 
 
+class Predicted:
+    """Predicted classes in place of probabilities: what `extend` of the one-hot rows would be.
+
+    classes: (V + 1,), the last one NULL's; width: R + 1.
+    """
+
+    def __init__(self, classes: np.ndarray, n_classes: int):
+        self.classes, self.width = np.append(classes, n_classes), n_classes + 1
+
+
 class OneSlot:
     """One prediction for each row."""
 
@@ -52,13 +62,21 @@ class OneSlot:
                                                self.shape)
         return self.matrices[weight]
 
-    def forward(self, P: np.ndarray, combination: tuple) -> np.ndarray:
+    def forward(self, P: np.ndarray | Predicted, combination: tuple) -> np.ndarray:
         """(Q, R + 1)."""
+        if isinstance(P, Predicted):
+            n = self.shape[0] * P.width
+            return np.bincount(self.row_factor * P.width + P.classes.take(self.variables),
+                               self.weights[combination[0]], n).reshape(-1, P.width)
         return self._matrix(combination[0]) @ P
 
     def backward(self, P: np.ndarray, combination: tuple, gradient: np.ndarray) -> np.ndarray:
         """(V + 1, R + 1): d sum(gradient * S) / dP."""
-        return self._matrix(combination[0]).T @ gradient
+        matrix = self._matrix(combination[0])
+        used = np.flatnonzero(gradient.any(axis=1))
+        if 2 * len(used) < len(gradient):       # one group's, as a rule: few rows
+            matrix, gradient = matrix[used], gradient[used]
+        return matrix.T @ gradient
 
     def variables_of_patterns(self):
         """(pattern, variable) pairs, not distinct."""

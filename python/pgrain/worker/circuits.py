@@ -8,9 +8,11 @@ caller's snapshot, has decided what that is. Nothing else is asked of the tables
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import threading
+import time
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -19,13 +21,14 @@ import numpy as np
 
 from pgrain.plan.lexer import tokenize
 from pgrain.provenance.circuit import Circuit, Output
-from pgrain.provenance.output import match_sql
+from pgrain.provenance.output import OutputColumn, match_sql
 from pgrain.worker.ranking import Variables
 from pgrain.worker.resident import Resident
 
 CIRCUITS = 32
 KEPT_BYTES = 4 << 20     # of captures in all; arrays made of them take some twenty times as much
 SLOPES = 32              # projected gradients kept with each
+PRUNE_SECONDS = 0.5
 
 
 @dataclass
@@ -58,9 +61,9 @@ class Evaluated:
         """See `Match`."""
         known = self._matches.get(where)
         if known is None:
-            columns = mentioned(where, [column.name for column in self.circuit.columns])
+            columns, sql = _condition(where, tuple(self.circuit.columns))
             output = self.value.match_json(columns=columns)
-            known = Match(match_sql(self.circuit.columns, where), output,
+            known = Match(sql, output,
                           hashlib.sha256(output.encode()).hexdigest(),
                           not bool(self.value.present.all()))
             if len(self._matches) < CIRCUITS:
@@ -100,6 +103,12 @@ def same_rows(match: list[Match | None], given: list | None) -> list | None:
     return [m and g[1] for m, g in zip(match, given, strict=True)]
 
 
+@functools.lru_cache(maxsize=256)
+def _condition(where: str, columns: tuple[OutputColumn, ...]) -> tuple[set[int] | None, str]:
+    """(the columns that a WHERE may read, the statement that finds its rows)."""
+    return mentioned(where, [column.name for column in columns]), match_sql(list(columns), where)
+
+
 def mentioned(where: str, columns: list[str]) -> set[int] | None:
     """Numbers of the columns that a complaint's WHERE may read; None if that may be all of them.
 
@@ -124,6 +133,7 @@ class Circuits:
     def __init__(self):
         self._lock = threading.Lock()
         self._known: OrderedDict[bytes, tuple[Evaluated, int]] = OrderedDict()
+        self._pruned = 0.0
 
     def key(self, params: dict, blobs: list) -> bytes | None:
         """A name for the request's capture and models; None where the circuit is not to be kept:
@@ -168,7 +178,10 @@ class Circuits:
     def prune(self, held: Callable[[Resident], bool]) -> None:
         """Drop the circuits of versions that nobody else holds: with a circuit goes the memory of
         a whole version, its projections too; and those of tables of values that have been begun
-        anew since."""
+        anew since. Now and then: it goes through all of them."""
+        if time.monotonic() - self._pruned < PRUNE_SECONDS:
+            return
+        self._pruned = time.monotonic()
         with self._lock:
             known = list(self._known.items())
         spent = [key for key, (made, _) in known
