@@ -48,6 +48,7 @@ install: bootstrap
 
 ## bench — timed runs beside what they are compared to, into docs/benchmarks.md; ARGS="--only predict"
 bench: bootstrap install
+	@$(PYTHON) -m pip install --quiet --editable '.[bench]'
 	@$(PYTHON) benchmarks/bench.py $(ARGS)
 
 ## load — many sessions at once for ten minutes, into docs/benchmarks-load.md; ARGS="--clients 16 --seconds 60"

@@ -4,13 +4,14 @@
                                                [--note "measured on a busy machine"]
 
 A private cluster in a folder of its own is made, filled, and removed. Results go to
-benchmarks/results/<commit>.json too, so that regressions show.
+benchmarks/results/<commit>.json too, so that regressions show; plots beside the page.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import subprocess
 import time
 from pathlib import Path
 
@@ -19,6 +20,7 @@ import bench_modes
 import bench_offline
 import bench_page
 import bench_peers
+import bench_plots
 import bench_predict
 import bench_sizes
 from bench_common import Bench, machine, server
@@ -87,15 +89,24 @@ def main() -> None:
         result["skipped"] = list(dict.fromkeys(old["skipped"] + bench.skipped))
         result["machine"]["seconds"] += old["machine"]["seconds"]
     name.write_text(json.dumps(result, indent=1) + "\n")
-    options.page.write_text(bench_page.render(result, before(name)))
+    folder = options.page.with_suffix("")
+    plots = bench_plots.draw(result, folder)
+    options.page.write_text(bench_page.render(result, before(name), plots, folder.name))
     say(f"wrote {options.page} and {name} in {facts['seconds']} s")
 
 
 def before(name: Path) -> dict | None:
     """The results of another commit that were written last, if there are any."""
-    others = sorted((p for p in RESULTS.glob("*.json") if p != name),
-                    key=lambda p: p.stat().st_mtime)
-    return json.loads(others[-1].read_text()) if others else None
+    others = [json.loads(p.read_text()) for p in RESULTS.glob("*.json") if p != name]
+    # Older ones do not say when; a checkout gives all files one time, so the commit's is asked.
+    return max(others, key=lambda it: it["machine"].get("at") or committed(it["machine"]["commit"]),
+               default=None)
+
+
+def committed(commit: str) -> str:
+    """When a commit was made, ISO 8601; empty for one that is not known here."""
+    return subprocess.run(["git", "show", "-s", "--format=%cI", commit], capture_output=True,
+                          text=True, check=False).stdout.strip()
 
 
 if __name__ == "__main__":

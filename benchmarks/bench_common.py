@@ -8,6 +8,7 @@ import platform
 import subprocess
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
 from importlib.metadata import version as version_of
 
 import psycopg
@@ -103,6 +104,7 @@ def machine() -> dict:
                             text=True, check=False).stdout.strip() or "unknown"
     return {"cpu": cpu, "cores": os.cpu_count(), "load": [round(x, 2) for x in os.getloadavg()],
             "python": platform.python_version(), "commit": commit,
+            "at": datetime.now(UTC).isoformat(timespec="seconds"),
             "postgresql": subprocess.run([find_server().pg_config, "--version"],
                                          capture_output=True, text=True,
                                          check=True).stdout.split()[1],

@@ -101,6 +101,24 @@ return said
 $pgrain$"""
 
 
+_EMPTY = f"""
+CREATE OR REPLACE FUNCTION public.bench_empty(query text, complaint text)
+RETURNS TABLE (rank integer, model text, train_id bigint, train_key text, intervention text,
+               score float8, effect float8) LANGUAGE sql STABLE ROWS {TOP} AS $pgrain$
+    SELECT r.n::int4, m.word, r.id, r.id::text, m.word, r.score, r.score
+    FROM public.bench_arrays() AS m,
+        ROWS FROM (unnest(m.scores::float8[]), unnest(m.ids::int8[])) WITH ORDINALITY
+        AS r (score, id, n) $pgrain$"""
+_ARRAYS = f"""
+CREATE OR REPLACE FUNCTION public.bench_arrays(OUT ids text, OUT scores text, OUT word text)
+RETURNS SETOF record LANGUAGE plpython3u STABLE ROWS 1 AS $pgrain$
+if "rows" not in SD:
+    SD["rows"] = ["{{" + ",".join(str(7 * i) for i in range({TOP})) + "}}",
+                  "{{" + ",".join("%.17g" % (1 / (i + 3)) for i in range({TOP})) + "}}", "delete"]
+return [SD["rows"]]
+$pgrain$"""
+
+
 def report(table: str, extra: str = "") -> str:
     return shop.report(MODEL, table, extra)
 
@@ -127,6 +145,8 @@ def prepare(bench: Bench) -> None:
               "(SELECT FROM bench_elsewhere)")
     bench.run("CREATE TABLE changing AS SELECT id, image, clothingtype, hour FROM sellerdata")
     bench.run("VACUUM ANALYZE changing")
+    bench.run(_ARRAYS)
+    bench.run(_EMPTY)
 
 
 @contextlib.contextmanager
@@ -167,6 +187,7 @@ def measure(bench: Bench) -> None:
     bench.connection.execute("SET client_min_messages = error")
     floors = _floors(bench)
     _by_step(bench, floors)
+    _capture(bench)
     _unattached(bench)
     _first(bench)
     _clients(bench)
@@ -197,6 +218,11 @@ def _by_step(bench: Bench, floors: dict) -> None:
         session.execute("SET client_min_messages = error")
         bench.add(section, "a round trip to the server (SELECT 1)",
                   median(lambda: session.execute("SELECT 1").fetchall(), bench.repeat))
+        surface = median(lambda: session.execute(
+            "SELECT * FROM public.bench_empty(%s, %s)", ["bench_watch", "x"]).fetchall(),
+            bench.repeat)
+        bench.add(section, f"a PL/Python function that returns {TOP} made-up rows like complain's",
+                  surface, note="nothing is asked of anybody: what is left to SQL and client")
         A = np.random.default_rng(0).normal(size=(TRAIN, K)).astype(np.float32)
         w, c = np.ones(K), np.ones(K)
         bench.add(section, f"scores of {TRAIN:,} deletions and the top {TOP} (numpy, in process)",
@@ -205,6 +231,8 @@ def _by_step(bench: Bench, floors: dict) -> None:
         committed = lambda: bench.run("UPDATE bench_elsewhere SET n = n + 1")  # noqa: E731
         changed = lambda: bench.run(  # noqa: E731
             "UPDATE changing SET hour = (hour + 1) %% 24 WHERE id = %s", [next(ids)])
+        read, of_read = floors["watch"]
+        floors["watch"] = read + surface, f"{of_read}, and {surface:.2f} ms for made-up rows"
         for name, what, query, complaint, before in [
                 ("watch", "watch, with WHERE", "bench_watch",
                  "flagged too high WHERE hour = 13", None),
@@ -232,19 +260,52 @@ def _by_step(bench: Bench, floors: dict) -> None:
                       note=f"budget {budget} (stretch {stretch}); of it {steps}")
 
 
+def _capture(bench: Bench) -> None:
+    """The capture alone, beside the query itself and without its model calls."""
+    section = "Capture, against the query itself and without its model calls"
+    say(section)
+    counted = ("SELECT hour, clothingtype, count(*) AS n, avg(length(image)) AS size FROM "
+               f"sellerdata WHERE pgrain.predict('{MODEL}', image) <> clothingtype "
+               "GROUP BY hour, clothingtype")
+    grouped = (f"SELECT pgrain.predict('{MODEL}', image) AS label, count(*) AS n FROM sellerdata "
+               f"GROUP BY pgrain.predict('{MODEL}', image)")
+    with bench.cluster.connect(bench.connection.info.dbname) as session:
+        session.execute("SET client_min_messages = error")
+        for what, query in (("a filter and groups", report("sellerdata")),
+                            ("two groups, two aggregates", counted),
+                            ("grouped by prediction", grouped)):
+            plain = re.sub(r"pgrain.predict\('\w+', image\)", "md5(image)", query)
+            constant = re.sub(r"pgrain.predict\('\w+', image\)", "lower('Dress')", query)
+            found = split(session, query, "n too high" if " AS n" in query else "flagged too high",
+                          bench.repeat)["capture"]
+            without, with_it = (median(lambda q=q: session.execute(q).fetchall(), bench.repeat)
+                                for q in (constant, query))
+            reads = median(lambda q=plain: session.execute(q).fetchall(), max(3, bench.repeat // 3))
+            took = statistics.median(found)
+            bench.add(section, f"{what}, {bench.queried:,} rows", took, low=min(found),
+                      high=max(found), floor=without, floor_is="the query without its model calls",
+                      note=f"budget 3 × (stretch 1.5); {took / with_it:.2g} × the query itself "
+                           f"({with_it:.1f} ms), {took / reads:.2g} × one that reads the pictures "
+                           f"(md5, {reads:.1f} ms)")
+
+
 def _unattached(bench: Bench) -> None:
     section = "complain over values that are not attached"
     say(section)
     query = report("unseen")
     with bench.cluster.connect(bench.connection.info.dbname) as session:
         session.execute("SET client_min_messages = error")
+        attached = median(lambda: session.execute(
+            ASK, [report("sellerdata"), "flagged too high WHERE hour = 13"]).fetchall(),
+            bench.repeat, 3)
         for what in ("first: every value is predicted and projected",
                      "again: the worker remembers the values"):
             found = times(lambda: session.execute(
                 ASK, [query, "flagged too high WHERE hour = 13"]).fetchall(),
                 1 if what.startswith("first") else bench.repeat, warm=0)
             bench.add(section, f"{bench.queried:,} values, {what}", statistics.median(found),
-                      low=min(found), high=max(found))
+                      low=min(found), high=max(found), floor=attached, floor_is=
+                      "the same of attached values, in this section")
 
 
 def _first(bench: Bench) -> None:
@@ -282,14 +343,26 @@ def _first(bench: Bench) -> None:
                   note=f"budget {budget} (stretch {stretch}); all of it "
                        f"{statistics.median(asked):.1f}, the query alone "
                        f"{statistics.median(alone):.1f}; of all {of}")
+    empty = _anew(bench, "SELECT * FROM public.bench_empty(%s, %s)", lambda: ("a", "b"))
+    for what, query in (("a query, its first prediction included", shape),
+                        ("a watch", lambda: "bench_watch")):
+        found = _anew(bench, ASK, lambda q=query: (q(), "flagged too high WHERE hour = 13"))
+        bench.add(section, f"cold: a new session, connecting included: {what}",
+                  statistics.median(found), low=min(found), high=max(found),
+                  floor=statistics.median(empty), floor_is="a new session's first call of an empty "
+                                                           "PL/Python function")
+
+
+def _anew(bench: Bench, statement: str, arguments: Callable[[], tuple]) -> list[float]:
+    """Milliseconds of the first statement of each of five sessions, connecting included."""
     found = []
     for _ in range(5):
+        given = arguments()
         began = time.perf_counter()
         with bench.cluster.connect(bench.connection.info.dbname) as session:
-            session.execute(ASK, [shape(), "flagged too high WHERE hour = 13"]).fetchall()
-        found.append(1e3 * (time.perf_counter() - began))
-    bench.add(section, "cold: a new session, connecting and its first prediction included",
-              statistics.median(found), low=min(found), high=max(found))
+            session.execute(statement, given).fetchall()
+            found.append(1e3 * (time.perf_counter() - began))
+    return found
 
 
 def _clients(bench: Bench) -> None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+WORSE = 1.3     # times what it was before: told at the end of the page
+RATES = ("rows/s",)
+
 HEAD = """# Benchmarks
 
 Written by `make bench` ({seconds:,} s). {cpu}, {cores} cores, no GPU; PostgreSQL {postgresql},
@@ -9,8 +12,9 @@ Python {python}, jax {jax}, numpy {numpy}, psycopg {psycopg}; commit {commit}; l
 start {load}.{note} {rows:,} training rows of Fashion-MNIST (the brightest trousers labelled dress),
 {queried:,} rows in the inference table. Medians of {repeat} calls unless a line says otherwise; the
 range is from the least to the greatest. A floor is the least that the hardware measured here would
-allow; distance is how many times the floor (for rates: which part of it). The same numbers with the
-commit are in `benchmarks/results/`.
+allow; distance is how many times the floor (for rates: which part of it); where the hardware sets
+none, it is the least that the same answer takes without us, and says what that is. The same numbers
+with the commit are in `benchmarks/results/`; `before` is what they were in the run before{of}.
 """
 
 TAIL = """## Elsewhere
@@ -29,8 +33,11 @@ def number(value: float) -> str:
     return f"{value:.3g}"
 
 
-def render(result: dict, earlier: dict | None) -> str:
+def render(result: dict, earlier: dict | None, plots: dict[str, list[tuple[str, str]]],
+           folder: str) -> str:
+    """The page. earlier: results of the run before; plots: (title, file in `folder`) by section."""
     facts = dict(result["machine"])
+    facts["of"] = f" (commit {earlier['machine']['commit']})" if earlier else ""
     facts["note"] = f" **{facts['note'].strip().capitalize()}.**" if facts["note"] else ""
     facts["load"] = ", ".join(str(x) for x in facts["load"])
     old = {(e["section"], e["what"]): e["value"] for e in (earlier or {}).get("entries", [])}
@@ -42,12 +49,31 @@ def render(result: dict, earlier: dict | None) -> str:
             if e["section"] != section:
                 continue
             distance = f"{e['value'] / e['floor']:.2g} ×" if e["floor"] else ""
-            spread = "" if e["low"] is None else f"{number(e['low'])}-{number(e['high'])}"
+            spread = ("" if e["low"] is None else f"from {number(e['low'])}" if e["high"] is None
+                  else f"{number(e['low'])}-{number(e['high'])}")
             floor = f"{number(e['floor'])}: {e['floor_is']}" if e["floor"] else ""
             before = old.get((section, e["what"]))
             lines.append(f"| {e['what']} | {number(e['value'])} {e['unit']} | {spread} | {floor} | "
                          f"{distance} | {e['note']} |"
                          + (f" {number(before) if before else ''} |" if old else ""))
+        for title, name in plots.get(section, ()):
+            lines += ["", f"![{title}]({folder}/{name})"]
         parts.append("\n".join(lines))
+    if earlier:
+        parts.append(_slower(result, old, earlier["machine"]["commit"]))
     parts.append(TAIL + "\n".join(f"- {what}" for what in result["skipped"]))
     return "\n\n".join(part.strip() for part in parts) + "\n"
+
+
+def _slower(result: dict, old: dict, commit: str) -> str:
+    """Which figures are worse than before by more than what two runs differ in."""
+    found = []
+    for e in result["entries"]:
+        before = old.get((e["section"], e["what"]))
+        if before and e["value"]:
+            ratio = before / e["value"] if e["unit"] in RATES else e["value"] / before
+            if ratio > WORSE:
+                found.append(f"- {e['section']}: {e['what']}: {number(before)} → "
+                             f"{number(e['value'])} {e['unit']} ({ratio:.1f} ×)")
+    text = f"## Worse than before\n\nMore than {WORSE} times what it was with commit {commit}"
+    return text + (":\n\n" + "\n".join(found) if found else ": nothing.")

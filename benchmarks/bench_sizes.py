@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Callable
 
+import bench_watch
 import psycopg
 from bench_common import Bench
 from bench_memory import memory, of_session
@@ -51,6 +52,9 @@ def measure(bench: Bench, rows: int) -> None:
     complain()
     bench.add(section, "a complaint about all of it, as the last time",
               1e3 * (time.perf_counter() - began))
+    bench_watch.measure(bench, rows, lambda claim, first, n: (
+        f"SELECT n AS id, {_ROW} AS x, {claim} AS claim "
+        f"FROM generate_series({first}, {first + n - 1}) AS n"))
     bench.worker.stop()
     began = time.perf_counter()
     bench.worker.start()

@@ -25,9 +25,10 @@ import jax
 import numpy as np
 
 from pgrain.influence.blocks import ProjectionBlocks
-from pgrain.influence.top_k import top_k
+from pgrain.influence.top_k import least_k
 
 K, CLASSES, TOP = 20, 10, 100
+OURS = "complain: blocks, least_k"
 ENVIRONMENT = Path(".local/faiss")
 PEER = Path(__file__).with_name("scoring_faiss.py")
 
@@ -141,7 +142,7 @@ def deletions(n: int, repeat: int, python: str | None) -> dict:
     made, on_device, read = ProjectionBlocks(A), jax.device_put(A), Reading()
     faiss = Faiss(python, n)
     expected = np.argsort(A.astype(np.float64) @ x, kind="stable")[:TOP]
-    ours = top_k(-made.least(x), TOP)
+    ours = least_k(made.least(x), TOP)
     for found in (ours, np.asarray(jax_top(on_device, x)[1])):
         assert len(set(found) ^ set(expected)) <= 2      # float32 may swap the last two
     if (found := faiss.search()) is not None:
@@ -149,7 +150,7 @@ def deletions(n: int, repeat: int, python: str | None) -> dict:
     try:
         return alternate({
             "reading the array once, all cores": lambda: read(A),
-            "complain: blocks, top_k": lambda: top_k(-made.least(x), TOP),
+            OURS: lambda: least_k(made.least(x), TOP),
             "numpy: matmul, argpartition": lambda: np.argpartition(A @ x, TOP)[:TOP],
             "JAX: matmul, top_k": lambda: jax_top(on_device, x)[1].block_until_ready(),
         }, repeat, faiss)
@@ -172,12 +173,12 @@ def relabellings(rows: int, repeat: int) -> dict:
         changes[every, own] = np.inf
         return np.argpartition(changes.min(axis=1), TOP)[:TOP]
 
-    found = [set(top_k(-made.least(x), TOP)), set(with_numpy()),
+    found = [set(least_k(made.least(x), TOP)), set(with_numpy()),
              set(np.asarray(jax_relabel(on_device, own_there, x)[1]))]
     assert all(len(found[0] ^ other) <= 2 for other in found)
     return alternate({
         "reading the array once, all cores": lambda: read(J),
-        "complain: blocks, top_k": lambda: top_k(-made.least(x), TOP),
+        OURS: lambda: least_k(made.least(x), TOP),
         "numpy: matmul, argpartition": with_numpy,
         "JAX: matmul, top_k":
             lambda: jax_relabel(on_device, own_there, x)[1].block_until_ready(),
