@@ -68,4 +68,4 @@ _SMALL = (" The order of the peaks, Q4 > Q5 > Q6 > Q7, is the paper's; with the 
           "one-hot columns has its first flat place early, and the ranking for Q4 leaps at the "
           "eighth pair and rises slowly up to the 30 computed (option `k` takes more). One seed of "
           "five took k = 12 at 70 %, hence that interval. **EK-FAC is ahead** of the automatic k "
-          "on all four queries at 60 %, and on Q5 to Q7 ahead of Rain++ at its best k too.")
+          "on all four queries at every rate, and on Q5 to Q7 ahead of Rain++ at its best k too.")

@@ -107,10 +107,10 @@ def render(records, folder: Path, scale) -> str:
             "shares the complaint's direction, nothing else. EK-FAC is kronfluence's, cleanlab its "
             "self-confidence out of fold, both in an environment of their own; EK-FAC sees the "
             "complaint and knows dense layers alone. cleanlab sees neither complaint nor model, "
-            "but probabilities of three folds: the logistic regression's own on ADULT and MNIST, "
-            "the mlp's beside other models of pictures, scikit-learn's logistic regression over "
-            "TF-IDF words on the reviews; such rows with the same wrong labels have the same "
-            "number."
+            "but probabilities of three folds: the row's own model's where they were made (always "
+            "on ADULT), else the mlp's on pictures, on the reviews those of scikit-learn's "
+            "logistic regression over TF-IDF words; such rows with the same wrong labels have the "
+            "same number."
             + (_SMALL if scale.name == "small" else "")
             + _list("**Where a baseline wins against the automatic k**", beaten)
             + _list("Of these, **against Rain++ at its best k too**", best_too)
