@@ -36,7 +36,7 @@ RESIDENT_VERSIONS = 8
 # complaint has asked for, if that is more.
 LIVE_BYTES = 64 << 20
 ALL_LIVE_BYTES = 256 << 20  # ... of all versions, before those of the versions used least go
-PASSING_BYTES = 32 << 20    # of values of changed rows, which are asked for once or twice
+PASSING_BYTES = 8 << 20     # of values of changed rows, which are asked for once or twice
 REST_SECONDS = 20.0     # the connection that loads is given up when it was not needed for so long
 
 
