@@ -62,6 +62,24 @@ def test_copy(goods):
     wait_for(goods, before + 50)
 
 
+def test_values_that_the_model_cannot_read_hold_nothing_up(goods):
+    """They are an error for whoever asks about them, and for nobody else."""
+    before = stored(goods)
+    odd = ["'{1,2,3}'", "'{{1,2}}'", "'{1e300,1}'"]
+    with goods.connection.transaction():
+        for value in odd:
+            goods.execute(f"INSERT INTO goods (x, hour) VALUES ({value}, 1)")
+        goods.execute("INSERT INTO goods (x, hour) SELECT ARRAY[500 + i, 1], 1 "
+                      "FROM generate_series(1, 5) AS i")
+    try:
+        wait_for(goods, before + 5)
+        for value in odd:
+            with pytest.raises(psycopg.errors.InvalidParameterValue):
+                goods.execute(f"SELECT pgrain.predict('colour', x) FROM goods WHERE x = {value}")
+    finally:
+        goods.execute("DELETE FROM goods WHERE x IN (" + ", ".join(odd) + ")")
+
+
 def test_rolled_back_rows_are_not_stored(goods):
     before = stored(goods)
     with pytest.raises(ZeroDivisionError), goods.connection.transaction():

@@ -17,6 +17,7 @@ from psycopg import sql
 from pgrain.errors import (
     InsufficientPrivilege,
     InvalidArgument,
+    PgrainError,
     UndefinedColumn,
     UndefinedObject,
 )
@@ -217,12 +218,15 @@ def count(connection: psycopg.Connection, relation: int, reader: str | None,
 def read(connection: psycopg.Connection, relation: int, kind: str, features: list[str],
          secret: bytes, *, reader: str | None, names: list[str] | None = None,
          key: str | None = None, label: str | None = None,
-         content: bool = False, waiting: Waiting | None = None) -> Iterator[Row]:
+         content: bool = False, waiting: Waiting | None = None,
+         unreadable: list[PgrainError] | None = None) -> Iterator[Row]:
     """All rows whose features are not null, in the order in which PostgreSQL returns them.
 
     features: the columns; names: what the model calls them (kind "columns"; default the same).
     Values: bytes, list of floats, or a dict column -> number, text, bool, None. See `reading` for
-    `reader`, `waiting` and what is refused. content: give `Row.content`, too.
+    `reader`, `waiting` and what is refused. content: give `Row.content`, too. unreadable: rows
+    whose value has no digest (an array of arrays) are left out, and why is added here; without
+    it they are an error (22023).
     """
     names = names or features
     columns = [_text(key), _text(label)]
@@ -252,9 +256,15 @@ def read(connection: psycopg.Connection, relation: int, kind: str, features: lis
             copy.set_types(types)
             for key_text, label_text, value in copy.rows():
                 check()
+                try:
+                    named = digest(keyed, value, kind, names)
+                except InvalidArgument as error:
+                    if unreadable is None:
+                        raise
+                    unreadable.append(error)
+                    continue
                 yield Row(key_text, label_text,
-                          plain_columns(value) if kind == "columns" else value,
-                          digest(keyed, value, kind, names),
+                          plain_columns(value) if kind == "columns" else value, named,
                           digest(plain, value, kind, names) if content else None)
 
 

@@ -5,7 +5,13 @@ from __future__ import annotations
 import numpy as np
 import psycopg
 
-from pgrain.errors import InsufficientPrivilege, InvalidArgument, UndefinedColumn, UndefinedObject
+from pgrain.errors import (
+    InsufficientPrivilege,
+    InvalidArgument,
+    PgrainError,
+    UndefinedColumn,
+    UndefinedObject,
+)
 from pgrain.settings import CHUNK_ROWS
 from pgrain.store import predictions, relations, spectra, versions
 from pgrain.wire.identity import DIGEST_BYTES
@@ -13,8 +19,9 @@ from pgrain.worker import compaction
 from pgrain.worker.resident import Resident, load_version
 
 
-def run(job) -> str:
-    """Store what the active version predicts for the values of one relation."""
+def run(job, *, leave_out: bool = False) -> str:
+    """Store what the active version predicts for the values of one relation. leave_out: others
+    than those which the model cannot read, which are an error otherwise."""
     connection = job.connection
     model = versions.read_model(connection, job.model)
     resident = load_version(connection, model.active_version)
@@ -24,13 +31,16 @@ def run(job) -> str:
     spectrum = resident.row.active_spectrum
     vectors = spectra.read_vectors(connection, spectrum) if spectrum is not None else None
     stored = 0
+    unreadable: list[PgrainError] | None = [] if leave_out else None
     for attachment in predictions.attachments(connection, job.model):
         if attachment["relation"] == wanted:
-            found, new = store_relation(job, resident, attachment, known, spectrum, vectors)
+            found, new = store_relation(job, resident, attachment, known, spectrum, vectors,
+                                        unreadable)
             stored += sum(len(chunk.digests) for chunk in new)
             compaction.compact(connection, resident, wanted, chunks + new, found)
     projected = "" if spectrum is not None else "; no spectrum yet, so without projections"
-    return f"{stored} new values predicted by version {resident.row.version}{projected}"
+    return (f"{stored} new values predicted by version {resident.row.version}{projected}"
+            + _left_out(unreadable))
 
 
 # What may be wrong with a relation that was attached once: it, or what the roles may, was altered.
@@ -54,9 +64,12 @@ def store_all(job, resident: Resident, known: set[bytes], spectrum: int | None,
     relation that was altered holds nothing up."""
     seqs, note = [], ""
     for attachment in predictions.attachments(job.connection, job.model):
+        unreadable: list[PgrainError] = []
         try:
-            _, new = store_relation(job, resident, attachment, known, spectrum, vectors)
+            _, new = store_relation(job, resident, attachment, known, spectrum, vectors, unreadable)
             seqs += [chunk.seq for chunk in new]
+            if unreadable:
+                note += f"; attached {attachment['name']}{_left_out(unreadable)}"
         except _ALTERED as error:
             if job.connection.closed:
                 raise
@@ -69,11 +82,13 @@ def store_all(job, resident: Resident, known: set[bytes], spectrum: int | None,
 
 
 def store_relation(job, resident: Resident, attachment: dict, known: set[bytes],
-                   spectrum: int | None, vectors: np.ndarray | None
+                   spectrum: int | None, vectors: np.ndarray | None,
+                   unreadable: list[PgrainError] | None = None
                    ) -> tuple[set[bytes], list[predictions.Names]]:
     """Predict and store the values of one relation that `known` lacks (it is added to).
 
-    Returns (digests of all its values, the new chunks).
+    unreadable: values that the model cannot read are left out, and why is added here; without it
+    they are an error (22023). Returns (digests of all its values, the new chunks).
     """
     connection, kind = job.connection, resident.row.kind
     secret = versions.read_secret(connection)
@@ -89,7 +104,7 @@ def store_relation(job, resident: Resident, attachment: dict, known: set[bytes],
     for done, row in enumerate(relations.read(
             connection, attachment["relation"], kind, attachment["features"], secret,
             reader=attachment["attached_by"], names=resident.features,
-            waiting=waits), 1):
+            waiting=waits, unreadable=unreadable), 1):
         found.add(row.digest)
         if row.digest not in known:
             known.add(row.digest)
@@ -100,6 +115,13 @@ def store_relation(job, resident: Resident, attachment: dict, known: set[bytes],
     for at in range(0, len(values), chunk_rows):
         part, part_names = values[at:at + chunk_rows], names[at:at + chunk_rows]
         job.report(f"predict {attachment['name']}", at, len(values))
+        if unreadable is not None:
+            odd = _unreadable(resident, part, unreadable)
+            found.difference_update(part_names[i] for i in odd)
+            part, part_names = ([x for i, x in enumerate(one) if i not in odd]
+                                for one in (part, part_names))
+            if not part:
+                continue
         predicted, logits, p, J = resident.logits_and_projections(part, vectors)
         with connection.transaction():
             seq = predictions.write(connection, resident.row.version, attachment["relation"],
@@ -113,3 +135,31 @@ def store_relation(job, resident: Resident, attachment: dict, known: set[bytes],
                           resident.row.version, len(found))
     job.report(f"predict {attachment['name']}", 1, 1)
     return found, new
+
+
+def _unreadable(resident: Resident, values: list, why: list[PgrainError]) -> set[int]:
+    """Places of the values that the model cannot read (of another length, too large). Found by
+    halves: as a rule there are none, and where there are, few."""
+    odd: set[int] = set()
+    waiting = [range(len(values))]
+    while waiting:
+        places = waiting.pop()
+        try:
+            resident.check(values[places.start:places.stop])
+        except InvalidArgument as error:
+            if len(places) == 1:
+                odd.add(places.start)
+                why.append(error)
+            else:
+                middle = len(places) // 2
+                waiting += [places[middle:], places[:middle]]
+    return odd
+
+
+def _left_out(unreadable: list[PgrainError] | None) -> str:
+    """The end of a message about values that are left out."""
+    if not unreadable:
+        return ""
+    some = f"{len(unreadable)} values that the model cannot read are" if len(unreadable) > 1 else (
+        "one value that the model cannot read is")
+    return f"; {some} left out ({unreadable[0].message})"

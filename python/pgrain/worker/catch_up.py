@@ -105,7 +105,8 @@ class CatchUp(Poller):
                     [relation]).fetchall():
                 message = attach_job.run(SimpleNamespace(
                     connection=connection, model=row["model"],
-                    arguments={"relation": relation}, report=self._report, waits=self._waits))
+                    arguments={"relation": relation}, report=self._report, waits=self._waits),
+                    leave_out=True)
                 log.info("caught up", model=row["model"], relation=relation, found=message)
             self._rests[relation] = time.monotonic() + RESTS * (time.monotonic() - began)
             self._locked.discard(relation)

@@ -153,6 +153,12 @@ class Resident:
         """A raw value off the wire as the encoder takes it."""
         return plain_columns(raw) if self.row.kind == "columns" else raw
 
+    def check(self, values: list) -> None:
+        """22023 where the model cannot read one of the raw feature values."""
+        X = self.encoder.encode(values)
+        if X.dtype.kind == "f":     # bytes and words are never too large
+            _finite(predict_proba(self.model, self.theta, X)[0])
+
     def logits_and_projections(self, values: list, vectors: np.ndarray | None):
         """(predicted, logits, p float32, J or None) of raw feature values."""
         X = self.encoder.encode(values)
@@ -162,10 +168,14 @@ class Resident:
         else:
             logits, J = project(self.model, self.theta, X, vectors)
             p = probabilities(logits)
-        if not np.isfinite(logits).all():
-            raise InvalidArgument("a feature value is too large for the model",
-                                  detail="Its logits are not finite numbers.")
+        _finite(logits)
         return p.argmax(axis=1), logits, p, J
+
+
+def _finite(logits: np.ndarray) -> None:
+    if not np.isfinite(logits).all():
+        raise InvalidArgument("a feature value is too large for the model",
+                              detail="Its logits are not finite numbers.")
 
 
 def probabilities(logits: np.ndarray) -> np.ndarray:
