@@ -36,10 +36,14 @@ def _rates(bench: Bench) -> None:
     say(section)
     bench.run("CREATE OR REPLACE FUNCTION empty(x bytea) RETURNS text LANGUAGE plpython3u STABLE"
               " STRICT AS $$ return 'dress' $$")
+    bench.run("CREATE OR REPLACE FUNCTION empty(model text, x bytea) RETURNS text "
+              "LANGUAGE plpython3u STABLE STRICT AS $$ return 'dress' $$")
     repeat = max(3, bench.repeat // 3)
     queries = {
         "an empty PL/Python function on the same rows":
             "SELECT count(empty(image)) FROM sellerdata",
+        "an empty PL/Python function of two arguments, as predict has":
+            f"SELECT count(empty('{bench.main}', image)) FROM sellerdata",
         "pgrain.predict, attached rows":
             f"SELECT count(pgrain.predict('{bench.main}', image)) FROM sellerdata",
         "pgrain.predict_batch, attached rows": _batch(bench, "SELECT id, image FROM sellerdata"),
