@@ -3,7 +3,8 @@
 A tree (scikit-learn) is grown on half of the rows; every path from its root to any node is a
 candidate. A rule loses the conditions that it can do without; the best ones gain conditions of
 other paths, of categories and bounds of numbers, for a shallow tree that splits by education does
-not come to gender, nor one that splits by gender to the best bound of an age.
+not come to gender, nor one that splits by gender to the best bound of an age; what those make idle
+goes again, and bounds move.
 It counts only if the other half of the rows, which it has not seen, confirms it. So rows that have
 nothing in common get no rule.
 """
@@ -136,21 +137,36 @@ def _bounds(values: np.ndarray) -> list[float]:
 
 
 def _grown(rule: Rule, pool, X, suspect, weight, fit) -> Rule:
-    """The rule with those conditions of `pool` that are worth more than their cost, the best
-    first; one bound a side."""
-    while len(rule.conditions) < MOST_CONDITIONS:
+    """The rule changed one step at a time for as long as that is worth more than its cost, the best
+    step first: a condition of `pool` comes, one goes that the others make idle, or a bound moves.
+    One bound a side."""
+    def holds(conditions) -> np.ndarray:
+        mask = np.ones(len(suspect), bool)
+        for number, upper, threshold in conditions:
+            mask &= (X[:, number] > threshold) == upper
+        return mask
+
+    def steps(rule: Rule):
+        if len(rule.conditions) < MOST_CONDITIONS:
+            taken = {condition[:2] for condition in rule.conditions}
+            yield from ((rule.conditions, rule.mask, c) for c in pool if c[:2] not in taken)
+        if len(rule.conditions) > 1:
+            for gone in rule.conditions:
+                rest = [c for c in rule.conditions if c != gone]
+                mask = holds(rest)
+                yield rest, mask, None
+                yield from ((rest, mask, c) for c in pool if c[:2] == gone[:2] and c != gone)
+
+    while True:
         check()
-        taken = {condition[:2] for condition in rule.conditions}
-        tries = [Rule(sorted([*rule.conditions, c]), rule.mask & ((X[:, c[0]] > c[2]) == c[1]))
-                 for c in pool if c[:2] not in taken]
-        if not tries:
-            break
-        best = max(tries, key=lambda r: _worth(r.conditions, r.mask, suspect, weight, fit))
+        tries = [Rule(sorted([*conditions, c]), mask & ((X[:, c[0]] > c[2]) == c[1]))
+                 if c else Rule(conditions, mask) for conditions, mask, c in steps(rule)]
+        best = max(tries, key=lambda r: _worth(r.conditions, r.mask, suspect, weight, fit),
+                   default=rule)
         if (_worth(best.conditions, best.mask, suspect, weight, fit)
                 <= _worth(rule.conditions, rule.mask, suspect, weight, fit)):
-            break
+            return rule
         rule = best
-    return rule
 
 
 def _worth(conditions, mask, suspect, weight, fit) -> float:
