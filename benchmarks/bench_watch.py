@@ -44,6 +44,8 @@ def measure(bench: Bench, rows: int, select: Callable[[str, int, int], str]) -> 
                 began = time.perf_counter()
                 took["seen"] = _timed(bench, ask)
                 while bench.run("SELECT count(*) FROM pgrain.watch_note")[0][0]:
+                    if time.perf_counter() > began + 60:
+                        raise TimeoutError("the worker does not fold what is noted")
                     time.sleep(0.005)
                 took["folded"] = 1e3 * (time.perf_counter() - began)
                 for name, ms in took.items():

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from pgrain.wire.identity import digest, digest_sql, hasher
+from pgrain.wire.identity import array_received, canonical_sql, digest, digest_sql, hasher
 
 SECRET = bytes(range(32))
 # PostgreSQL has no text with a zero byte, and a lone surrogate is no character.
@@ -48,6 +48,15 @@ def test_text(connection, value):
 def test_float8(connection, value):
     assert (in_sql(connection, value, "float8", cast="float8[]")
             == digest(hasher(SECRET), value, "float8"))
+
+
+@given(value=st.lists(st.none() | st.floats(allow_nan=False), max_size=6))
+@relaxed
+def test_arrays_come_back(connection, value):
+    sql = canonical_sql("x", "float8")
+    sent = connection.execute(f"SELECT {sql} FROM (SELECT %s::float8[] AS x) AS v",
+                              [value]).fetchone()[0]
+    assert array_received(sent) == value
 
 
 @given(value=st.dictionaries(texts, scalars, max_size=4), data=st.data())

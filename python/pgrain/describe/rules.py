@@ -140,12 +140,6 @@ def _grown(rule: Rule, pool, X, suspect, weight, fit) -> Rule:
     """The rule changed one step at a time for as long as that is worth more than its cost, the best
     step first: a condition of `pool` comes, one goes that the others make idle, or a bound moves.
     One bound a side."""
-    def holds(conditions) -> np.ndarray:
-        mask = np.ones(len(suspect), bool)
-        for number, upper, threshold in conditions:
-            mask &= (X[:, number] > threshold) == upper
-        return mask
-
     def steps(rule: Rule):
         if len(rule.conditions) < MOST_CONDITIONS:
             taken = {condition[:2] for condition in rule.conditions}
@@ -153,7 +147,7 @@ def _grown(rule: Rule, pool, X, suspect, weight, fit) -> Rule:
         if len(rule.conditions) > 1:
             for gone in rule.conditions:
                 rest = [c for c in rule.conditions if c != gone]
-                mask = holds(rest)
+                mask = _holds(X, rest)
                 yield rest, mask, None
                 yield from ((rest, mask, c) for c in pool if c[:2] == gone[:2] and c != gone)
 
@@ -194,23 +188,25 @@ def _pruned(conditions, X, suspect, weight, fit, features) -> Rule | None:
         known = tight.get((number, upper), threshold)
         tight[number, upper] = max(known, threshold) if upper else min(known, threshold)
     kept = sorted((number, upper, threshold) for (number, upper), threshold in tight.items())
-    masks = {c: (X[:, c[0]] > c[2]) == c[1] for c in kept}
 
     def value(some):
-        mask = np.ones(len(suspect), bool)
-        for condition in some:
-            mask &= masks[condition]
-        return _worth(some, mask, suspect, weight, fit)
+        return _worth(some, _holds(X, some), suspect, weight, fit)
 
     while len(kept) > 1:
         without = max(([c for c in kept if c != gone] for gone in kept), key=value)
         if value(without) < value(kept):
             break
         kept = without
-    mask = np.ones(len(suspect), bool)
-    for condition in kept:
-        mask &= masks[condition]
+    mask = _holds(X, kept)
     return Rule(kept, mask) if mask.any() and not mask.all() else None
+
+
+def _holds(X, conditions) -> np.ndarray:
+    """(N,) bool: the rows for which all of the conditions hold."""
+    mask = np.ones(len(X), bool)
+    for number, upper, threshold in conditions:
+        mask &= (X[:, number] > threshold) == upper
+    return mask
 
 
 def _rates(mask, suspect, weight, within) -> tuple[float, float]:

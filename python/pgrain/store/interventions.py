@@ -8,15 +8,13 @@ a row which has changed since is noticed.
 from __future__ import annotations
 
 import json
-import struct
 from dataclasses import dataclass
 
 import numpy as np
 import psycopg
 
-from pgrain.errors import DataCorrupted
 from pgrain.store.arrays import unpack
-from pgrain.wire.identity import parse_columns
+from pgrain.wire.identity import array_received, parse_columns
 
 
 @dataclass
@@ -64,27 +62,10 @@ def decode(canonical: bytes, kind: str, features: list[str]):
     if kind == "text":
         return canonical.decode()
     if kind == "float8":
-        return _array(canonical)
+        return array_received(canonical)
     cells = parse_columns('{"cells": ' + canonical.decode() + "}")["cells"]
     return {name: float(cell) if isinstance(cell, str) and type(cell) is not str else cell
             for name, cell in zip(features, cells, strict=True)}
-
-
-def _array(data: bytes) -> list:
-    """PostgreSQL's binary form of a float8[] of one dimension."""
-    dimensions = struct.unpack_from("!i", data)[0]
-    if dimensions == 0:
-        return []
-    if dimensions != 1:
-        raise DataCorrupted("a stored array has more than one dimension")
-    count = struct.unpack_from("!i", data, 12)[0]
-    out, at = [], 20
-    for _ in range(count):
-        size = struct.unpack_from("!i", data, at)[0]
-        at += 4
-        out.append(None if size < 0 else struct.unpack_from("!d", data, at)[0])
-        at += max(size, 0)
-    return out
 
 
 def finish(connection: psycopg.Connection, number: int, spectrum: int, n_rows: int,

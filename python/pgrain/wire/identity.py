@@ -190,6 +190,23 @@ def _array_send(values) -> bytes:
     return head + body
 
 
+def array_received(canonical: bytes) -> list:
+    """The numbers of an array's canonical bytes, None for NULL; 22023 for several dimensions."""
+    dimensions, = struct.unpack_from("!i", canonical)
+    if dimensions == 0:
+        return []
+    if dimensions != 1:
+        raise InvalidArgument("expected an array of one dimension")
+    length, = struct.unpack_from("!i", canonical, 12)
+    values, at = [], 20
+    for _ in range(length):
+        size, = struct.unpack_from("!i", canonical, at)
+        at += 4
+        values.append(None if size < 0 else struct.unpack_from("!d", canonical, at)[0])
+        at += max(size, 0)
+    return values
+
+
 def _one_dimension(values) -> None:
     if any(isinstance(value, list) for value in values):
         raise InvalidArgument("expected an array of one dimension")

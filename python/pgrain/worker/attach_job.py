@@ -115,14 +115,19 @@ def store_relation(job, resident: Resident, attachment: dict, known: set[bytes],
     for at in range(0, len(values), chunk_rows):
         part, part_names = values[at:at + chunk_rows], names[at:at + chunk_rows]
         job.report(f"predict {attachment['name']}", at, len(values))
-        if unreadable is not None:
+        try:
+            made = resident.logits_and_projections(part, vectors)
+        except InvalidArgument:
+            if unreadable is None:
+                raise
             odd = _unreadable(resident, part, unreadable)
             found.difference_update(part_names[i] for i in odd)
             part, part_names = ([x for i, x in enumerate(one) if i not in odd]
                                 for one in (part, part_names))
             if not part:
                 continue
-        predicted, logits, p, J = resident.logits_and_projections(part, vectors)
+            made = resident.logits_and_projections(part, vectors)
+        predicted, logits, p, J = made
         with connection.transaction():
             seq = predictions.write(connection, resident.row.version, attachment["relation"],
                                     predictions.Predictions(

@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from pgrain.errors import InvalidArgument
-from pgrain.wire.identity import DIGEST_BYTES
+from pgrain.wire.identity import DIGEST_BYTES, array_received
 from pgrain.worker.resident import Resident
 
 TOGETHER_BYTES = 16 << 20      # of notes that are put together: so much is held twice
@@ -128,27 +128,11 @@ def raw_value(content: bytes, resident: Resident):
     if kind == "text":
         return content.decode()
     if kind == "float8":
-        return _array(content)
+        return array_received(content)
     if kind == "columns":
         pairs = zip(resident.features, _members(content.decode()), strict=True)
         return "{" + ", ".join(f"{json.dumps(name)}: {text}" for name, text in pairs) + "}"
     raise InvalidArgument(f'no such kind of input: "{kind}"')
-
-
-def _array(content: bytes) -> list[float]:
-    dimensions, _, _ = struct.unpack_from("!iii", content)
-    if dimensions == 0:
-        return []
-    if dimensions != 1:
-        raise InvalidArgument("expected an array of one dimension")
-    length, _ = struct.unpack_from("!ii", content, 12)
-    values, at = [], 20
-    for _ in range(length):
-        size, = struct.unpack_from("!i", content, at)
-        at += 4
-        values.append(float("nan") if size < 0 else struct.unpack_from("!d", content, at)[0])
-        at += max(size, 0)
-    return values
 
 
 def _members(text: str) -> list[str]:

@@ -133,7 +133,7 @@ def dattri(case):
     task = AttributionTask(loss_func=loss, model=case.model, checkpoints=[state])
     attributor = TRAKAttributor(task=task, correct_probability_func=correct, device="cpu",
                                 projector_kwargs={"proj_dim": 512, "device": "cpu"})
-    # It draws its random matrix again for every batch: large ones are four times as fast.
+    # It draws its random matrix again for every batch, so these are large.
     train = torch.utils.data.DataLoader(case.rows(), batch_size=512, shuffle=False)
     query = torch.utils.data.DataLoader(torch.utils.data.TensorDataset(*case.trousers()),
                                         batch_size=512, shuffle=False)

@@ -39,13 +39,9 @@ from pgrain.provenance.algebra.numbers import (
     NUMBER_OIDS,
     Numbers,
 )
+from pgrain.provenance.algebra.ordering import order_refusal, part_refusal, position
 from pgrain.provenance.algebra.program import cut, free_columns, untyped
-from pgrain.provenance.algebra.queries import (
-    order_refusal,
-    output_name,
-    part_refusal,
-    position,
-)
+from pgrain.provenance.algebra.queries import output_name
 from pgrain.provenance.algebra.select import Prepared
 from pgrain.provenance.algebra.values import ask_aggregate
 
