@@ -51,7 +51,8 @@ class Measure:
 
     side: int
     value: str | None            # float8, or None where only its presence counts
-    flag: str                    # boolean, never NULL
+    flag: str                    # boolean, never NULL; where there is a value, it must not be NULL,
+                                 # either, for the row to count
 
 
 @dataclass
@@ -405,7 +406,8 @@ class Annotator:
             if argument in rowwise and aggregate.function != "count" and argument is not None:
                 weight = f"({value})::pg_catalog.float8"
                 value = None
-            made = Measure(side, weight, " AND ".join(measure_flags))
+                measure_flags.remove(present(argument.text))     # the weight is NULL then
+            made = Measure(side, weight, " AND ".join(measure_flags) or "true")
             measures = self.sides[side].measures
             if made not in measures:
                 measures.append(made)

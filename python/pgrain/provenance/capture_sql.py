@@ -120,7 +120,9 @@ def _factors(annotated: Annotated, number: int, side: Side, names) -> list[str]:
     columns += [f"({detail.sql}) AS {detail.name}" for detail in kept]
     for m, measure in enumerate(side.measures):
         if measure.value:
-            columns.append(f"CASE WHEN {measure.flag} THEN {measure.value} END AS _pgrain_mv{m}")
+            guarded = (measure.value if measure.flag == "true"
+                       else f"CASE WHEN {measure.flag} THEN {measure.value} END")
+            columns.append(f"{guarded} AS _pgrain_mv{m}")
         else:
             columns.append(f"({measure.flag}) AS _pgrain_mf{m}")
     base = (f"SELECT {', '.join(columns) or '1 AS _pgrain_one'}\n{side_from(side)}\n"

@@ -73,11 +73,12 @@ def stamp_sql(stamped: Stamped) -> str:
     as much as reading the row.
     """
     alias = quote(stamped.alias)
-    return (f"CASE WHEN {alias}.{quote(stamped.column)} IS NOT NULL THEN CASE WHEN {alias}.tableoid"
-            f" OPERATOR(pg_catalog.=) {literal(stamped.relation)}::pg_catalog.regclass"
-            f"::pg_catalog.oid THEN pg_catalog.tidsend({alias}.ctid) OPERATOR(pg_catalog.||) "
-            f"pg_catalog.xidsend({alias}.xmin) ELSE "
-            f"pg_catalog.decode('{'ff' * STAMP_BYTES}', 'hex') END END")
+    present = f"{alias}.{quote(stamped.column)} IS NOT NULL"
+    return (f"CASE WHEN {present} AND {alias}.tableoid OPERATOR(pg_catalog.=) "
+            f"{literal(stamped.relation)}::pg_catalog.regclass::pg_catalog.oid "
+            f"THEN pg_catalog.tidsend({alias}.ctid) OPERATOR(pg_catalog.||) "
+            f"pg_catalog.xidsend({alias}.xmin) WHEN {present} THEN "
+            f"pg_catalog.decode('{'ff' * STAMP_BYTES}', 'hex') END")
 
 
 def widen(stamps: np.ndarray, key: str) -> np.ndarray:
