@@ -55,20 +55,24 @@ SET plan_cache_mode = force_generic_plan SET enable_seqscan = off SET enable_has
 SET enable_mergejoin = off AS $$
 BEGIN RETURN (
     WITH RECURSIVE w AS MATERIALIZED (SELECT * FROM pgrain.watch x WHERE x.watch = $1),
-    tree (oid, triggers) AS (
-        SELECT t::oid, CASE WHEN t = w.fact THEN 4 ELSE 1 END FROM w, unnest(w.tables) AS t
+    tree (oid, kind) AS (
+        SELECT t::oid, CASE t WHEN w.fact THEN 'fact' WHEN w.second THEN 'second' ELSE 'other' END
+        FROM w, unnest(w.tables) AS t
         UNION
-        SELECT i.inhrelid, tree.triggers FROM tree JOIN pg_inherits i ON i.inhparent = tree.oid
+        SELECT i.inhrelid, tree.kind FROM tree JOIN pg_inherits i ON i.inhparent = tree.oid
             AND NOT i.inhdetachpending),
     made AS MATERIALIZED (
-        SELECT t.oid, t.xmin, t.tgrelid, t.tgenabled FROM pg_proc p JOIN pg_depend d ON d.refclassid = 'pg_proc'::regclass
+        SELECT t.oid, t.xmin, t.tgrelid, t.tgenabled, p.proname FROM pg_proc p JOIN pg_depend d ON d.refclassid = 'pg_proc'::regclass
             AND d.refobjid = p.oid AND d.classid = 'pg_trigger'::regclass
         JOIN pg_trigger t ON t.oid = d.objid
         WHERE p.pronamespace = 'pgrain'::regnamespace AND p.pronargs = 0
-            AND p.proname IN (format('_watch_%s_fact', $1), format('_watch_%s_other', $1)))
+            AND p.proname IN (format('_watch_%s_fact', $1), format('_watch_%s_second', $1),
+                              format('_watch_%s_other', $1)))
     SELECT CASE WHEN bool_and(armed) THEN md5(string_agg(part, ',' ORDER BY part COLLATE "C")) END
     FROM (
-        SELECT (SELECT count(*) FROM made t WHERE t.tgrelid = c.oid AND t.tgenabled = 'A') = triggers
+        SELECT (SELECT count(*) FROM made t WHERE t.tgrelid = c.oid AND t.tgenabled = 'A'
+                    AND t.proname IN (format('_watch_%s_%s', $1, tree.kind), format('_watch_%s_other', $1)))
+                   = CASE tree.kind WHEN 'other' THEN 1 ELSE 4 END
                AND pgrain._unwatchable(c.oid, (SELECT array_agg(oid) FROM tree)) IS NULL,
                concat_ws(':', c.oid, c.relfilenode, c.relkind, c.relnamespace, c.relname,
                          CASE WHEN c.relpersistence = 'u' THEN (

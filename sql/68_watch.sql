@@ -14,6 +14,10 @@ CREATE TABLE pgrain.watch (
     plain     boolean NOT NULL,      -- it calls no functions but PostgreSQL's own and predict
     note_new  text NOT NULL,         -- what notes a change: over _pgrain_new, over _pgrain_old
     note_old  text NOT NULL,
+    -- of a join of predictions with predictions: the other table whose columns the model reads
+    second     regclass,
+    second_new text,
+    second_old text,
     shape     jsonb NOT NULL,
     made_at   timestamptz NOT NULL DEFAULT now()
 );
@@ -53,6 +57,7 @@ CREATE TABLE pgrain.watch_note (
     note     bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     watch    bigint NOT NULL,
     owner    oid NOT NULL DEFAULT quote_ident(current_user)::regrole,
+    side     smallint NOT NULL DEFAULT 0 CHECK (side IN (0, 1)),   -- 1: of the watch's second table
     sign     smallint NOT NULL,      -- 1 new rows, -1 old rows, 0 compute it again
     print    text NOT NULL,          -- of the statement that made it; the reason where sign is 0
     snapshot pg_snapshot NOT NULL,   -- in which the other tables were read
@@ -150,8 +155,8 @@ DECLARE
     clauses text := '';
     setting record;
     noting CONSTANT text :=
-        'INSERT INTO pgrain.watch_note (watch, sign, print, snapshot, xid, tags, metas, a, b, c)
-         SELECT %1$s, %2$s, %3$L::pg_catalog.text OPERATOR(pg_catalog.||) pgrain._watch_tree(
+        'INSERT INTO pgrain.watch_note (watch, side, sign, print, snapshot, xid, tags, metas, a, b, c)
+         SELECT %1$s, %6$s, %2$s, %3$L::pg_catalog.text OPERATOR(pg_catalog.||) pgrain._watch_tree(
                     %5$L::pg_catalog.regclass[] OPERATOR(pg_catalog.||) TG_RELID::pg_catalog.regclass),
                 pg_catalog.pg_current_snapshot(),
                 pg_catalog.pg_current_xact_id(), pg_catalog.array_agg(_pgrain_n.tag),
@@ -165,7 +170,7 @@ DECLARE
          VALUES (%1$s, 0, %2$s, pg_catalog.pg_current_snapshot(),
                  pg_catalog.pg_current_xact_id());';
     notes_print text;
-    others regclass[];
+    fact record;
     name text;
 BEGIN
     SELECT * INTO STRICT w FROM pgrain.watch x WHERE x.watch = $1;
@@ -180,10 +185,7 @@ BEGIN
     IF pgrain._watch_cut(watch) IS NULL THEN      -- (pgrain._begin_notes may have been off)
         PERFORM pgrain._note_again(watch);
     END IF;
-    notes_print := md5(w.note_new || w.note_old);
-    -- by name, as in the statement: a dump has them. The fact, which the statement does not name, is
-    -- the table of the trigger, or one above it.
-    others := array_remove(w.tables, w.fact);
+    notes_print := md5(concat(w.note_new, w.note_old, w.second_new, w.second_old));
     FOR setting IN SELECT key, value FROM jsonb_each_text(w.settings) LOOP
         IF setting.key NOT IN ('search_path', 'TimeZone', 'DateStyle', 'IntervalStyle',
                                'extra_float_digits', 'bytea_output', 'lc_numeric', 'lc_monetary',
@@ -204,28 +206,37 @@ BEGIN
     clauses := clauses || ' SET standard_conforming_strings = on SET plan_cache_mode = force_generic_plan'
                           ' SET row_security = on';
     -- Another table of the query may be locked for long, and the statement is not to wait for that.
-    EXECUTE format('CREATE OR REPLACE FUNCTION pgrain.%I() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER%s
-                    SET lock_timeout = %L AS %L', stem || 'fact', clauses, '100ms', format(
-        'BEGIN
-           BEGIN
-             IF NOT pgrain._may_note(%s) THEN RETURN NULL; END IF;
-             IF TG_OP IN (''INSERT'', ''UPDATE'') THEN
-               IF EXISTS (SELECT FROM _pgrain_new) THEN %s END IF;
-             END IF;
-             IF TG_OP IN (''UPDATE'', ''DELETE'') THEN
-               IF EXISTS (SELECT FROM _pgrain_old) THEN %s END IF;
-             END IF;
-           EXCEPTION WHEN OTHERS OR assert_failure THEN
-             %s
-           END;
-           RETURN NULL;
-         EXCEPTION WHEN OTHERS THEN
-           RAISE WARNING ''pgrain: a watch could not note this change: %%'', SQLERRM;
-           RETURN NULL;
-         END',
-        w.watch, format(noting, w.watch, 1, notes_print, w.note_new, others),
-        format(noting, w.watch, -1, notes_print, w.note_old, others),
-        format(giving_up, w.watch, 'SQLERRM')));
+    FOR fact IN
+        -- The other tables by name, as in the statement: a dump has them. The fact, which the statement
+        -- does not name, is the table of the trigger, or one above it.
+        SELECT f.*, array_remove(w.tables, f.relation) AS others
+        FROM (VALUES (0, 'fact', w.fact, w.note_new, w.note_old),
+                     (1, 'second', w.second, w.second_new, w.second_old))
+            AS f (side, suffix, relation, note_new, note_old)
+        WHERE f.relation IS NOT NULL LOOP
+        EXECUTE format('CREATE OR REPLACE FUNCTION pgrain.%I() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER%s
+                        SET lock_timeout = %L AS %L', stem || fact.suffix, clauses, '100ms', format(
+            'BEGIN
+               BEGIN
+                 IF NOT pgrain._may_note(%s) THEN RETURN NULL; END IF;
+                 IF TG_OP IN (''INSERT'', ''UPDATE'') THEN
+                   IF EXISTS (SELECT FROM _pgrain_new) THEN %s END IF;
+                 END IF;
+                 IF TG_OP IN (''UPDATE'', ''DELETE'') THEN
+                   IF EXISTS (SELECT FROM _pgrain_old) THEN %s END IF;
+                 END IF;
+               EXCEPTION WHEN OTHERS OR assert_failure THEN
+                 %s
+               END;
+               RETURN NULL;
+             EXCEPTION WHEN OTHERS THEN
+               RAISE WARNING ''pgrain: a watch could not note this change: %%'', SQLERRM;
+               RETURN NULL;
+             END',
+            w.watch, format(noting, w.watch, 1, notes_print, fact.note_new, fact.others, fact.side),
+            format(noting, w.watch, -1, notes_print, fact.note_old, fact.others, fact.side),
+            format(giving_up, w.watch, 'SQLERRM')));
+    END LOOP;
     EXECUTE format('CREATE OR REPLACE FUNCTION pgrain.%I() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER
                     SET search_path = pg_catalog, pg_temp SET row_security = on AS %L', stem || 'other', format(
         'BEGIN
@@ -241,7 +252,8 @@ BEGIN
     EXECUTE format('CREATE OR REPLACE FUNCTION pgrain.%I() RETURNS void LANGUAGE plpgsql STABLE SECURITY DEFINER%s
                     AS %L', stem || 'build', clauses,
                    format('BEGIN PERFORM pgrain._build_watch(%s); END', w.watch));
-    FOREACH name IN ARRAY ARRAY[stem || 'fact', stem || 'other', stem || 'build'] LOOP
+    FOREACH name IN ARRAY ARRAY[stem || 'fact', stem || 'other', stem || 'build']
+                          || CASE WHEN w.second IS NOT NULL THEN ARRAY[stem || 'second'] END LOOP
         EXECUTE format('REVOKE ALL ON FUNCTION pgrain.%I() FROM PUBLIC', name);
         PERFORM pgrain._owner_only('FUNCTION', p.oid::regprocedure::text, p.proacl, p.proowner) FROM pg_proc p
         WHERE p.oid = format('pgrain.%I()', name)::regprocedure;
@@ -262,7 +274,7 @@ DECLARE
     stem CONSTANT text := format('_watch_%s_', watch);
     owner name;
     tree oid[];
-    facts boolean[];
+    kinds text[];        -- of each of these: fact, second or other
     t record;
     event text;
 BEGIN
@@ -272,12 +284,13 @@ BEGIN
     PERFORM pgrain._make_watch_functions($1);
     SELECT * INTO STRICT w FROM pgrain.watch x WHERE x.watch = $1;
     owner := w.owner;
-    WITH RECURSIVE r (oid, fact) AS (
-        SELECT x::oid, x = w.fact FROM unnest(w.tables) AS x
+    WITH RECURSIVE r (oid, kind) AS (
+        SELECT x::oid, CASE x WHEN w.fact THEN 'fact' WHEN w.second THEN 'second' ELSE 'other' END
+        FROM unnest(w.tables) AS x
         UNION
-        SELECT i.inhrelid, r.fact FROM r JOIN pg_inherits i ON i.inhparent = r.oid
+        SELECT i.inhrelid, r.kind FROM r JOIN pg_inherits i ON i.inhparent = r.oid
             AND NOT i.inhdetachpending)
-    SELECT array_agg(oid ORDER BY oid), array_agg(fact ORDER BY oid) INTO tree, facts
+    SELECT array_agg(oid ORDER BY oid), array_agg(kind ORDER BY oid) INTO tree, kinds
     FROM r JOIN pg_class c USING (oid);
     FOR t IN SELECT oid::regclass AS relation, pgrain._unwatchable(oid, tree) AS reason
              FROM unnest(tree) AS oid LOOP
@@ -300,29 +313,30 @@ BEGIN
     -- Where a trigger is missing or off, and tables that have left (partitions detached, another
     -- table by the name of the old one).
     PERFORM pgrain._lock_briefly(ARRAY(
-        SELECT r.oid FROM unnest(tree, facts) AS r (oid, fact)
-        WHERE CASE WHEN r.fact THEN 4 ELSE 1 END <> (
-            SELECT count(*) FROM pg_trigger g WHERE g.tgrelid = r.oid AND g.tgenabled = 'A'
-                AND starts_with(g.tgname, '_pgrain' || stem))
+        SELECT r.oid FROM unnest(tree, kinds) AS r (oid, kind)
+        WHERE CASE r.kind WHEN 'other' THEN 1 ELSE 4 END <> (
+            SELECT count(*) FROM pg_trigger g JOIN pg_proc p ON p.oid = g.tgfoid
+            WHERE g.tgrelid = r.oid AND g.tgenabled = 'A' AND starts_with(g.tgname, '_pgrain' || stem)
+                AND p.proname IN (stem || r.kind, stem || 'other'))
         UNION SELECT g.tgrelid FROM pg_trigger g
         WHERE starts_with(g.tgname, '_pgrain' || stem) AND g.tgrelid <> ALL (tree)
         ORDER BY 1));
     FOR t IN SELECT g.tgname, g.tgrelid::regclass AS relation FROM pg_trigger g
-             LEFT JOIN unnest(tree, facts) AS r (oid, fact) ON r.oid = g.tgrelid
+             LEFT JOIN unnest(tree, kinds) AS r (oid, kind) ON r.oid = g.tgrelid
              WHERE starts_with(g.tgname, '_pgrain' || stem)
-                 AND (r.oid IS NULL OR (g.tgname LIKE '%change') = r.fact) LOOP
+                 AND (r.oid IS NULL OR (g.tgname LIKE '%change') <> (r.kind = 'other')) LOOP
         EXECUTE format('DROP TRIGGER %I ON %s', t.tgname, t.relation);
     END LOOP;
-    FOR t IN SELECT r.oid::regclass AS relation, fact FROM unnest(tree, facts) AS r (oid, fact) LOOP
-        FOREACH event IN ARRAY CASE WHEN t.fact THEN '{insert,update,delete,truncate}'::text[]
-                                    ELSE '{change}' END LOOP
+    FOR t IN SELECT r.oid::regclass AS relation, kind FROM unnest(tree, kinds) AS r (oid, kind) LOOP
+        FOREACH event IN ARRAY CASE t.kind WHEN 'other' THEN '{change}'::text[]
+                                    ELSE '{insert,update,delete,truncate}' END LOOP
             -- What is there and on needs no lock.
             CONTINUE WHEN EXISTS (
                 SELECT FROM pg_trigger g JOIN pg_proc p ON p.oid = g.tgfoid
                 WHERE g.tgrelid = t.relation AND g.tgname = '_pgrain' || stem || event
                     AND g.tgenabled = 'A' AND p.pronamespace = 'pgrain'::regnamespace
                     AND p.proname = stem || CASE WHEN event IN ('change', 'truncate') THEN 'other'
-                                                 ELSE 'fact' END);
+                                                 ELSE t.kind END);
             EXECUTE format(
                 'CREATE OR REPLACE TRIGGER %I AFTER %s ON %s %s FOR EACH STATEMENT
                      EXECUTE FUNCTION pgrain.%I()',
@@ -334,7 +348,7 @@ BEGIN
                            WHEN 'delete' THEN 'REFERENCING OLD TABLE AS _pgrain_old'
                            WHEN 'update' THEN 'REFERENCING NEW TABLE AS _pgrain_new OLD TABLE AS _pgrain_old'
                            ELSE '' END,
-                stem || CASE WHEN event IN ('change', 'truncate') THEN 'other' ELSE 'fact' END);
+                stem || CASE WHEN event IN ('change', 'truncate') THEN 'other' ELSE t.kind END);
             EXECUTE format('ALTER TRIGGER %I ON %s DEPENDS ON EXTENSION pgrain',
                            '_pgrain' || stem || event, t.relation);
             -- also where session_replication_role says replica

@@ -37,7 +37,8 @@ GRANT UPDATE (fitted) ON pgrain.intervention TO pgrain_worker;
 GRANT INSERT, UPDATE, DELETE ON pgrain.watch_state, pgrain.watch_cell TO pgrain_worker;
 GRANT DELETE ON pgrain.watch_note, pgrain.attachment_hint TO pgrain_worker;
 GRANT INSERT ON pgrain.attachment_hint TO pgrain_worker;    -- when it drops what others may have
-GRANT UPDATE (fact, tables, plain, note_new, note_old, shape) ON pgrain.watch TO pgrain_worker;
+GRANT UPDATE (fact, tables, plain, note_new, note_old, second, second_new, second_old, shape) ON pgrain.watch
+    TO pgrain_worker;
 GRANT EXECUTE ON FUNCTION pgrain._tidy(), pgrain._forget_hints(oid[], boolean) TO pgrain_worker;
 GRANT EXECUTE ON FUNCTION pgrain._watch_print(bigint), pgrain._watch_owner(bigint), pgrain._make_watch_functions(bigint),
     pgrain._arm_watch(bigint), pgrain._watch_cut(bigint), pgrain._note_again(bigint) TO pgrain_worker;

@@ -24,7 +24,10 @@ WATCHES = {
         FROM stock WHERE pgrain.predict('colour', x) <> claim GROUP BY hour""",
     # A change of the other table has the state computed anew.
     "joined": """SELECT h.name AS hour, count(*) AS n FROM stock AS s JOIN hours AS h
-        ON h.hour = s.hour WHERE pgrain.predict('colour', s.x) = 'red' GROUP BY h.name"""}
+        ON h.hour = s.hour WHERE pgrain.predict('colour', s.x) = 'red' GROUP BY h.name""",
+    # Both tables change.
+    "matched": """SELECT s.hour, count(*) AS n FROM stock AS s JOIN shelf AS h ON h.hour = s.hour
+        AND pgrain.predict('colour', s.x) = pgrain.predict('colour', h.x) GROUP BY s.hour"""}
 # What the worker's sessions are in the middle of.
 BUSY = ("SELECT replace(application_name, 'pgrain worker: ', '') FROM pg_stat_activity WHERE "
         "datname = current_database() AND application_name LIKE 'pgrain worker: %' AND "
@@ -42,6 +45,8 @@ def shop(database, own_worker, model_in):
                "weight numeric)")
     it.execute("INSERT INTO stock (x, claim, hour, weight) SELECT x, 'green', id % 8, id % 7 "
                "FROM items")
+    it.execute("CREATE TABLE shelf (id serial PRIMARY KEY, x float8[], hour integer)")
+    it.execute("INSERT INTO shelf (x, hour) SELECT x, id % 8 FROM items WHERE id % 4 = 0")
     it.execute("CALL pgrain.train('colour')")
     it.execute("CALL pgrain.precompute('colour', '{\"pairs\": 6}')")
     it.execute("CALL pgrain.attach('colour', 'stock')")
@@ -63,8 +68,13 @@ def write(shop, seed: int, stop: threading.Event, failed: list) -> None:
                             "INSERT INTO stock (x, claim, hour, weight) SELECT ARRAY[sin((%s + i) "
                             "* 0.37) * 4, cos(%s + i) * 3], (ARRAY['red','green','blue'])[1 + i %% "
                             "3], i %% 8, i FROM generate_series(1, 20) AS i", [a, a])
-                    elif action < 0.75:
+                    elif action < 0.7:
                         session.execute("DELETE FROM stock WHERE id %% 50 = %s", [a % 50])
+                    elif action < 0.8:
+                        session.execute("INSERT INTO shelf (x, hour) SELECT x, hour FROM stock "
+                                        "WHERE id %% 50 = %s", [a % 50])
+                    elif action < 0.85:
+                        session.execute("DELETE FROM shelf WHERE id %% 20 = %s", [a % 20])
                     elif action < 0.97:
                         session.execute("UPDATE stock SET hour = (hour + 1) %% 8, weight = weight "
                                         "+ 1 WHERE id %% 50 = %s", [a % 50])

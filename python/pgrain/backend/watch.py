@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import re
 
-from pgrain.backend import complain, session, snapshots
+from pgrain.backend import complain, session, snapshots, watch_joins
 from pgrain.backend.keys import protected
 from pgrain.backend.spi import (
     entry_point,
@@ -117,8 +117,33 @@ def watch(plpy, name: str, text: str, alert: str | None) -> None:
 
 def _parts(plpy, text: str, alert: str | None = None) -> tuple[list[dict], dict]:
     """(tables, the rest) of what a watch of the query is made of, as its names are read now."""
+    plan, answer = asked(plpy, text)
+    parts = watch_joins.parts if "queries" in answer else parts_of_one
+    tables, made = parts(plpy, plan, answer, alert)
+    made |= {"plain": _check_functions(plpy, made["functions"]),
+             "oids": [table["oid"] for table in tables]}
+    if len(set(made["oids"])) < len(tables):
+        raise UnsupportedOperator("a join of a table with itself cannot be watched",
+                                  hint="Complain about the query itself.")
+    return tables, made
+
+
+def asked(plpy, text: str) -> tuple[dict, dict]:
+    """(plan of a query, the worker's first answer to `watch_plan`); made anew for a worker that
+    has been started since, or has forgotten it."""
+    plan, _, key = complain.planned(plpy, text)
+    try:
+        return plan, session.call(plpy, "watch_plan", {"plan": plan["plan"]})[0]
+    except PgrainError as error:
+        if error.sqlstate != complain.UNKNOWN_PLAN:
+            raise
+    session.STATE.plans.pop(key, None)
     plan, _, _ = complain.planned(plpy, text)
-    answer, _ = session.call(plpy, "watch_plan", {"plan": plan["plan"]})
+    return plan, session.call(plpy, "watch_plan", {"plan": plan["plan"]})[0]
+
+
+def parts_of_one(plpy, plan: dict, answer: dict, alert: str | None) -> tuple[list[dict], dict]:
+    """(tables, the rest) where one table's columns are what the model reads."""
     tables = []
     for table in answer["tables"]:
         rows = query(plpy, """
@@ -128,37 +153,38 @@ def _parts(plpy, text: str, alert: str | None = None) -> tuple[list[dict], dict]
             WHERE c.oid OPERATOR(pg_catalog.=) pg_catalog.to_regclass($1)::pg_catalog.oid
             """, ["text"], [table["relation"]])
         tables.append({**table, "oid": rows[0]["oid"], "name": rows[0]["name"]})
-    oids = [table["oid"] for table in tables]
-    if len(set(oids)) < len(oids):
-        raise UnsupportedOperator("a join of a table with itself cannot be watched",
-                                  hint="Complain about the query itself.")
     made, _ = session.call(plpy, "watch_plan", {
         "plan": plan["plan"], "names": [table["name"] for table in tables], "alert": alert})
-    return tables, {**made, "plain": _check_functions(plpy, made["functions"]), "oids": oids,
-                    "fact": next(table["oid"] for table in tables if table["fact"])}
+    return tables, {**made, "fact": next(table["oid"] for table in tables if table["fact"]),
+                    **dict.fromkeys(("second", "second_new", "second_old"))}
 
 
 def _make(plpy, name: str, text: str, alert: str | None) -> int:
     tables, made = _parts(plpy, text, alert)
-    fact = next(table for table in tables if table["fact"])
-    for rows, note in (("_pgrain_new", made["note_new"]), ("_pgrain_old", made["note_old"])):
+    names = {table["oid"]: table["name"] for table in tables}
+    for fact, *notes in ((made["fact"], made["note_new"], made["note_old"]),
+                         (made["second"], made["second_new"], made["second_old"])):
         # What a transition table cannot give (ctid, a schema before a column) shows here.
-        fetch_all(plpy, f"EXPLAIN (COSTS OFF) WITH {rows} AS (SELECT * FROM {fact['name']}) "
-                        f"SELECT * FROM (\n{note}\n) AS _pgrain_note")
+        for rows, note in zip(("_pgrain_new", "_pgrain_old"), notes, strict=True):
+            if note is not None:
+                fetch_all(plpy, f"EXPLAIN (COSTS OFF) WITH {rows} AS (SELECT * FROM {names[fact]})"
+                                f" SELECT * FROM (\n{note}\n) AS _pgrain_note")
     settings = {name: query(plpy, "SELECT pg_catalog.current_setting($1) AS s", ["text"],
                             [name])[0]["s"] for name in _SETTINGS}
     settings["search_path"] = list(query(
         plpy, "SELECT pg_catalog.current_schemas(false)::text[] AS s")[0]["s"])
     number = query(plpy, """
         INSERT INTO pgrain.watch (name, query, alert, settings, model, fact, tables, functions,
-                                  plain, note_new, note_old, shape)
+                                  plain, note_new, note_old, second, second_new, second_old,
+                                  shape)
         VALUES ($1, $2, $3, $4::jsonb, $5, $6::oid::regclass, $7::oid[]::regclass[], $8::name[],
-                $9, $10, $11, $12::jsonb)
+                $9, $10, $11, $12::oid::regclass, $13, $14, $15::jsonb)
         RETURNING watch
         """, ["text", "text", "text", "text", "text", "bigint", "bigint[]", "text[]", "boolean",
-              "text", "text", "text"],
-        [name, text, alert, json.dumps(settings), made["shape"]["model"], fact["oid"],
+              "text", "text", "bigint", "text", "text", "text"],
+        [name, text, alert, json.dumps(settings), made["shape"]["model"], made["fact"],
          made["oids"], made["functions"], made["plain"], made["note_new"], made["note_old"],
+         made["second"], made["second_new"], made["second_old"],
          json.dumps(made["shape"])])[0]["watch"]
     try:
         query(plpy, "SELECT pgrain._arm_watch($1)", ["bigint"], [number])
@@ -224,9 +250,8 @@ def load(plpy, name: str | None, number: int | None, role: str) -> None:
                      WITH ORDINALITY AS e (s, n)) AS path, w.settings::text AS settings,
                w.settings ->> 'DateStyle' AS date_style,
                w.settings ->> 'IntervalStyle' AS interval_style,
-               pg_catalog.md5(w.note_new || w.note_old) AS statements,
-               pg_catalog.md5(w.note_new || w.note_old)
-                   || pgrain._watch_tree(w.tables) AS notes_print,
+               made.statements, w.second::oid::bigint AS second,
+               made.statements || pgrain._watch_tree(w.tables) AS notes_print,
                s.generation, s.version, s.spectrum, s.pairs, s.notes_print AS state_notes,
                s.print AS state_print, s.changes, s.before::text AS before,
                s.epoch, pgrain._watch_cut(w.watch) AS cut,
@@ -241,6 +266,8 @@ def load(plpy, name: str | None, number: int | None, role: str) -> None:
                 FROM pg_catalog.unnest(w.tables) AS t)
                AND (w.plain OR pg_catalog.pg_has_role($3, o, 'USAGE')) AS allowed
         FROM pgrain.watch w CROSS JOIN pgrain._watch_owner(w.watch) AS o
+        CROSS JOIN LATERAL (VALUES (pg_catalog.md5(pg_catalog.concat(
+            w.note_new, w.note_old, w.second_new, w.second_old)))) AS made (statements)
         LEFT JOIN pgrain.model m ON m.model = w.model
         LEFT JOIN pgrain.model_version v ON v.version = m.active_version
         LEFT JOIN pgrain.watch_state s ON s.watch = w.watch
@@ -273,8 +300,8 @@ def load(plpy, name: str | None, number: int | None, role: str) -> None:
         del watches[next(iter(watches))]
     if found.noted:         # where one says that it is to be computed again, no other is of use
         found.notes = [dict(row) for row in query(plpy, """
-            SELECT n.note, n.sign, n.print, n.tags, n.metas, n.a, n.b, n.c, n.xid::text AS xid,
-                   n.snapshot::text AS snapshot,
+            SELECT n.note, n.side, n.sign, n.print, n.tags, n.metas, n.a, n.b, n.c,
+                   n.xid::text AS xid, n.snapshot::text AS snapshot,
                    pg_catalog.pg_snapshot_xmin(n.snapshot) > $3::xid8 AND coalesce((
                        SELECT pg_catalog.bool_and(
                            pg_catalog.pg_visible_in_snapshot(x::xid8, n.snapshot))
@@ -343,7 +370,7 @@ def read(plpy, found: Standing, params: dict):
     try:
         answer, _ = session.call(plpy, "watch_read", params, blobs)
     except PgrainError as error:
-        if not notes or error.sqlstate[:2] not in ("0A", "22"):
+        if not notes or error.sqlstate[:2] not in ("0A", "22", "54"):
             raise
         # A note of rows that cannot be counted, which may be gone again by now.
         plpy.notice(f'pgrain: watch "{found.name}" is to be computed again ({error.message}); '
@@ -373,7 +400,7 @@ def packed_note(note: dict, blobs: list) -> dict:
         parts = [note[column][number] for column in "abc"]
         head.append([tag, note["metas"][number], [part is not None for part in parts]])
         blobs.extend(part for part in parts if part is not None)
-    return {"sign": note["sign"], "rows": head}
+    return {"side": note["side"], "sign": note["sign"], "rows": head}
 
 
 def rank(plpy, found: Standing, complaints: list[str], top_k: int, intervention: str,
@@ -417,7 +444,9 @@ def _matches(plpy, found: Standing, statements: list, output: str) -> list:
 def cells(plpy, found: Standing, include_absent: bool) -> list[tuple] | None:
     """Rows of pgrain.provenance for a watch; None where its query must be run."""
     answer = read(plpy, found, {"cells": True, "include_absent": include_absent})
-    return None if answer is None else [tuple(row) for row in answer["rows"]]
+    if answer is None or "ad hoc" in answer:
+        return None
+    return [tuple(row) for row in answer["rows"]]
 
 
 def query_of(plpy, text: str) -> str:
@@ -465,10 +494,11 @@ def build(plpy, number: int) -> None:
     if not found.allowed:
         raise InsufficientPrivilege(f'role "{role}" may not read all that the watched query reads')
     _, made = _parts(plpy, found.query)
-    if ((made["oids"], made["fact"], made["plain"], made["shape"])
-            != (found.oids, found.fact, found.plain, json.loads(found.shape))
-            or query(plpy, "SELECT pg_catalog.md5($1 || $2) AS print", ["text", "text"],
-                     [made["note_new"], made["note_old"]])[0]["print"] != found.statements):
+    statements = [made[name] for name in ("note_new", "note_old", "second_new", "second_old")]
+    if ((made["oids"], made["fact"], made["second"], made["plain"], made["shape"])
+            != (found.oids, found.fact, found.second, found.plain, json.loads(found.shape))
+            or query(plpy, "SELECT pg_catalog.md5(pg_catalog.concat($1, $2, $3, $4)) AS print",
+                     ["text"] * 4, statements)[0]["print"] != found.statements):
         session.call(plpy, "watch_renew", {**made, "watch": number})
         raise NotReady("what the query reads, or how changes are noted, is not what it was",
                        detail="What notes a change has been made anew.", hint="Try again.")
@@ -480,8 +510,12 @@ def build(plpy, number: int) -> None:
         raise ObjectInUse(f'watch "{found.name}" is being computed already')
     evaluation = complain._evaluate(plpy, found.query, complaints=[], options={"verify": "always"})
     complain._verify(plpy, evaluation)
+    # (the worker compares what these add up to with that)
+    sides = [complain._evaluate(plpy, text, complaints=[], options={"verify": "never"})
+             for text in made.get("queries", ())]
     session.call(plpy, "watch_build", {
         "evaluation": evaluation["evaluation"], "watch": number, "print": found.print,
+        "sides": [side["evaluation"] for side in sides],
         "generation": found.generation, "cut": found.cut,
         "notes": [note["note"] for note in found.notes],
         "notes_print": found.notes_print, "shape": json.loads(found.shape),

@@ -93,6 +93,8 @@ class Annotated:
     cells: list[Cell]
     notes: list[str]
     exact: bool = False          # no collation takes different texts for equal
+    columns: dict = field(default_factory=dict)    # alias -> [(name, type oid)]
+    side_of: list[int] = field(default_factory=list)    # of each unit of FROM
 
     @property
     def by_row(self) -> bool:
@@ -138,7 +140,8 @@ class Annotator:
         key_sql += shown
         moving = bool(mixed or shown) or any(key.calls for key in keys)
         cells = [cell for item in query.items for cell in self.cells(item, moving)]
-        return Annotated(query, self.sides, self.slots, cross, mixed, key_sql, cells, [])
+        return Annotated(query, self.sides, self.slots, cross, mixed, key_sql, cells, [],
+                         columns=self.columns, side_of=self.side_of)
 
     def determined_labels(self, keys: list) -> list[str]:
         """Labels that are selected beside the groups that decide them: GROUP BY x is GROUP BY x,
@@ -148,7 +151,7 @@ class Annotator:
             return []
         grouped = {self.labels[call.start] for key in keys for call in key.calls}
         plain = {self.resolve(key.columns[0])[:2] for key in keys if len(key.columns) == 1
-                 and _is_column(key.text) and self.resolve(key.columns[0]) is not None}
+                 and is_column(key.text) and self.resolve(key.columns[0]) is not None}
         texts, shown = [_bare(key.with_labels(self.labels)) for key in keys], {}
         for item in query.items:
             if item.kind != "plain" or \
@@ -205,7 +208,7 @@ class Annotator:
         for call in self.query.calls():
             columns = [self.resolve(column) for column in call.columns]
             key, column = (call.model, call.argument), None
-            if len(columns) == 1 and columns[0] is not None and _is_column(call.argument):
+            if len(columns) == 1 and columns[0] is not None and is_column(call.argument):
                 key, column = (call.model, columns[0][:2]), columns[0][:2]
             if key not in known:
                 if len(known) == SLOTS:
@@ -333,7 +336,7 @@ class Annotator:
         """Type of an expression that was asked for, or of a plain column; 0 if unknown."""
         if expression.text in self.types:
             return self.types[expression.text]
-        if len(expression.columns) == 1 and _is_column(expression.text):
+        if len(expression.columns) == 1 and is_column(expression.text):
             found = self.resolve(expression.columns[0])
             return found[2] if found is not None else 0
         return 0
@@ -432,7 +435,7 @@ def _bare(text: str) -> list[str]:
     return [token.value for token in unbracketed(tokenize(text))]
 
 
-def _is_column(argument: str) -> bool:
+def is_column(argument: str) -> bool:
     """Nothing but a column: a name, or names with dots between them."""
     tokens = tokenize(argument)
     return len(tokens) % 2 == 1 and all(

@@ -43,8 +43,8 @@ class Table:
     fact: bool
 
 
-def tables(capture) -> list[Table]:
-    """The relations of a query that can be watched, in the order of FROM; 0A000 for others."""
+def check_query(capture) -> None:
+    """0A000 for a query that cannot be watched, whatever its tables are."""
     if not isinstance(capture, Capture) or not hasattr(capture.annotated, "sides"):
         raise UnsupportedOperator(
             "this query cannot be watched",
@@ -55,9 +55,6 @@ def tables(capture) -> list[Table]:
     if annotated.by_row:
         raise UnsupportedOperator("a query without aggregation cannot be watched",
                                   hint="Select count(*), or a sum or avg, by group.")
-    if len(annotated.sides) > 1:
-        raise UnsupportedOperator("a join of predictions with predictions cannot be watched yet",
-                                  hint=_REWRITE)
     if select.prefix:
         raise UnsupportedOperator("a query with WITH cannot be watched",
                                   hint="Name the tables in FROM.")
@@ -70,7 +67,20 @@ def tables(capture) -> list[Table]:
             if token.is_word("collate"):
                 raise _refused("COLLATE", query, expression)
     _check_keys(capture)
-    units = query.from_.units
+
+
+def tables(capture) -> list[Table]:
+    """The relations of a query that can be watched, in the order of FROM; 0A000 for others.
+
+    Of a join of predictions with predictions (`joins`), those of the query of one side.
+    """
+    check_query(capture)
+    annotated = capture.annotated
+    if len(annotated.sides) > 1:
+        raise UnsupportedOperator(
+            "a join of predictions with columns cannot be watched",
+            hint=_REWRITE)
+    query, units = annotated.query, annotated.query.from_.units
     facts = {unit for slot in annotated.slots for unit in slot.units}
     if len(facts) != 1:
         raise UnsupportedOperator(

@@ -16,6 +16,7 @@ summed anew (`State.add`).
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from decimal import Decimal
 
@@ -25,6 +26,7 @@ from pgrain.errors import InvalidArgument
 from pgrain.provenance.annotate import Annotated
 from pgrain.provenance.lineage import Lineage, sortable
 from pgrain.provenance.output import Output, OutputColumn
+from pgrain.watch.plan import reading
 
 _BLOCK_BYTES = 32 << 20
 # A sum so large that falls below so small a part of itself in one step: an outlier has gone.
@@ -91,6 +93,26 @@ class State:
         """A state that can be added to without changing this one."""
         return State(dict(self.cells))
 
+    def take(self, kept: dict, side: int, lineage: Lineage, predicted: np.ndarray, P: np.ndarray,
+             J: np.ndarray | None, sign: int) -> set[str]:
+        """`add` the `tally` of rows of the watch's one table."""
+        return self.add(tally(reading(kept), kept, lineage, predicted, P, J), sign)
+
+    def rows(self, keys: Iterable[str] | None = None) -> dict[str, tuple[str, bytes]]:
+        """key -> (texts, data) of what is there, all of it or of these keys: rows of
+        pgrain.watch_cell."""
+        return {key: pack(self.cells[key]) for key in (self.cells if keys is None else keys)
+                if key in self.cells}
+
+    @staticmethod
+    def loaded(rows: Iterable[tuple[str, str, bytes]], kept: dict) -> State:
+        """The state whose `rows` these (key, texts, data) are."""
+        return State({key: unpack(texts, data, atom_count(kept)) for key, texts, data in rows})
+
+    def standing(self, kept: dict) -> State:
+        """The cells of the output: of a watch of one table, these."""
+        return self
+
 
 def pack(cell: tuple) -> tuple[str, bytes]:
     """(texts as JSON, counts and sums as little-endian bytes) of one cell, for its table row."""
@@ -131,7 +153,7 @@ def tally(annotated: Annotated, shape: dict, lineage: Lineage, predicted: np.nda
     None without a spectrum. Rows are taken in blocks, so memory does not grow with their number.
     """
     side, m = lineage.sides[0], 0 if J is None else J.shape[2]
-    atoms = _atoms(annotated, lineage)
+    atoms = atoms_of(annotated, lineage)
     # Of notes that were put together a group may be there several times.
     texts: dict[str, list] = {}
     keys = [key_of(row, shape) for row in lineage.texts]
@@ -179,7 +201,7 @@ def key_of(texts: list, shape: dict) -> str:
                        for c in shape["keys"]])
 
 
-def _atoms(annotated: Annotated, lineage: Lineage) -> list[tuple]:
+def atoms_of(annotated: Annotated, lineage: Lineage) -> list[tuple]:
     """(weight that counts, weight that sums, factor of each entry, flag of each entry)."""
     side, n = lineage.sides[0], len(lineage.entries)
     atoms, number = [(0, 0, np.ones(n), np.ones(n, np.int64))], 0
@@ -203,7 +225,7 @@ def _atoms(annotated: Annotated, lineage: Lineage) -> list[tuple]:
 
 def _joint(variables: list[np.ndarray], predicted, P, J, n_classes: int) -> np.ndarray:
     """(n, joint classes, 2 + m): class indicator, probability and its projected gradient."""
-    single = [_classes(v, predicted, P, J, n_classes) for v in variables]
+    single = [class_slopes(v, predicted, P, J, n_classes) for v in variables]
     if len(single) == 1:
         return single[0]
     left, right = single
@@ -219,7 +241,7 @@ def _joint(variables: list[np.ndarray], predicted, P, J, n_classes: int) -> np.n
     return made.reshape(n, width * width, depth)
 
 
-def _classes(variable: np.ndarray, predicted, P, J, n_classes: int) -> np.ndarray:
+def class_slopes(variable: np.ndarray, predicted, P, J, n_classes: int) -> np.ndarray:
     """d p_j = p_j (J_j - sum_i p_i J_i) beside p_j and the indicator; the last class is NULL."""
     n, m = len(variable), 0 if J is None else J.shape[2]
     made = np.zeros((n, n_classes + 1, 2 + m))

@@ -16,7 +16,9 @@ def renew(connection: psycopg.Connection, made: dict) -> None:
         connection.execute("""
             UPDATE pgrain.watch SET fact = %(fact)s::oid::regclass,
                 tables = %(oids)s::oid[]::regclass[], plain = %(plain)s,
-                note_new = %(note_new)s, note_old = %(note_old)s, shape = %(shape)s::jsonb
+                note_new = %(note_new)s, note_old = %(note_old)s,
+                second = %(second)s::oid::regclass, second_new = %(second_new)s,
+                second_old = %(second_old)s, shape = %(shape)s::jsonb
             WHERE watch = %(watch)s""", {**made, "shape": json.dumps(made["shape"])})
         connection.execute("SELECT pgrain._make_watch_functions(%s)", [made["watch"]])
 

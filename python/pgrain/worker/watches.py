@@ -17,16 +17,19 @@ import structlog
 
 from pgrain.complaint.grammar import parse
 from pgrain.complaint.objective import Objective, all_rows, complained_column
-from pgrain.errors import NotReady, ObjectInUse
+from pgrain.errors import LimitExceeded, NotReady, ObjectInUse
 from pgrain.provenance.lineage import read_lineage
 from pgrain.provenance.output import Output, match_sql
 from pgrain.store.versions import read_secret
+from pgrain.watch.joined_state import JoinedState, side_of, state_of
+from pgrain.watch.joins import is_join
 from pgrain.watch.plan import NEW, OLD, check_alert, note_sql, reading, shape, tables
-from pgrain.watch.state import StandingCircuit, State, Tally, atom_count, pack, tally, unpack
+from pgrain.watch.state import StandingCircuit, State
 from pgrain.wire.identity import hasher as keyed_hasher
 from pgrain.worker.complaints import Complaints, evaluation_of, not_precomputed, slopes
 from pgrain.worker.ranking import NOTHING, Projected, Ranker
 from pgrain.worker.resident import Resident, Residents
+from pgrain.worker.watch_joins import confirm, plan_join, shape_of
 from pgrain.worker.watch_notes import batches, named, raw_value
 from pgrain.worker.watch_rows import LOCK_CLASS, renew, trimmed
 
@@ -44,15 +47,18 @@ class Watches:
         self._residents, self._complaints = residents, complaints
         self._ranker = Ranker(residents)
         self._lock = threading.Lock()
-        self._states: OrderedDict[tuple, tuple[State, dict]] = OrderedDict()
+        self._states: OrderedDict[tuple, tuple] = OrderedDict()
         self._evaluated: dict[tuple, Read] = {}       # of states that were read
 
     # --- making one ----------------------------------------------------------------------------
 
     def plan(self, state: dict, params: dict, blobs: list) -> tuple:
-        """The tables of a query that can be watched; given their names, what notes a change."""
-        plan = self._complaints.known_plan(params["plan"])
-        capture = plan.capture
+        """The tables of a query that can be watched; given their names, what notes a change. Of a
+        join of predictions, the queries of its sides; given their shapes, its own."""
+        capture = self._complaints.known_plan(params["plan"]).capture
+        if is_join(capture):
+            answer = plan_join(capture, params)
+            return answer | ({"functions": _functions(capture)} if "shape" in answer else {}), []
         found = tables(capture)
         answer = {"tables": [{"relation": table.relation, "fact": table.fact} for table in found]}
         if "names" in params:
@@ -77,22 +83,30 @@ class Watches:
         other meanwhile is checked by the generation.
         """
         evaluation = evaluation_of(state, params, last=True)
-        kept, capture = params["shape"], evaluation.plan.capture
-        if shape(capture) != kept:
+        sides = [evaluation_of(state, {"evaluation": number}, last=True)
+                 for number in params.get("sides", ())]
+        kept = params["shape"]
+        found = [one.variables[kept["model"]] for one in (evaluation, *sides)]
+        if (shape_of(evaluation.plan.capture, [one.plan.capture for one in sides]) != kept
+                or len({(one.resident.row.version, one.spectrum) for one in found}) > 1):
             raise NotReady("the model's classes or the query's columns have changed",
                            hint="Try again.")
-        variables = evaluation.variables[kept["model"]]
-        predicted, p, J = variables._snapshot()
-        rows = variables.rows
-        made = State()
-        made.add(tally(capture.annotated, kept, evaluation.circuit.lineage, predicted[rows],
-                       p[rows], None if J is None else J[rows]), 1)
-        pairs = 0 if J is None else J.shape[2]
+        variables, made, pairs = found[0], state_of(kept)(), 0
+        for number, one in enumerate(sides or [evaluation]):
+            of_side = one.variables[kept["model"]]
+            predicted, p, J = of_side._snapshot()
+            rows = of_side.rows
+            made.take(kept, number, one.circuit.lineage, predicted[rows], p[rows],
+                      None if J is None else J[rows], 1)
+            pairs = 0 if J is None else J.shape[2]
+        if sides:
+            confirm(StandingCircuit(made.standing(kept), kept, pairs), evaluation)
         self._residents.with_connection(
             lambda connection: self._write(connection, params, made, variables, pairs))
-        return {"groups": len(made.cells)}, []
+        return {}, []
 
-    def _write(self, connection, params: dict, made: State, variables, pairs: int) -> None:
+    def _write(self, connection, params: dict, made: State | JoinedState, variables,
+               pairs: int) -> None:
         number, kept = params["watch"], params["shape"]
         with connection.transaction():
             connection.execute("SELECT pg_advisory_xact_lock(%s, %s)",
@@ -120,7 +134,7 @@ class Watches:
                 cursor.executemany(
                     "INSERT INTO pgrain.watch_cell (watch, key, texts, data) "
                     "VALUES (%s, %s, %s, %b)",
-                    [[number, key, *pack(cell)] for key, cell in made.cells.items()])
+                    [[number, key, *row] for key, row in made.rows().items()])
             changes = [*(row["changes"] or []), *params["changes"]]
             if row["print"] not in (None, params["print"]):
                 # What was noted before this is seen may be what a function, a type or a name meant
@@ -176,7 +190,7 @@ class Watches:
             notes = connection.execute("""
                 DELETE FROM pgrain.watch_note
                 WHERE watch = %(watch)s AND owner = %(owner)s::oid
-                RETURNING sign, print, tags, metas, a, b, c,
+                RETURNING side, sign, print, tags, metas, a, b, c,
                     pg_snapshot_xmin(snapshot) > %(before)s::text::xid8 AND coalesce((
                         SELECT bool_and(pg_visible_in_snapshot(x::xid8, snapshot))
                         FROM unnest(%(changes)s::text[]) AS x), true) AS sees""",
@@ -194,10 +208,12 @@ class Watches:
             state = self._state(connection, number, row["generation"], kept).copy()
             resident = self._residents.version(row["version"])
             touched = self._add(state, kept, [
-                (note["sign"], list(zip(note["tags"], note["metas"], note["a"], note["b"],
-                                        note["c"], strict=True))) for note in notes],
+                (note["side"], note["sign"],
+                 list(zip(note["tags"], note["metas"], note["a"], note["b"], note["c"],
+                          strict=True))) for note in notes],
                 resident, row["spectrum"], row["last_seq"])
-            gone = [key for key in touched if key not in state.cells]
+            there = state.rows(sorted(touched))
+            gone = [key for key in touched if key not in there]
             if gone:
                 connection.execute("DELETE FROM pgrain.watch_cell WHERE watch = %s "
                                    "AND key = ANY (%s)", [number, gone])
@@ -206,8 +222,7 @@ class Watches:
                     "INSERT INTO pgrain.watch_cell (watch, key, texts, data) "
                     "VALUES (%s, %s, %s, %b) ON CONFLICT (watch, key) DO UPDATE "
                     "SET texts = excluded.texts, data = excluded.data",
-                    [[number, key, *pack(state.cells[key])]
-                     for key in sorted(touched) if key in state.cells])
+                    [[number, key, *row] for key, row in there.items()])
             connection.execute("UPDATE pgrain.watch_state SET generation = generation + 1, "
                                "folded_at = clock_timestamp() WHERE watch = %s", [number])
             self._alert(connection, number, row["alert"], row["alert_holds"], state, kept,
@@ -215,13 +230,13 @@ class Watches:
         self._remember(number, row["generation"] + 1, state, kept)
         return None
 
-    def _alert(self, connection, number: int, alert: str | None, held: bool | None, state: State,
-               kept: dict, pairs: int) -> None:
+    def _alert(self, connection, number: int, alert: str | None, held: bool | None,
+               state: State | JoinedState, kept: dict, pairs: int) -> None:
         """NOTIFY pgrain_watch when an alert starts or stops holding; in the same transaction."""
         if alert is None:
             return
         wanted = parse(alert)
-        output = StandingCircuit(state, kept, pairs).output(hard=True)
+        output = StandingCircuit(state.standing(kept), kept, pairs).output(hard=True)
         column = next(i for i, c in enumerate(kept["columns"]) if c["name"] == wanted.column)
         values = output.numbers[output.present, column]
         compare = {"<": np.less, "<=": np.less_equal, "=": np.equal, ">=": np.greater_equal,
@@ -239,17 +254,19 @@ class Watches:
         connection.execute("SELECT pg_notify('pgrain_watch', %s)", [json.dumps(
             {"watch": name, "alert": alert, "holds": holds})])
 
-    def _state(self, connection, number: int, generation: int, kept: dict) -> State:
+    def _state(self, connection, number: int, generation: int, kept: dict
+               ) -> State | JoinedState:
         with self._lock:
             known = self._states.get((number, generation))
         if known is not None:
             return known[0]
         rows = connection.execute("SELECT key, texts, data FROM pgrain.watch_cell "
                                   "WHERE watch = %s", [number]).fetchall()
-        return State({row["key"]: unpack(row["texts"], row["data"], atom_count(kept))
-                      for row in rows})
+        return state_of(kept).loaded(((row["key"], row["texts"], row["data"]) for row in rows),
+                                     kept)
 
-    def _remember(self, number: int, generation: int, state: State, kept: dict) -> None:
+    def _remember(self, number: int, generation: int, state: State | JoinedState,
+                  kept: dict) -> None:
         with self._lock:
             self._states[(number, generation)] = (state, kept)
             self._states.move_to_end((number, generation))
@@ -271,20 +288,23 @@ class Watches:
             for key in [key for key in self._states if key[0] not in watches]:
                 self._drop(key)
 
-    def _add(self, state: State, kept: dict, notes: list[tuple[int, list[tuple]]],
-             resident: Resident, spectrum: int | None, last_seq: int) -> set[str]:
-        """Add (sign, rows) of notes to a state; the keys of the groups that they touch."""
+    def _add(self, state: State | JoinedState, kept: dict,
+             notes: list[tuple[int, int, list[tuple]]], resident: Resident,
+             spectrum: int | None, last_seq: int) -> set[str]:
+        """Add (side, sign, rows) of notes to a state; the keys of what they touch."""
         touched: set[str] = set()
-        for sign, rows in batches(notes):
-            touched |= state.add(self._tally(kept, rows, resident, spectrum, last_seq), sign)
+        for side in sorted({its for its, _, _ in notes}):
+            for sign, rows in batches([(sign, rows) for its, sign, rows in notes if its == side]):
+                touched |= state.take(kept, side, *self._noted(
+                    side_of(kept, side), rows, resident, spectrum, last_seq), sign)
         return touched
 
-    def _tally(self, kept: dict, head: list[tuple], resident: Resident, spectrum: int | None,
-               last_seq: int) -> Tally:
-        """What a note adds; predictions that are not known are made in one batch."""
-        annotated = reading(kept)
+    def _noted(self, kept: dict, head: list[tuple], resident: Resident, spectrum: int | None,
+               last_seq: int) -> tuple:
+        """(lineage, classes, probabilities, projected Jacobians) of a note; predictions that are
+        not known are made in one batch."""
         rows, values = named(head, keyed_hasher(self._secret()))
-        lineage = read_lineage(annotated, len(kept["classes"]), rows)
+        lineage = read_lineage(reading(kept), len(kept["classes"]), rows)
         digests = lineage.digests[kept["model"]]
         table = self._residents.table(resident, spectrum, last_seq)
         at = table.find(digests)
@@ -296,7 +316,7 @@ class Watches:
             raw = [resident.value(raw_value(values[name.tobytes()], resident)) for name in new]
             predicted, logits, _, J = resident.logits_and_projections(raw, vectors)
             passing.add(new, predicted, logits, J)
-        return tally(annotated, kept, lineage, *table.rows(at, passing, passing.find(absent)))
+        return lineage, *table.rows(at, passing, passing.find(absent))
 
     def _secret(self) -> bytes:
         if not hasattr(self, "_known_secret"):
@@ -311,8 +331,8 @@ class Watches:
         rest = iter(blobs)
         if "state" in params:
             kept = params["shape"]
-            known = State({name: unpack(texts, next(rest), atom_count(kept))
-                           for name, texts in params["state"]}), kept
+            known = state_of(kept).loaded(((name, texts, next(rest))
+                                           for name, texts in params["state"]), kept), kept
             self._remember(*key, *known)
         else:
             with self._lock:
@@ -323,9 +343,9 @@ class Watches:
         resident = self._residents.version(params["version"])
         if params.get("notes"):
             made = made.copy()
-            notes = [(note["sign"], [(tag, meta, *(next(rest) if there else None
-                                                  for there in present))
-                                     for tag, meta, present in note["rows"]])
+            notes = [(note["side"], note["sign"],
+                      [(tag, meta, *(next(rest) if there else None for there in present))
+                       for tag, meta, present in note["rows"]])
                      for note in params["notes"]]
             self._add(made, kept, notes, resident, params["spectrum"], params["last_seq"])
             ready = Read.of(made, kept, params["pairs"])
@@ -333,7 +353,10 @@ class Watches:
             with self._lock:
                 ready = self._evaluated.get(key)
             if ready is None:
-                ready = Read.of(made, kept, params["pairs"])
+                try:
+                    ready = Read.of(made, kept, params["pairs"])
+                except LimitExceeded as error:      # a join that has grown
+                    return {"ad hoc": error.message}, []
                 with self._lock:
                     if key in self._states:     # it goes with its state
                         self._evaluated[key] = ready
@@ -384,9 +407,9 @@ class Read:
     _asked: dict[tuple, tuple] = field(default_factory=dict)
 
     @staticmethod
-    def of(state: State, kept: dict, pairs: int) -> Read:
+    def of(state: State | JoinedState, kept: dict, pairs: int) -> Read:
         """That of a state."""
-        circuit = StandingCircuit(state, kept, pairs)
+        circuit = StandingCircuit(state.standing(kept), kept, pairs)
         return Read(circuit, circuit.output(hard=True), circuit.output(hard=False))
 
     def asked(self, complaints: list, matches: list) -> tuple:
