@@ -11,7 +11,7 @@ The canonical bytes by the model's kind of input:
 ==========  =================================================================================
 ``bytea``   the bytes
 ``text``    UTF-8
-``float8``  PostgreSQL's binary array format (``array_send``)
+``float8``  PostgreSQL's binary array format (``array_send``), as if its first place were 1
 ``columns`` the JSON array of the feature columns, in the model's order, as jsonb prints it
 ==========  =================================================================================
 """
@@ -73,7 +73,8 @@ def canonical_sql(expression: str, kind: str, features: Sequence[str] = ()) -> s
     if kind == "text":
         return f"pg_catalog.convert_to(({expression}), 'UTF8')"
     if kind == "float8":
-        return f"pg_catalog.array_send(({expression})::pg_catalog.float8[])"
+        # (a slice begins at 1 wherever its array does)
+        return f"pg_catalog.array_send((({expression})::pg_catalog.float8[])[:])"
     if kind == "columns":
         cells = json_array_sql([f"j OPERATOR(pg_catalog.->) {_literal(name)}::pg_catalog.text"
                                 for name in features])
