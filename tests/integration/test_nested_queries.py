@@ -157,3 +157,18 @@ def test_what_calls_a_model_inside_is_data_and_explain_says_so(small) -> None:
     with pytest.raises(psycopg.Error, match="calls no model") as raised:
         small.rows("SELECT * FROM pgrain.provenance('SELECT count(*) FROM seen WHERE c = ''red''')")
     assert "seen" in raised.value.diag.message_detail
+
+
+def test_explain_shows_what_the_caller_wrote_and_nothing_of_its_own(small) -> None:
+    """However either begins: items of FROM and conditions."""
+    query = ("SELECT count(*) AS n FROM (VALUES ('red'), ('green')) AS v (c), "
+             "LATERAL (SELECT coalesce(v.c, 'blue') AS c) AS w, items AS i "
+             "WHERE i.claim OPERATOR(pg_catalog.=) w.c AND EXISTS (SELECT 1 FROM items AS j WHERE "
+             "j.hour = i.hour AND j.id < 9 AND pgrain.predict('colour', j.x) = v.c)")
+    lines = [row[0].strip() for row in small.rows("SELECT pgrain.explain(%s)", [query])]
+    annotated = lines[:lines.index("PostgreSQL's plan:")]
+    for written in ("from (VALUES ('red'), ('green')) AS v (c)",
+                    "from LATERAL (SELECT coalesce(v.c, 'blue') AS c) AS w", "from items AS i",
+                    "where i.claim OPERATOR(pg_catalog.=) w.c"):
+        assert written in annotated, "\n".join(annotated)
+    assert not [line for line in annotated if line.startswith("from") and "_pgrain_" in line]

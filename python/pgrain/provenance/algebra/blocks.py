@@ -30,6 +30,13 @@ _NO_VALUE = -2 ** 40                 # NULL among narrower integers
 _STAND_IN = {16: "false", 20: "0", 21: "0", 23: "0", 26: "0", 1082: "'epoch'::pg_catalog.date"}
 
 
+class Made(str):
+    """An item of FROM, or a condition, that is ours alone: `explain` shows those that spell what
+    the caller wrote."""
+
+    __slots__ = ()
+
+
 @dataclass
 class Column:
     """A column that expressions may name.
@@ -285,8 +292,8 @@ class SelectBlock:
 
     number: int
     key: Key | None = None
-    from_: list[str] = field(default_factory=list)
-    where: list[str] = field(default_factory=list)
+    from_: list[str] = field(default_factory=list)      # `Made`, where the caller wrote no such
+    where: list[str] = field(default_factory=list)      # likewise
     # Columns of tables that a condition says to equal a column of the key: (SQL, its number).
     tied: list[tuple[str, int]] = field(default_factory=list)
     units: list[Unit] = field(default_factory=list)

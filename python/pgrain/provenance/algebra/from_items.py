@@ -10,6 +10,7 @@ from pgrain.provenance.algebra.blocks import (
     KEY,
     Column,
     Key,
+    Made,
     Relation,
     SelectBlock,
     Unit,
@@ -91,7 +92,8 @@ class FromItems:
             for column in columns:
                 owner.setdefault(column.name, f"{quoted(alias)}.{quoted(column.name)}")
         made = [f"{self.merged.get(name, owner[name])} AS {quoted(name)}" for name in join.using]
-        self.block.from_.append(f"LATERAL (SELECT {', '.join(made)}) AS {quoted(join.alias)}")
+        self.block.from_.append(Made(f"LATERAL (SELECT {', '.join(made)}) AS "
+                                     f"{quoted(join.alias)}"))
         self.aliases[join.alias] = [Column(name, oid) for name, oid in self.known[join.alias]]
 
     def _unused(self, item: nodes.Derived) -> set[int]:
@@ -147,8 +149,8 @@ class FromItems:
         parts = [ID, *([KEY] if relation.keyed else [])]
         parts += [f"_pgrain_o{number} AS {quoted(column.name)}"
                   for number, column in enumerate(columns) if not column.random]
-        self.block.from_.append(f"(SELECT {', '.join(parts)} FROM {relation.cte}) AS "
-                                f"{quoted(alias)}")
+        self.block.from_.append(Made(f"(SELECT {', '.join(parts)} FROM {relation.cte}) AS "
+                                     f"{quoted(alias)}"))
         self.aliases[alias] = columns
         if relation.unique is not None and not relation.keyed:
             self.deciding[alias] = [columns[at].name for at in relation.unique]
@@ -168,8 +170,8 @@ class FromItems:
     def _unit(self, alias: str, relation: Relation, key: Key | None) -> int:
         if relation.keyed:
             if key is None:
-                self.block.where.append(f"{quoted(alias)}.{KEY} OPERATOR(pg_catalog.=) "
-                                        f"_pgrain_key.{KEY}")
+                self.block.where.append(Made(f"{quoted(alias)}.{KEY} OPERATOR(pg_catalog.=) "
+                                             f"_pgrain_key.{KEY}"))
             else:
                 self.join_key(alias, key)
         self.block.units.append(Unit(f"{quoted(alias)}.{ID}", relation, alias))
@@ -179,9 +181,9 @@ class FromItems:
     def join_key(self, alias: str, key: Key) -> None:
         """Tie the rows under `alias` to the values of our columns that they stand for."""
         name = f"{key.cte}_of_{len(self.block.from_)}"
-        self.block.from_.append(f"(SELECT * FROM {key.cte}) AS {name}")
-        self.block.where += key.same(name)
-        self.block.where.append(f"{quoted(alias)}.{KEY} OPERATOR(pg_catalog.=) {name}.{KEY}")
+        self.block.from_.append(Made(f"(SELECT * FROM {key.cte}) AS {name}"))
+        self.block.where += [Made(condition) for condition in (
+            *key.same(name), f"{quoted(alias)}.{KEY} OPERATOR(pg_catalog.=) {name}.{KEY}")]
 
     def make_key(self, columns: list[tuple[str, str, int]]) -> Key:
         """The distinct values of `columns` over the rows that FROM and WHERE give so far."""

@@ -16,7 +16,7 @@ from pgrain.plan.expression import called
 from pgrain.plan.lexer import tokenize
 from pgrain.plan.spine import Leaf as SpineLeaf
 from pgrain.plan.spine import Op, PieceLeaf, read_tree
-from pgrain.provenance.algebra.blocks import Atom, Number
+from pgrain.provenance.algebra.blocks import Atom, Made, Number
 from pgrain.provenance.algebra.linear import BENT, CONST, OTHER, PROBA, threshold_problem
 from pgrain.provenance.algebra.program import cut, untyped
 from pgrain.provenance.algebra.values import ask_value_of, ask_values
@@ -185,7 +185,7 @@ class Numbers:
                 return f"_pgrain_t{number}._pgrain_v"
         self.block.atoms.append(atom)
         name = f"_pgrain_t{len(self.block.atoms) - 1}"
-        self.block.from_.append(f"(VALUES (true), (false), (NULL)) AS {name} (_pgrain_v)")
+        self.block.from_.append(Made(f"(VALUES (true), (false), (NULL)) AS {name} (_pgrain_v)"))
         return f"{name}._pgrain_v"
 
     # --- arithmetic ------------------------------------------------------------------------

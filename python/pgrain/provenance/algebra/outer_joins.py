@@ -8,7 +8,7 @@ from __future__ import annotations
 from pgrain.plan import nodes
 from pgrain.plan.lexer import tokenize
 from pgrain.plan.reader import read_statement
-from pgrain.provenance.algebra.blocks import Column, Relation, quoted
+from pgrain.provenance.algebra.blocks import Column, Made, Relation, quoted
 from pgrain.provenance.algebra.scope import aliases_of
 
 
@@ -119,7 +119,7 @@ def _partner(builder, other: nodes.FromItem, on: nodes.Expr | None) -> str:
 def _expose(builder, relation: Relation, columns) -> None:
     """The relation under the names that the joined relations had."""
     alias = f"_pgrain_j{relation.block}"
-    builder.block.from_.append(f"{relation.cte} AS {alias}")
+    builder.block.from_.append(Made(f"{relation.cte} AS {alias}"))
     aliases: dict[str, list[tuple[int, Column]]] = {}
     for number, ((of, name, oid), made) in enumerate(zip(columns, relation.columns, strict=True)):
         aliases.setdefault(of, []).append((number, Column(name, oid, made.cell, made.flag,
@@ -128,6 +128,6 @@ def _expose(builder, relation: Relation, columns) -> None:
     for of, made in aliases.items():
         parts = ", ".join(f"{alias}._pgrain_o{number} AS {quoted(column.name)}"
                           for number, column in made if not column.random)
-        builder.block.from_.append(f"LATERAL (SELECT {parts}) AS {quoted(of)}")
+        builder.block.from_.append(Made(f"LATERAL (SELECT {parts}) AS {quoted(of)}"))
         builder.aliases[of] = [column for _, column in made]
         builder.unit_of[of] = unit

@@ -10,7 +10,7 @@ from __future__ import annotations
 from pgrain.plan import nodes
 from pgrain.plan.lexer import tokenize, unbracketed
 from pgrain.plan.spine import PieceLeaf
-from pgrain.provenance.algebra.blocks import Atom, Column, Number, quoted
+from pgrain.provenance.algebra.blocks import Atom, Column, Made, Number, quoted
 from pgrain.provenance.algebra.group_aggregates import aggregates
 from pgrain.provenance.algebra.groups import GroupBuilder
 from pgrain.provenance.algebra.numbers import INTEGER_OIDS
@@ -91,7 +91,7 @@ class OverGroups(SelectBuilder):
                               supports=groups.supports())
         self.keys = groups.keys
         self.alias = f"_pgrain_g{relation.block}"
-        self.block.from_.append(relation.cte + f" AS {self.alias}")
+        self.block.from_.append(Made(f"{relation.cte} AS {self.alias}"))
         self.unit = self._unit(self.alias, relation, None)
         columns = relation.columns[len(self.keys):]
         self.columns = {call.text: column for call, column in zip(calls, columns, strict=True)}
@@ -122,7 +122,8 @@ class OverGroups(SelectBuilder):
                     self.aliases.setdefault(alias, []).append(
                         Column(column.name, column.oid, labelled=column.labelled))
         for alias, parts in aliases.items():
-            self.block.from_.append(f"LATERAL (SELECT {', '.join(parts)}) AS {quoted(alias)}")
+            self.block.from_.append(Made(f"LATERAL (SELECT {', '.join(parts)}) AS "
+                                         f"{quoted(alias)}"))
 
     # --- aggregates are columns here -------------------------------------------------------
 

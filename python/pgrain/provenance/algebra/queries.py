@@ -144,8 +144,8 @@ def _output(builder: SelectBuilder, expression: nodes.Expr, alias: str | None) -
 
 def _passed_on(builder: SelectBuilder, relation: Relation) -> tuple[int, ...] | None:
     """`Relation.unique` of a SELECT from one relation of possible rows, whose rows it hands on."""
-    sources = [item for item in builder.block.from_ if " AS _pgrain_t" not in item]
-    if len(builder.block.units) != 1 or len(sources) != 1 or relation.keyed:
+    sources = len(builder.block.from_) - len(builder.block.atoms)   # each atom is one of FROM
+    if len(builder.block.units) != 1 or sources != 1 or relation.keyed:
         return None
     unit = builder.block.units[0]
     if unit.relation.unique is None or unit.alias not in builder.aliases:

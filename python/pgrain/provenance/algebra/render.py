@@ -6,6 +6,7 @@ from pgrain.provenance.algebra import assemble
 from pgrain.provenance.algebra.blocks import (
     ArrayBlock,
     LimitBlock,
+    Made,
     MergeBlock,
     PredicateBlock,
     ScalarBlock,
@@ -108,20 +109,14 @@ def _select(block: SelectBlock, assembly) -> list[str]:
         if grouping.having is not None:
             lines.append(f"     HAVING {_line(grouping.having)}")
             lines += _atoms(grouping.atoms, "_pgrain_h")
-    for item in block.from_:
-        if not item.startswith(("(VALUES", "LATERAL (SELECT _pgrain", "(SELECT _pgrain_k",
-                                "(SELECT * FROM _pgrain_k", "LATERAL pg_catalog.generate_series",
-                                "LATERAL pg_catalog.unnest(pg_catalog.array_append(_pgrain_w",
-                                "LATERAL (SELECT DISTINCT _pgrain_v", "LATERAL (SELECT coalesce(")):
-            lines.append(f"     from {_line(item)}")
+    lines += [f"     from {_line(item)}" for item in block.from_ if not isinstance(item, Made)]
     for unit in block.units:
         lines.append(f"     {unit.alias}: {len(assembly.rows[unit.relation.block])} possible rows "
                      f"of block {unit.relation.block}"
                      + ("" if unit.by is None else ", found by the key: it must be "
                         + ("true" if unit.code else "false")))
-    for condition in block.where:
-        if "OPERATOR(pg_catalog.=)" not in condition:
-            lines.append(f"     where {_line(condition)}")
+    lines += [f"     where {_line(condition)}" for condition in block.where
+              if not isinstance(condition, Made)]
     for condition in block.mixed:
         lines.append(f"     where {_line(condition)}  [on predictions: once for each pattern and "
                      "class, by PostgreSQL]")

@@ -19,6 +19,7 @@ from pgrain.provenance.algebra.blocks import (
     Detail,
     Key,
     Leaf,
+    Made,
     SelectBlock,
     Slot,
     quoted,
@@ -376,11 +377,11 @@ class SelectBuilder(FromItems, Numbers):
             classes = self.program.classes[call.model]
             rows = ", ".join(f"({n}, {literal(text)}::pg_catalog.text)"
                              for n, text in enumerate(classes))
-            self.block.from_.append(f"(VALUES {rows}, ({len(classes)}, NULL)) AS {name} "
-                                    "(_pgrain_i, _pgrain_label)")
-            self.block.where.append(
+            self.block.from_.append(Made(f"(VALUES {rows}, ({len(classes)}, NULL)) AS {name} "
+                                         "(_pgrain_i, _pgrain_label)"))
+            self.block.where.append(Made(
                 f"({name}._pgrain_i OPERATOR(pg_catalog.=) {len(classes)}) OPERATOR(pg_catalog.=) "
-                f"(({slot.argument}\n) IS NULL)")
+                f"(({slot.argument}\n) IS NULL)"))
             self.aliases[name] = [Column("_pgrain_i", 23), Column("_pgrain_label", 25)]
         return f"{name}._pgrain_label"
 

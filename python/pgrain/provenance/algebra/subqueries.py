@@ -19,6 +19,7 @@ from pgrain.provenance.algebra.blocks import (
     ArrayBlock,
     Column,
     Key,
+    Made,
     PredicateBlock,
     Relation,
     ScalarBlock,
@@ -184,7 +185,7 @@ def _join_boolean(builder, block: PredicateBlock) -> str:
     builder.program.blocks.append(block)
     alias = f"_pgrain_q{block.number}"
     relation = Relation(block.number, alias, [Column("_pgrain_v", 16)], block.key is not None)
-    builder.block.from_.append(f"{alias}")
+    builder.block.from_.append(Made(alias))
     builder._unit(alias, relation, block.key)
     builder.aliases[alias] = [Column("_pgrain_v", 16)]
     return f"{alias}._pgrain_v"
@@ -204,7 +205,7 @@ def _array(builder, piece: nodes.Subquery, needed: list):
     block = ArrayBlock(program.number(), relation, key)
     program.blocks.append(block)
     alias = f"_pgrain_a{block.number}"
-    builder.block.from_.append(alias)
+    builder.block.from_.append(Made(alias))
     made = Relation(block.number, alias, [], key is not None)
     return "array", builder._unit(alias, made, key)
 
@@ -242,7 +243,7 @@ def _scalar(builder, piece: nodes.Subquery, needed: list):
         relation = Relation(block.number, f"_pgrain_u{block.number}", relation.columns,
                             key is not None, True, relation.degrees)
     alias = f"_pgrain_s{len(builder.block.units)}_{relation.block}"
-    builder.block.from_.append(f"{relation.cte} AS {alias}")
+    builder.block.from_.append(Made(f"{relation.cte} AS {alias}"))
     unit = builder._unit(alias, relation, key)
     column = relation.columns[0]
     if column.cell is not None:

@@ -26,6 +26,7 @@ from pgrain.provenance.algebra.blocks import (
     Column,
     Key,
     Leaf,
+    Made,
     Number,
     OutputSpec,
     PredicateBlock,
@@ -57,16 +58,16 @@ def expand(program, relation: Relation, cells: set[int], bare: bool = False,
     supports: cell -> SQL of its name -> Support, of those that are no counts.
     """
     block = SelectBlock(program.number(), key if relation.keyed else None)
-    block.from_.append(f"(SELECT * FROM {relation.cte}) AS {_ROW}")
+    block.from_.append(Made(f"(SELECT * FROM {relation.cte}) AS {_ROW}"))
     if relation.keyed:
-        block.where.append(f"{_ROW}.{KEY} OPERATOR(pg_catalog.=) _pgrain_key.{KEY}")
+        block.where.append(Made(f"{_ROW}.{KEY} OPERATOR(pg_catalog.=) _pgrain_key.{KEY}"))
     block.units.append(Unit(f"{_ROW}.{ID}", relation, _ROW, bare=bare))
     columns, value, types = [], {}, {}
     for cell in sorted(cells):
         name = f"_pgrain_v{len(block.chosen)}"
         found: Support = supports[cell](name) if cell in (supports or {}) else \
             _of_count(name, int(cell in relation.positive), relation.bounds[cell])
-        block.from_ += found.from_
+        block.from_ += [Made(item) for item in found.from_]
         value[cell], types[cell] = found.value, found.oid
         block.leaves.append(Leaf(f"({found.known_by})::pg_catalog.float8"))
         block.chosen.append(Chosen(cell, len(block.leaves) - 1, cell in (supports or {})))
@@ -311,8 +312,9 @@ def _among(program, relation: Relation, cell: int, key: Key, query: nodes.Query)
         f"{value} AS _pgrain_y) AS _pgrain_y UNION ALL SELECT NULL, pg_catalog.min(_pgrain_x), 1, "
         f"coalesce(pg_catalog.min(_pgrain_x) {less} 1, 0) FROM {value} AS _pgrain_y UNION ALL "
         "SELECT NULL, NULL, 2, NULL")
-    block.from_ += [f"(SELECT * FROM {relation.cte}) AS {_ROW}", f"LATERAL ({places}) AS _pgrain_v"]
-    block.where.append(f"{_ROW}.{ID} OPERATOR(pg_catalog.=) _pgrain_key._pgrain_c0")
+    block.from_ += [Made(f"(SELECT * FROM {relation.cte}) AS {_ROW}"),
+                    Made(f"LATERAL ({places}) AS _pgrain_v")]
+    block.where.append(Made(f"{_ROW}.{ID} OPERATOR(pg_catalog.=) _pgrain_key._pgrain_c0"))
     block.units.append(Unit(f"{_ROW}.{ID}", relation, _ROW, bare=True))
     block.leaves = [Leaf(f"(_pgrain_v._pgrain_{name})::pg_catalog.float8")
                     for name in ("low", "high", "kind")]
