@@ -144,6 +144,7 @@ def test_alerts(shop):
     for alert, error in (("n > 5 WHERE hour = 1", errors.FeatureNotSupported),
                          ("nothing > 5", errors.UndefinedColumn),
                          ("hour > 5", errors.InvalidParameterValue),
+                         (" " * 8000 + "n > 5", errors.InvalidParameterValue),
                          ("n", errors.SyntaxError)):
         with pytest.raises(error):
             watch(shop, "loud", COUNT.format("stock"), alert)

@@ -7,6 +7,7 @@ all writers wait for each other (PostgreSQL serialises commits that notify).
 from __future__ import annotations
 
 import time
+import traceback
 from collections.abc import Callable
 
 import psycopg
@@ -77,7 +78,17 @@ class Folder(Poller):
         except Rebuild as error:
             return str(error)
         except PgrainError as error:
+            log.warning("notes refused", watch=number, error=error.message, detail=error.detail,
+                        sqlstate=error.sqlstate)
             return error.message
+        except psycopg.Error as error:      # its row is its creator's: the others go on
+            if connection.closed or isinstance(error, psycopg.OperationalError):
+                raise
+            log.warning("watch cannot be folded", watch=number, error=str(error).strip())
+            return error.diag.message_primary
+        except Exception as error:
+            log.error("watch cannot be folded", watch=number, traceback=traceback.format_exc())
+            return f"{type(error).__name__}: {error}"
 
     def _drain(self, connection, watch: int, generation: int) -> str | None:
         """More changes waited than are noted. The reason to compute the state when nobody is under

@@ -7,18 +7,60 @@ lineages side by side, the factors numbered through.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
-from pgrain.errors import InvalidArgument
+from pgrain.errors import InvalidArgument, PgrainError
 from pgrain.wire.identity import DIGEST_BYTES, array_received
 from pgrain.worker.resident import Resident
 
 TOGETHER_BYTES = 16 << 20      # of notes that are put together: so much is held twice
+ROWS = 1 << 24                 # of notes that are put together; rows without a value take no bytes
 
+
+# --- what is no note -----------------------------------------------------------------------------
+# A watch's creator may insert notes of their own making (docs/dev/watches.md).
+
+@contextlib.contextmanager
+def as_noted() -> Iterator[None]:
+    """22023 for whatever goes wrong in here because a note is none that the watch's statements
+    make."""
+    try:
+        yield
+    except PgrainError as error:
+        if error.sqlstate != "XX000":
+            raise
+        raise _strange(error.detail or error.message) from error
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError,
+            struct.error) as error:
+        raise _strange(f"{type(error).__name__}: {error}") from error
+
+
+def _strange(detail: str) -> InvalidArgument:
+    return InvalidArgument("a note is none that the statements of its watch make", detail=detail)
+
+
+def _check_counts(rows: list[tuple]) -> None:
+    """22023 where notes that were put together say to be of more than `ROWS` rows."""
+    for tag, _, a, *_ in rows:
+        if tag == "group" or tag.startswith("factor:"):
+            counts = np.frombuffer(bytes(a) if a is not None else b"", ">i4").astype(np.int64)
+            if counts.min(initial=0) < 0 or counts.sum() > ROWS:
+                raise _strange(f"{counts.sum()} rows of {tag}")
+
+
+@as_noted()
+def rows_of(note: Mapping) -> list[tuple]:
+    """The rows (tag, meta, a, b, c) of a note as pgrain.watch_note has it; 22023 where it has
+    none, or not as many of each."""
+    return list(zip(*(note[name] for name in ("tags", "metas", "a", "b", "c")), strict=True))
+
+
+# --- together ------------------------------------------------------------------------------------
 
 def batches(notes: Sequence[tuple[int, list[tuple]]]) -> Iterator[tuple[int, list[tuple]]]:
     """(sign, rows) of notes, given as such, put together by sign.
@@ -41,6 +83,7 @@ def batches(notes: Sequence[tuple[int, list[tuple]]]) -> Iterator[tuple[int, lis
             yield sign, together(waiting)
 
 
+@as_noted()
 def together(notes: list[list[tuple]]) -> list[tuple]:
     """The rows (tag, meta, a, b, c) of notes made by one statement as those of one capture.
 
@@ -93,6 +136,7 @@ def _moved(packed, start: int, width: int) -> bytes | None:
 
 # --- values --------------------------------------------------------------------------------------
 
+@as_noted()
 def named(rows: list[tuple], keyed) -> tuple[list[tuple], dict[bytes, bytes]]:
     """(the rows with digests in place of values, canonical bytes by digest) of a note; keyed: a
     hasher with the secret."""
@@ -107,6 +151,7 @@ def named(rows: list[tuple], keyed) -> tuple[list[tuple], dict[bytes, bytes]]:
                 values[digests[-1]] = content
             a = b"".join(digests)
         made.append((tag, meta, a, b, c))
+    _check_counts(made)
     return made, values
 
 
@@ -115,11 +160,14 @@ def _contents(packed) -> list[bytes]:
     found, at, data = [], 0, bytes(packed) if packed is not None else b""
     while at < len(data):
         length, = struct.unpack_from(">i", data, at)
+        if not 0 <= length <= len(data) - at - 4:       # (-4 would be no end)
+            raise ValueError(f"a value of {length} bytes")
         found.append(data[at + 4:at + 4 + length])
         at += 4 + length
     return found
 
 
+@as_noted()
 def raw_value(content: bytes, resident: Resident):
     """A feature value out of its canonical bytes (wire/identity.py)."""
     kind = resident.row.kind

@@ -13,6 +13,7 @@ from collections import OrderedDict
 from dataclasses import dataclass, field
 
 import numpy as np
+import psycopg
 import structlog
 
 from pgrain.complaint.grammar import parse
@@ -30,7 +31,7 @@ from pgrain.worker.complaints import Complaints, evaluation_of, not_precomputed,
 from pgrain.worker.ranking import NOTHING, Projected, Ranker
 from pgrain.worker.resident import Resident, Residents
 from pgrain.worker.watch_joins import confirm, plan_join, shape_of
-from pgrain.worker.watch_notes import batches, named, raw_value
+from pgrain.worker.watch_notes import as_noted, batches, named, raw_value, rows_of
 from pgrain.worker.watch_rows import LOCK_CLASS, renew, trimmed
 
 log = structlog.get_logger()
@@ -109,8 +110,16 @@ class Watches:
                pairs: int) -> None:
         number, kept = params["watch"], params["shape"]
         with connection.transaction():
-            connection.execute("SELECT pg_advisory_xact_lock(%s, %s)",
-                               [LOCK_CLASS, number & 0x7FFFFFFF])
+            # Those of the folder are short; anybody else's may be for ever.
+            connection.execute("SET LOCAL lock_timeout = '3s'")
+            try:
+                connection.execute("SELECT pg_advisory_xact_lock(%s, %s)",
+                                   [LOCK_CLASS, number & 0x7FFFFFFF])
+            except psycopg.errors.LockNotAvailable:
+                raise ObjectInUse("somebody has the advisory lock of the watch",
+                                  detail=f"({LOCK_CLASS}, {number & 0x7FFFFFFF}), see pg_locks.",
+                                  hint="Try again when it is free.") from None
+            connection.execute("SET LOCAL lock_timeout = 0")
             row = connection.execute(
                 "SELECT w.alert, s.generation, s.changes, s.before::text AS before, s.alert_holds, "
                 "s.print, pg_current_xact_id()::text AS here, s.draining, "
@@ -207,11 +216,9 @@ class Watches:
             kept = row["shape"]
             state = self._state(connection, number, row["generation"], kept).copy()
             resident = self._residents.version(row["version"])
-            touched = self._add(state, kept, [
-                (note["side"], note["sign"],
-                 list(zip(note["tags"], note["metas"], note["a"], note["b"], note["c"],
-                          strict=True))) for note in notes],
-                resident, row["spectrum"], row["last_seq"])
+            touched = self._add(state, kept, [(note["side"], note["sign"], rows_of(note))
+                                              for note in notes],
+                                resident, row["spectrum"], row["last_seq"])
             there = state.rows(sorted(touched))
             gone = [key for key in touched if key not in there]
             if gone:
@@ -294,9 +301,14 @@ class Watches:
         """Add (side, sign, rows) of notes to a state; the keys of what they touch."""
         touched: set[str] = set()
         for side in sorted({its for its, _, _ in notes}):
+            with as_noted():
+                if side not in range(len(kept.get("sides", "1"))):
+                    raise ValueError(f"side {side}")
+                of_side = side_of(kept, side)
             for sign, rows in batches([(sign, rows) for its, sign, rows in notes if its == side]):
-                touched |= state.take(kept, side, *self._noted(
-                    side_of(kept, side), rows, resident, spectrum, last_seq), sign)
+                noted = self._noted(of_side, rows, resident, spectrum, last_seq)
+                with as_noted():
+                    touched |= state.take(kept, side, *noted, sign)
         return touched
 
     def _noted(self, kept: dict, head: list[tuple], resident: Resident, spectrum: int | None,
@@ -304,7 +316,8 @@ class Watches:
         """(lineage, classes, probabilities, projected Jacobians) of a note; predictions that are
         not known are made in one batch."""
         rows, values = named(head, keyed_hasher(self._secret()))
-        lineage = read_lineage(reading(kept), len(kept["classes"]), rows)
+        with as_noted():
+            lineage = read_lineage(reading(kept), len(kept["classes"]), rows)
         digests = lineage.digests[kept["model"]]
         table = self._residents.table(resident, spectrum, last_seq)
         at = table.find(digests)
