@@ -124,8 +124,11 @@ BEGIN
         EXECUTE format('ALTER TABLE %s ENABLE ALWAYS TRIGGER _pgrain_attached', part);
         EXECUTE format('ALTER TRIGGER _pgrain_attached ON %s DEPENDS ON EXTENSION pgrain', part);
     END LOOP;
-EXCEPTION WHEN lock_not_available THEN
-    RAISE NOTICE 'pgrain: % is in use, so it has no trigger; new rows are found by looking', $1;
+EXCEPTION
+    WHEN lock_not_available THEN
+        RAISE NOTICE 'pgrain: % is in use, so it has no trigger; new rows are found by looking', $1;
+    WHEN OTHERS THEN       -- somebody's event trigger refuses DDL, perhaps
+        RAISE NOTICE 'pgrain: % could not be given a trigger (%); new rows are found by looking', $1, SQLERRM;
 END $$;
 
 -- The trigger goes with the last attachment of its relation.
@@ -148,9 +151,13 @@ BEGIN
         EXECUTE format('DROP TRIGGER _pgrain_attached ON %s', part);
     END LOOP;
     RETURN NULL;
-EXCEPTION WHEN lock_not_available THEN
-    RAISE NOTICE 'pgrain: % is in use and keeps its trigger for now', OLD.relation;
-    RETURN NULL;
+EXCEPTION
+    WHEN lock_not_available THEN
+        RAISE NOTICE 'pgrain: % is in use and keeps its trigger for now', OLD.relation;
+        RETURN NULL;
+    WHEN OTHERS THEN
+        RAISE NOTICE 'pgrain: % keeps its trigger for now (%)', OLD.relation, SQLERRM;
+        RETURN NULL;
 END $$;
 CREATE TRIGGER unhint AFTER DELETE ON pgrain.attachment
     FOR EACH ROW EXECUTE FUNCTION pgrain._unhint();
@@ -191,6 +198,8 @@ BEGIN
             EXECUTE format('DROP TRIGGER _pgrain_attached ON %s', left_over);
         EXCEPTION WHEN lock_not_available THEN
             NULL;       -- another time
+        WHEN OTHERS THEN
+            RAISE WARNING 'pgrain: % keeps its trigger for now (%)', left_over, SQLERRM;
         END;
         EXIT;           -- locked until this is committed: one at a time
     END LOOP;

@@ -102,11 +102,11 @@ BEGIN
 END $$;
 
 -- The sequence of a watch that has ended. Who has read it in a transaction that goes on has it
--- locked: then it stays for now (pgrain._tidy).
+-- locked, or an event trigger refuses it: then it stays for now (pgrain._tidy).
 CREATE FUNCTION pgrain._drop_cut(watch bigint) RETURNS void
 LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp SET lock_timeout = '100ms' AS $$
 BEGIN
     EXECUTE format('ALTER EXTENSION pgrain DROP SEQUENCE pgrain.%I', format('_watch_%s_cut', watch));
     EXECUTE format('DROP SEQUENCE pgrain.%I', format('_watch_%s_cut', watch));
-EXCEPTION WHEN lock_not_available OR undefined_table THEN NULL;
+EXCEPTION WHEN OTHERS THEN NULL;
 END $$;

@@ -6,7 +6,6 @@ the complaint's WHERE all run here, as the calling user and in the caller's snap
 
 from __future__ import annotations
 
-import json
 import re
 import struct
 from collections import OrderedDict
@@ -17,6 +16,7 @@ from pgrain.backend.spi import (
     entry_point,
     fetch_all,
     from_postgres,
+    json_object,
     prepared,
     query,
     writes_nothing,
@@ -39,7 +39,7 @@ OPTIONS = {"among", "plausible", "method", "k", "damping", "filter", "normalize"
 @entry_point
 def explain_statement(plpy, text: str, output: str) -> str:
     """EXPLAIN of one statement, as TEXT or JSON; through a cursor, which refuses several."""
-    if output not in ("TEXT", "JSON"):
+    if text is None or output not in ("TEXT", "JSON"):
         raise InvalidArgument(f'no such format: "{output}"')
     explain = f"EXPLAIN (VERBOSE, COSTS OFF, FORMAT {output}) "
     try:
@@ -159,9 +159,7 @@ def explain(plpy, text: str) -> list[str]:
 
 def check_options(options: str, allowed=OPTIONS) -> dict:
     """Options as a dict; 22023 for a name that is not allowed."""
-    fields = json.loads(options)
-    if not isinstance(fields, dict):
-        raise InvalidArgument("options is not a JSON object")
+    fields = json_object(options)
     unknown = sorted(set(fields) - set(allowed))
     if unknown:
         raise InvalidArgument(f'no such option: "{unknown[0]}"',
@@ -350,10 +348,7 @@ def _ask(plpy, known: Known, captured: tuple, complaints: list[str], options: di
         counts, values = _fetch(plpy, plan, models, answer["missing"], wanted, new)
         answer, wanted = session.call(plpy, "supply", {"values": counts}, values)
         if "missing" in answer:
-            hint = None
-            if any(models[name].kind == "float8" for name in answer["missing"]):
-                hint = "Arrays that do not begin at 1 are others by digest: predict on x[:], not x."
-            raise PgrainError("the rows changed while the complaint was read", hint=hint)
+            raise PgrainError("the rows changed while the complaint was read")
     if "match" in answer:
         matches[tuple(complaints)] = answer["match"]
         matches.move_to_end(tuple(complaints))

@@ -11,7 +11,7 @@ import json
 
 from pgrain.backend import session
 from pgrain.backend.models import check_key, gone
-from pgrain.backend.spi import entry_point, fetch_all, query
+from pgrain.backend.spi import entry_point, fetch_all, json_object, query
 from pgrain.errors import InsufficientPrivilege, InvalidArgument, UndefinedObject
 
 CHUNK_ROWS = 5000
@@ -85,9 +85,7 @@ def resembles(plpy, name: str, key: str) -> str | None:
 
 
 def _options(text: str) -> dict:
-    given = json.loads(text)
-    if not isinstance(given, dict):
-        raise InvalidArgument("options is not a JSON object")
+    given = json_object(text)
     fields = {"most": 3, "precision": 0.5, "recall": 0.1}
     for name, value in given.items():
         if name not in _OPTIONS:

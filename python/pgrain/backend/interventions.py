@@ -11,7 +11,7 @@ import json
 
 from pgrain.backend import session
 from pgrain.backend.models import gone, quoted, require_model
-from pgrain.backend.spi import entry_point, fetch_all, query
+from pgrain.backend.spi import entry_point, fetch_all, json_object, query
 from pgrain.errors import (
     DuplicateObject,
     InvalidArgument,
@@ -47,9 +47,7 @@ def create_intervention(plpy, name: str, title: str, features: list[str] | None,
     model = require_model(plpy, name)
     if not model["there"]:
         raise gone(name)
-    fields = json.loads(options)
-    if not isinstance(fields, dict):
-        raise InvalidArgument("options is not a JSON object")
+    fields = json_object(options)
     if query(plpy, "SELECT 1 AS x FROM pgrain.intervention WHERE model = $1 AND name = $2",
              ["text", "text"], [name, title]):
         raise DuplicateObject(f'model "{name}" already has an intervention "{title}"',

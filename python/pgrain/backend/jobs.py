@@ -17,7 +17,7 @@ from pgrain.backend.models import (
     relation_columns,
     require_model,
 )
-from pgrain.backend.spi import entry_point, prepared, query
+from pgrain.backend.spi import entry_point, json_object, prepared, query
 from pgrain.errors import (
     ActiveTransaction,
     Cancelled,
@@ -39,7 +39,7 @@ def train(plpy, name: str, options: str, wait: bool) -> None:
     """Queue (and wait for) the training of a new version."""
     _require(name, options, wait)
     require_model(plpy, name)
-    _run(plpy, "train", name, {"options": _object(options)}, wait)
+    _run(plpy, "train", name, {"options": json_object(options)}, wait)
 
 
 @entry_point
@@ -52,7 +52,7 @@ def import_weights(plpy, name: str, weights: bytes, options: str, wait: bool) ->
     if not weights:
         raise InvalidArgument("the weights are empty",
                               hint="Give the bytes of a safetensors or a Flax msgpack file.")
-    arguments = {"options": _object(options), "weights": True}
+    arguments = {"options": json_object(options), "weights": True}
     _run(plpy, "train", name, arguments, wait, weights=weights)
 
 
@@ -61,7 +61,7 @@ def precompute(plpy, name: str, options: str, wait: bool) -> None:
     """Queue (and wait for) spectrum and projections of the active version."""
     _require(name, options, wait)
     _trained(require_model(plpy, name))
-    _run(plpy, "precompute", name, {"options": _object(options)}, wait)
+    _run(plpy, "precompute", name, {"options": json_object(options)}, wait)
 
 
 @entry_point
@@ -110,13 +110,6 @@ def cancel(plpy, job: int) -> bool:
 def _require(*arguments) -> None:
     if any(argument is None for argument in arguments):
         raise InvalidArgument("no argument may be null")
-
-
-def _object(options: str) -> dict:
-    fields = json.loads(options)
-    if not isinstance(fields, dict):
-        raise InvalidArgument("options is not a JSON object")
-    return fields
 
 
 def _trained(model: dict) -> None:

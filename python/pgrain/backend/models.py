@@ -6,7 +6,7 @@ import json
 import re
 
 from pgrain.backend import session
-from pgrain.backend.spi import entry_point, query
+from pgrain.backend.spi import entry_point, json_object, query, refused
 from pgrain.errors import (
     DuplicateObject,
     InsufficientPrivilege,
@@ -34,9 +34,7 @@ def create_model(plpy, name: str, relation: str, key: str, features: list[str], 
     """Declare a model; the worker's role gets SELECT by the caller's own right to grant it."""
     if not name:
         raise InvalidArgument("a model needs a name")
-    fields = json.loads(options)
-    if not isinstance(fields, dict):
-        raise InvalidArgument("options is not a JSON object")
+    fields = json_object(options)
     _check_architecture(architecture)
     if not features or len(set(features)) != len(features):
         raise InvalidArgument("features must name at least one column, each once")
@@ -268,10 +266,15 @@ def grant_to_worker(plpy, relation: str) -> None:
         raise InsufficientPrivilege(
             f"permission denied for relation {row['relation']}",
             hint=f"Its owner can run GRANT SELECT ON {row['relation']} TO {row['caller']}.")
-    if not row["enters"]:
-        plpy.execute(f"GRANT USAGE ON SCHEMA {plpy.quote_ident(row['schema'])} TO {READER_ROLE}")
-    if not row["reads"]:
-        plpy.execute(f"GRANT SELECT ON {row['relation']} TO {READER_ROLE}")
+    try:
+        if not row["enters"]:
+            plpy.execute(f"GRANT USAGE ON SCHEMA {plpy.quote_ident(row['schema'])} "
+                         f"TO {READER_ROLE}")
+        if not row["reads"]:
+            plpy.execute(f"GRANT SELECT ON {row['relation']} TO {READER_ROLE}")
+    except plpy.SPIError as error:
+        raise refused(plpy, error, f"{READER_ROLE} is granted SELECT on {row['relation']}"
+                      ) from None
     granted = query(plpy, "SELECT pg_catalog.has_table_privilege($2, $1::regclass, 'SELECT') AS ok",
                     ["text", "text"], [relation, WORKER_ROLE])[0]["ok"]
     if not granted:

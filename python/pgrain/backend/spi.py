@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import functools
+import json
 import re
 from collections import OrderedDict
 from contextlib import contextmanager
 
-from pgrain.errors import InsufficientPrivilege, PgrainError, ReadOnly
+from pgrain.errors import InsufficientPrivilege, InvalidArgument, PgrainError, ReadOnly
 
 PREPARED = 256      # statements of our own that a session keeps prepared; there are about a hundred
 _plans: OrderedDict[tuple, object] = OrderedDict()
@@ -84,6 +85,17 @@ def fetch_all(plpy, source, arguments=None, size: int = 20_000):
             return rows
 
 
+def json_object(text: str, what: str = "options") -> dict:
+    """A JSON object; 22023 for other JSON, or where it is nested too deep."""
+    try:
+        fields = json.loads(text)
+    except RecursionError:
+        raise InvalidArgument(f"{what} is nested too deep") from None
+    if not isinstance(fields, dict):
+        raise InvalidArgument(f"{what} is not a JSON object")
+    return fields
+
+
 def check_interrupts(plpy) -> None:
     """Raise if this statement is to stop. An SPI call checks; `plpy.debug` would not."""
     plpy.execute(prepared(plpy, "SELECT 1"))
@@ -101,6 +113,21 @@ def from_postgres(error) -> PgrainError:
     return PgrainError(message, detail=detail, hint=hint, sqlstate=sqlstate)
 
 
+def refused(plpy, error, what: str) -> PgrainError:
+    """A plpy.SPIError of a statement of ours that creates, drops or grants something, as ours;
+    `what` says what for. Where nothing else tells what to do, the hint names the event triggers of
+    this database, which may have refused it."""
+    failure = from_postgres(error)
+    if failure.hint is None and failure.sqlstate[:2] not in ("40", "53", "55", "57"):
+        names = query(plpy, """
+            SELECT pg_catalog.string_agg(pg_catalog.quote_ident(evtname), ', ' ORDER BY evtname)
+                AS names FROM pg_catalog.pg_event_trigger WHERE evtenabled <> 'D'
+            AND evtevent IN ('ddl_command_start', 'ddl_command_end', 'sql_drop')""")[0]["names"]
+        if names is not None:
+            failure.hint = f"{what}, and that is what an event trigger may refuse: {names}."
+    return failure
+
+
 def to_postgres(plpy, error: PgrainError):
     """The exception that makes PL/Python report exactly ``pgrain: <message>``.
 
@@ -116,10 +143,14 @@ def to_postgres(plpy, error: PgrainError):
 
 
 def entry_point(function):
-    """Translate errors once, here: ours and those of SPI."""
+    """Translate errors once, here: ours and those of SPI. 22023 for an array of arrays, which no
+    argument is."""
     @functools.wraps(function)
     def wrapper(plpy, *arguments):
         try:
+            for argument in arguments:
+                if type(argument) is list and argument and type(argument[0]) is list:
+                    raise InvalidArgument("expected an array of one dimension")
             return function(plpy, *arguments)
         except PgrainError as error:
             failure = error

@@ -16,6 +16,7 @@ from pgrain.backend.spi import (
     fetch_all,
     from_postgres,
     query,
+    refused,
     writes_nothing,
 )
 from pgrain.errors import (
@@ -37,6 +38,7 @@ _SETTINGS = ("TimeZone", "DateStyle", "IntervalStyle", "extra_float_digits", "by
 _MATCHES = 32              # complaints about a watch whose WHERE a session knows as a statement
 _WATCHES = 64              # that a session remembers
 _NOTES_BYTES = 1 << 20     # of a watch's notes, between two statements
+_ALERT_BYTES = 7900        # PostgreSQL's notifications carry less than 8000
 _BUILD_LOCK = 0x70677262   # "pgrb": advisory locks of builds are (this, number of the watch)
 # STABLE functions of PostgreSQL's own whose result changes from one statement to the next.
 _MOVING = ("now", "transaction_timestamp", "statement_timestamp", "current_setting", "age",
@@ -54,7 +56,6 @@ class Standing:
 
     def __init__(self, row: dict):
         self.__dict__.update(row)
-        self.notes_print: str = self.statements + self.tree
         self.here: snapshots.Environment | None = None
         self.conditions: dict[str, object] = {}
 
@@ -92,6 +93,9 @@ def watch(plpy, name: str, text: str, alert: str | None) -> None:
     if not name.strip() or _QUERY.match(name):
         raise InvalidArgument(f'"{name}" cannot be the name of a watch',
                               detail="complain would take it for a query.")
+    if alert is not None and len(json.dumps([name, alert])) > _ALERT_BYTES:
+        raise InvalidArgument("the names of watch and alert are too long for a notification",
+                              detail=f"As JSON they may take {_ALERT_BYTES} bytes.")
     if query(plpy, "SELECT FROM pgrain.watch WHERE name = $1", ["text"], [name]):
         raise DuplicateObject(f'watch "{name}" exists already',
                               hint=f"End it with SELECT pgrain.unwatch({_quoted(name)}).")
@@ -174,24 +178,24 @@ def _make(plpy, name: str, text: str, alert: str | None) -> int:
                             [name])[0]["s"] for name in _SETTINGS}
     settings["search_path"] = list(query(
         plpy, "SELECT pg_catalog.current_schemas(false)::text[] AS s")[0]["s"])
-    number = query(plpy, """
-        INSERT INTO pgrain.watch (name, query, alert, settings, model, fact, tables, functions,
-                                  plain, note_new, note_old, second, second_new, second_old,
-                                  shape)
-        VALUES ($1, $2, $3, $4::jsonb, $5, $6::oid::regclass, $7::oid[]::regclass[], $8::name[],
-                $9, $10, $11, $12::oid::regclass, $13, $14, $15::jsonb)
-        RETURNING watch
-        """, ["text", "text", "text", "text", "text", "bigint", "bigint[]", "text[]", "boolean",
-              "text", "text", "bigint", "text", "text", "text"],
-        [name, text, alert, json.dumps(settings), made["shape"]["model"], made["fact"],
-         made["oids"], made["functions"], made["plain"], made["note_new"], made["note_old"],
-         made["second"], made["second_new"], made["second_old"],
-         json.dumps(made["shape"])])[0]["watch"]
     try:
+        number = query(plpy, """
+            INSERT INTO pgrain.watch (name, query, alert, settings, model, fact, tables, functions,
+                                      plain, note_new, note_old, second, second_new, second_old,
+                                      shape)
+            VALUES ($1, $2, $3, $4::jsonb, $5, $6::oid::regclass, $7::oid[]::regclass[], $8::name[],
+                    $9, $10, $11, $12::oid::regclass, $13, $14, $15::jsonb)
+            RETURNING watch
+            """, ["text", "text", "text", "text", "text", "bigint", "bigint[]", "text[]", "boolean",
+                  "text", "text", "bigint", "text", "text", "text"],
+            [name, text, alert, json.dumps(settings), made["shape"]["model"], made["fact"],
+             made["oids"], made["functions"], made["plain"], made["note_new"], made["note_old"],
+             made["second"], made["second_new"], made["second_old"],
+             json.dumps(made["shape"])])[0]["watch"]
         query(plpy, "SELECT pgrain._arm_watch($1)", ["bigint"], [number])
     except plpy.SPIError as error:
         if getattr(error, "sqlstate", None) != "55P03":
-            raise
+            raise refused(plpy, error, "A watch makes triggers and functions") from None
         raise PgrainError("a table of the watch is in use", sqlstate="55P03",
                           detail="Its triggers could not be made within 3 seconds.",
                           hint="Try again when long transactions on it have ended.") from None
@@ -235,7 +239,10 @@ def unwatch(plpy, name: str) -> None:
     if not found[0]["mine"]:
         raise InsufficientPrivilege(f'watch "{name}" belongs to role "{found[0]["owner"]}"',
                                     hint="Only its members and superusers may end it.")
-    query(plpy, "DELETE FROM pgrain.watch WHERE name = $1", ["text"], [name])
+    try:
+        query(plpy, "DELETE FROM pgrain.watch WHERE name = $1", ["text"], [name])
+    except plpy.SPIError as error:
+        raise refused(plpy, error, "Its triggers and functions are dropped") from None
     session.STATE.watches.pop(name, None)
 
 
@@ -252,7 +259,7 @@ def load(plpy, name: str | None, number: int | None, role: str) -> None:
                w.settings ->> 'DateStyle' AS date_style,
                w.settings ->> 'IntervalStyle' AS interval_style,
                made.statements, w.second::oid::bigint AS second,
-               pgrain._watch_tree(w.tables) AS tree,
+               made.statements || pgrain._watch_tree(w.tables) AS notes_print,
                s.generation, s.version, s.spectrum, s.pairs, s.notes_print AS state_notes,
                s.print AS state_print, s.changes, s.before::text AS before,
                s.epoch, pgrain._watch_cut(w.watch) AS cut,
@@ -356,6 +363,8 @@ def read(plpy, found: Standing, params: dict):
             reason = note["print"]
         elif reason is None and (not note["sees"] or note["print"] != found.state_notes):
             reason = "a change was made before another table's, or a partition's"
+        elif reason is None and not _whole(note):
+            reason = "a note is none that its statements make"
     if reason is not None:
         plpy.notice(f'pgrain: watch "{found.name}" is to be computed again ({reason}); '
                     "this answer is computed from its query")
@@ -385,6 +394,16 @@ def read(plpy, found: Standing, params: dict):
         answer, _ = session.call(plpy, "watch_read", params,
                                  [*(cell["data"] for cell in cells), *blobs])
     return answer
+
+
+def _whole(note: dict) -> bool:
+    """Whether a note has of each column as many as it has tags. (Who made the watch may have
+    inserted it.)"""
+    tags = note["tags"]
+    return isinstance(tags, list) and all(isinstance(tag, str) for tag in tags) and all(
+        isinstance(note[name], list) and len(note[name]) == len(tags)
+        and all(part is None or isinstance(part, kind) for part in note[name])
+        for name, kind in (("metas", str), ("a", bytes), ("b", bytes), ("c", bytes)))
 
 
 def let_go(found: Standing) -> None:
