@@ -141,8 +141,11 @@ def test_a_worker_with_too_many_rights_says_so(watched, server):
     assert not watched.rows("SELECT FROM pgrain.doctor() WHERE what = $$worker's role$$")
     assert "more rights" not in watched.worker.log_tail(10_000)
     watched.worker.stop()
+    logged = server.log.stat().st_size
     try:
+        watched.execute(f"ALTER ROLE postgres IN DATABASE {watched.name} SET log_statement = 'all'")
         one.start()
+        watched.execute("CALL pgrain.train('m')")
         with watched.connect() as session:
             ok, detail, hint = session.execute(
                 "SELECT ok, detail, hint FROM pgrain.doctor() WHERE what = $$worker's role$$"
@@ -150,8 +153,15 @@ def test_a_worker_with_too_many_rights_says_so(watched, server):
         assert not ok and '"postgres", a superuser' in detail and "user=pgrain_worker" in hint
         warned = [line for line in one.log.read_text().splitlines() if "more rights" in line]
         assert len(warned) == 1 and "level='warning'" in warned[0] and "postgres" in warned[0]
+        # What it stores is in the server's log no more than if it were pgrain_worker.
+        log = server.log.read_bytes()[logged:].decode(errors="replace")
+        writers = set(re.findall(r"\[(\d+)\] .*INSERT INTO pgrain\.version_chunk", log))
+        assert writers
+        assert not [line[:300] for line in log.splitlines() if "parameters: " in line
+                    and re.search(r"\[(\d+)\] ", line)[1] in writers]
     finally:
         one.stop()
+        watched.execute(f"ALTER ROLE postgres IN DATABASE {watched.name} RESET log_statement")
         watched.worker.start()
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import resource
 import shutil
+import socket
 import subprocess
 import tempfile
 import threading
@@ -14,6 +16,7 @@ import pytest
 
 from pgrain import interrupts
 from pgrain.errors import Busy, Cancelled, UndefinedObject
+from pgrain.wire import frames, messages
 from pgrain.wire.client import Client
 from pgrain.worker.server import Gate, Server
 
@@ -73,6 +76,30 @@ def test_permissions_and_peer_credentials_keep_other_users_out(serve):
 def test_another_database_is_told_so(serve):
     with pytest.raises(UndefinedObject, match='serves database "db", not "other"'):
         Client(serve().path, "1", "other").call("echo", {})
+
+
+def test_who_comes_while_no_file_can_be_opened_waits(serve):
+    """More sessions than files (ulimit -n) end nothing: those that wait are answered once there is
+    one, and so are others."""
+    worker = serve()
+    clients = [socket.socket(socket.AF_UNIX) for _ in range(3)]
+    hello = b"".join(frames.encode(messages.HELLO, messages.hello("1", "db")))
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    free = os.dup(0)
+    os.close(free)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (free, hard))
+    try:
+        for client in clients:
+            client.connect(worker.path)
+            client.sendall(hello)
+        time.sleep(0.5)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    for client in clients:
+        client.settimeout(10)
+        assert b"cpu" in client.recv(4096)
+        client.close()
+    assert Client(worker.path, "1", "db").call("echo", {"a": 1})[0] == {"a": 1}
 
 
 def test_who_finds_the_queue_full_is_told_53400(serve):

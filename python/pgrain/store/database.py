@@ -31,6 +31,8 @@ def connect(dsn: str, what: str | None = None, *,
         settings["transaction_timeout"] = 0
     if role is not None:    # (also where it has logged in: ALTER ROLE can set another)
         settings = {"role": psycopg.sql.Identifier(role), **settings}
+    if connection.info.parameter_status("is_superuser") == "on":    # before it is another role
+        settings = {**_UNLOGGED, **settings}
     connection.execute(psycopg.sql.SQL("; ").join(     # one round trip
         psycopg.sql.SQL("SET {} = {}").format(psycopg.sql.Identifier(name), value)
         for name, value in settings.items()))
@@ -44,6 +46,8 @@ _SETTINGS = {"search_path": psycopg.sql.SQL("pg_catalog, pg_temp"), "statement_t
              "idle_session_timeout": 0, "default_transaction_isolation": "read committed",
              "default_transaction_read_only": "off", "extra_float_digits": 1,
              "standard_conforming_strings": "on", "row_security": "on"}
+# As sql/10_schema.sql sets it for the worker's own role: what it stores are parameters.
+_UNLOGGED = {"log_parameter_max_length": 0, "log_parameter_max_length_on_error": 0}
 
 
 def failure(error: psycopg.Error) -> PgrainError:

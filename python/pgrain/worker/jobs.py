@@ -27,6 +27,7 @@ LOCK_CLASS = 0x70677261   # "pgra": advisory locks of jobs are (this, job number
 POLL_SECONDS = 1.0
 REPORT_SECONDS = 0.5
 MOST_ATTEMPTS = 5
+HELD_SECONDS = 3.0      # a worker that has a job's lock says at once that it runs
 
 STEPS = {"train": train_job.run, "precompute": precompute_job.run, "attach": attach_job.run}
 
@@ -91,6 +92,7 @@ class Runner(threading.Thread):
         self._connect, self._looks, self._worker = connect, looks, worker
         self.stopping = threading.Event()
         self._current: Job | None = None
+        self._held: dict[int, float] = {}       # job -> since when somebody has its lock
 
     def interrupt(self, number: int) -> None:
         """End the statement that a cancelled job is in: it may wait for a lock, where it cannot see
@@ -101,7 +103,7 @@ class Runner(threading.Thread):
 
     def run(self) -> None:
         """Take jobs until told to stop; a lost database, or an extension that was dropped, is
-        waited for."""
+        waited for, and an exception that nobody expected is logged."""
         while not self.stopping.is_set():
             try:
                 # A standby has no jobs of its own; it may be promoted one day.
@@ -119,16 +121,22 @@ class Runner(threading.Thread):
             except psycopg.Error as error:
                 log.warning("jobs wait for the database", error=str(error).strip())
                 self.stopping.wait(POLL_SECONDS)
+            except Exception:
+                log.error("jobs: failed", traceback=traceback.format_exc())
+                self.stopping.wait(POLL_SECONDS)
 
     def take(self, connection) -> bool:
         """Run one job if there is one; whether there was."""
         for candidate in connection.execute("""
-                SELECT job FROM pgrain.job WHERE state IN ('queued', 'running') ORDER BY job
+                SELECT job, state FROM pgrain.job WHERE state IN ('queued', 'running') ORDER BY job
                 """).fetchall():
             number = candidate["job"]
             if not connection.execute("SELECT pg_try_advisory_lock(%s, %s) AS mine",
                                       [LOCK_CLASS, number]).fetchone()["mine"]:
+                if candidate["state"] == "queued":
+                    self._say_who_has(connection, number)
                 continue
+            self._held.pop(number, None)
             try:
                 # Before the job is claimed: where no more connections are to be had, it waits.
                 with self._connect("progress of a job") as reporter:
@@ -143,10 +151,22 @@ class Runner(threading.Thread):
                     connection.execute("SELECT pg_advisory_unlock(%s, %s)", [LOCK_CLASS, number])
         return False
 
+    def _say_who_has(self, connection, number: int) -> None:
+        """In the job's message and the log: anybody may take advisory locks, of any number."""
+        if time.monotonic() - self._held.setdefault(number, time.monotonic()) < HELD_SECONDS:
+            return
+        self._held[number] = time.monotonic() + 60.0    # once a minute
+        row = connection.execute(_HOLDER, [LOCK_CLASS, number]).fetchone()
+        if row is not None:
+            message = f"waits: process {row['pid']} has the advisory lock of this job"
+            log.warning("a job cannot be taken", job=number, why=message)
+            connection.execute("UPDATE pgrain.job SET message = %s WHERE job = %s AND "
+                               "state = 'queued'", [message, number])
+
     def _claim(self, connection, reporter, number: int) -> Job | None:
         row = connection.execute("""
             UPDATE pgrain.job SET state = 'running', attempts = attempts + 1, worker = %s,
-                   started_at = coalesce(started_at, now())
+                   message = NULL, started_at = coalesce(started_at, now())
             WHERE job = (SELECT job FROM pgrain.job WHERE job = %s
                          AND state IN ('queued', 'running') FOR UPDATE SKIP LOCKED)
             RETURNING kind, model, arguments, submitted_by, attempts""",
@@ -212,6 +232,12 @@ class Runner(threading.Thread):
             [state, message, *2 * [json.dumps(error.to_dict()) if error else None], state,
              number])
         metrics.job(kind, state)
+
+
+_HOLDER = """
+SELECT pid FROM pg_locks WHERE locktype = 'advisory' AND granted AND classid = %s::bigint::oid
+AND objid = %s::bigint::oid AND objsubid = 2
+AND database = (SELECT oid FROM pg_database WHERE datname = current_database())"""
 
 
 def _connection_is_lost(connection: psycopg.Connection, error: psycopg.Error) -> bool:

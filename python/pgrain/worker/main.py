@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
+import resource
 import signal
 import socket
 import sys
@@ -70,6 +72,7 @@ def run(options: Options) -> int:
     memory = Memory()
     memory.begin()
     configure_logs(options.log_format, options.log_level)
+    _open_files()
     custom.allow(options.packages)
     if options.coordinator is not None:
         crew.join(options.coordinator, options.processes, options.process)
@@ -145,10 +148,35 @@ def configure_logs(form: str, level: str) -> None:
     last = (structlog.processors.JSONRenderer() if form == "json" else
             structlog.processors.KeyValueRenderer(key_order=["timestamp", "level", "event"]))
     structlog.configure(
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        logger_factory=structlog.PrintLoggerFactory(_Unfailing(sys.stderr)),
         wrapper_class=structlog.make_filtering_bound_logger(getattr(logging, level.upper())),
         processors=[structlog.contextvars.merge_contextvars, structlog.processors.add_log_level,
                     structlog.processors.TimeStamper(fmt="iso"), last])
+
+
+class _Unfailing:
+    """A stream that loses what cannot be written: whether the log's disk is full, or its reader has
+    gone, is nobody's trouble who has a job done or asks something."""
+
+    def __init__(self, stream):
+        self._stream = stream
+
+    def write(self, text: str) -> None:
+        """Write it, or not."""
+        with contextlib.suppress(OSError):
+            self._stream.write(text)
+
+    def flush(self) -> None:
+        """As `write`."""
+        with contextlib.suppress(OSError):
+            self._stream.flush()
+
+
+def _open_files() -> None:
+    """Allow as many open files as this process may have: each session is one."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with contextlib.suppress(ValueError, OSError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
 def describe_device() -> str:

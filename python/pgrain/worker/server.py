@@ -37,6 +37,7 @@ from pgrain.worker import metrics
 log = structlog.get_logger()
 SLOW_SECONDS = 1.0
 HANDSHAKE_SECONDS = 10
+ACCEPT_SECONDS = 0.2    # before trying again where a connection could not be accepted
 QUEUE_SECONDS = 0.25    # between two looks whether who waits in the queue is still there
 
 
@@ -107,6 +108,7 @@ class Server:
             self._check_name = lambda peer: transport.check_name(peer, set(tls_peers))
         self._gate = Gate(int(CONCURRENT_REQUESTS.default), int(QUEUED_REQUESTS.default))
         self._listener: socket.socket | None = None
+        self._closing = False
         self._log = log.bind()      # `log` looks up how logs are configured each time
 
     def listen(self) -> None:
@@ -130,17 +132,27 @@ class Server:
         self._listener.listen(256)
 
     def serve(self) -> None:
-        """Accept until `close`."""
+        """Accept until `close`. Who comes while there is no file or thread to be had waits."""
         while True:
             try:
                 connection, _ = self._listener.accept()
-            except OSError:
-                return
-            threading.Thread(target=self._serve_one, args=(connection,), daemon=True,
-                             name="session").start()
+            except OSError as error:
+                if self._closing:
+                    return
+                log.warning("no connection can be accepted", error=str(error))
+                time.sleep(ACCEPT_SECONDS)
+                continue
+            try:
+                threading.Thread(target=self._serve_one, args=(connection,), daemon=True,
+                                 name="session").start()
+            except RuntimeError as error:       # its client comes again
+                connection.close()
+                log.warning("no thread for a connection", error=str(error))
+                time.sleep(ACCEPT_SECONDS)
 
     def close(self) -> None:
         """Stop accepting and take the socket away."""
+        self._closing = True
         if self._listener is not None:
             self._listener.close()
             if isinstance(self._where, str):
