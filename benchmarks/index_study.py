@@ -6,7 +6,7 @@
 A ranking is a maximum inner product search: the stored projections are the vectors, W c is the
 query, the top 100 is the answer. An index that answers it approximately reads less than the whole
 array; it costs a second copy, a build, and rows that it misses. Run by the Python of `.local/faiss`
-(made by `benchmarks/scoring.py`), which has numpy and faiss-cpu.
+(made by `make bench`), which has numpy and faiss-cpu.
 
 The vectors are made, a part of ten million at a time: `even` ones are Gaussian, the worst case of
 an index; `uneven` ones are as projections are, with a spectrum that falls and magnitudes that

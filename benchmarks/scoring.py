@@ -1,6 +1,5 @@
-"""Exact top 100 of n x k scores: what `complain` does beside what else does it, in one run.
-
-    .local/venv/bin/python benchmarks/scoring.py [--write docs/benchmarks-scoring.md]
+"""Exact top 100 of n x k scores: what `complain` does beside what else does it, in one run
+(`make bench ARGS="--only complain"`).
 
 Single precision, k = 20. Deletions: n rows of 20 numbers. New labels: rows x 10 classes x 20
 numbers, the best label of each row. Every repetition takes all ways in turn, FAISS among them (in
@@ -10,10 +9,8 @@ answer is compared with a full sort in float64. The floor is reading the array o
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
-import platform
 import statistics
 import subprocess
 import sys
@@ -31,21 +28,6 @@ K, CLASSES, TOP = 20, 10, 100
 OURS = "complain: blocks, least_k"
 ENVIRONMENT = Path(".local/faiss")
 PEER = Path(__file__).with_name("scoring_faiss.py")
-
-TRIED = """
-Tried, measured in the same way on the same machine (processor time, least of 60; one thread), and
-left out:
-
-- Choosing the best within the blocks, against a bound that tightens, instead of after them: 3.8 ms
-  against 4.0 for 600 000, 43 against 42 for 6 000 000. The scores of 600 000 stay in the
-  third-level cache, and reading them again is a twentieth of the work.
-- Loops compiled by numba (0.68) over the same blocks: 5.2 to 5.5 ms for new labels of 60 000 rows,
-  where the matrix-vector products of OpenBLAS take 4.0 to 4.4, and 170 MB of llvmlite to install.
-- XLA over (class, pair, row): 6.4 to 7 ms; over the rows as they are stored: 55 to 70 ms, for it
-  copies the part that counts.
-- float16 and int8 with exact scores for those near the bound: not needed while reading float32 once
-  fits the budget several times over; numpy has no fast product of either.
-"""
 
 
 def both(n: int) -> tuple[np.ndarray, np.ndarray]:
@@ -183,38 +165,3 @@ def relabellings(rows: int, repeat: int) -> dict:
         "JAX: matmul, top_k":
             lambda: jax_relabel(on_device, own_there, x)[1].block_until_ready(),
     }, repeat)
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--sizes", type=int, nargs="+", default=[60_000, 600_000, 6_000_000])
-    parser.add_argument("--repeat", type=int, default=60)
-    parser.add_argument("--write", type=Path)
-    options = parser.parse_args()
-    python = environment()
-    load = os.getloadavg()[0]
-    results = {f"delete {n:,}": deletions(n, options.repeat if n < 10**6 else 15, python)
-               for n in options.sizes}
-    results["relabel 60,000 × 9"] = relabellings(60_000, options.repeat)
-    names = list(dict.fromkeys(name for result in results.values() for name in result))
-    lines = ["# Scoring: exact top 100, k = 20", "",
-             f"`benchmarks/scoring.py`, {os.cpu_count()} cores, {platform.machine()}, numpy "
-             f"{np.__version__}, JAX {jax.__version__}, load before it {load:.1f}. Milliseconds: "
-             "median; least; processor time of all threads, least. On a busy machine the median "
-             "says how long the others ran, the processor time what the work is.", "",
-             "| | " + " | ".join(results) + " |", "|---|" + "---|" * len(results)]
-    for name in names:
-        lines.append(f"| {name} | " + " | ".join(
-            "; ".join(f"{ms:.2f}" for ms in result[name]) if name in result else "–"
-            for result in results.values()) + " |")
-    if python is None:
-        lines += ["", "FAISS was not measured: pip could not install faiss-cpu."]
-    text = "\n".join(lines) + "\n" + TRIED
-    print(text)
-    if options.write:
-        options.write.write_text(text)
-        options.write.with_suffix(".json").write_text(json.dumps(results, indent=1) + "\n")
-
-
-if __name__ == "__main__":
-    main()

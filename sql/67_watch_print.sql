@@ -1,27 +1,30 @@
 -- What tells that the state of a watch may not be right any more (68_watch.sql, docs/dev/watches.md).
 
--- Why a table can't be watched whatever triggers it has, or NULL. `tree`: all tables of the watch.
-CREATE FUNCTION pgrain._unwatchable(relation oid, tree oid[]) RETURNS text
-LANGUAGE plpgsql STABLE PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp AS $$
-BEGIN RETURN (
-    SELECT CASE
-        WHEN c.relkind NOT IN ('r', 'p') OR c.relpersistence = 't'
+-- The tables that can't be watched whatever triggers they have, and why; `tree`: all tables of the watch.
+-- It is dissolved into the statements that ask, hence the names in full.
+CREATE FUNCTION pgrain._unwatchable(tree oid[]) RETURNS TABLE (relation oid, reason text)
+LANGUAGE sql STABLE PARALLEL UNSAFE AS $$
+    SELECT u.oid, u.reason FROM (SELECT c.oid, CASE
+        WHEN c.relkind OPERATOR(pg_catalog.<>) ALL ('{r,p}') OR c.relpersistence OPERATOR(pg_catalog.=) 't'
             THEN 'Changes are noted by triggers on ordinary and partitioned tables.'
         WHEN c.relrowsecurity
             THEN 'It has row security, and a watch would show its readers the same rows.'
-        WHEN EXISTS (SELECT FROM pg_inherits i WHERE i.inhrelid = c.oid AND i.inhparent <> ALL ($2)
-                     AND NOT i.inhdetachpending)
+        WHEN EXISTS (SELECT FROM pg_catalog.pg_inherits i WHERE i.inhrelid OPERATOR(pg_catalog.=) c.oid
+                     AND i.inhparent OPERATOR(pg_catalog.<>) ALL ($1) AND NOT i.inhdetachpending)
             THEN 'It is a partition or a child of another table: statements on that one change it '
                  'without firing its triggers.'
-        WHEN EXISTS (SELECT FROM pg_subscription_rel s WHERE s.srrelid = c.oid)
+        -- (LIMIT: by the index, not a hash of all there are)
+        WHEN (SELECT true FROM pg_catalog.pg_subscription_rel s WHERE s.srrelid OPERATOR(pg_catalog.=) c.oid LIMIT 1)
             THEN 'A subscription writes to it, without firing statement triggers.'
-        WHEN EXISTS (SELECT FROM pg_attribute a WHERE a.attrelid = c.oid AND a.attcollation >= 16384
-                     AND (SELECT NOT l.collisdeterministic FROM pg_collation l
-                          WHERE l.oid = a.attcollation))    -- PostgreSQL's own are deterministic
+        WHEN EXISTS (SELECT FROM pg_catalog.pg_attribute a WHERE a.attrelid OPERATOR(pg_catalog.=) c.oid
+                     AND a.attcollation OPERATOR(pg_catalog.>=) 16384
+                     AND (SELECT NOT l.collisdeterministic FROM pg_catalog.pg_collation l
+                          WHERE l.oid OPERATOR(pg_catalog.=) a.attcollation))   -- PostgreSQL's own are deterministic
             THEN 'A column has a nondeterministic collation.'
-        END
-    FROM pg_class c WHERE c.oid = $1);
-END $$;
+        END AS reason
+    FROM pg_catalog.pg_class c WHERE c.oid OPERATOR(pg_catalog.=) ANY ($1)) AS u
+    WHERE u.reason IS NOT NULL;
+$$;
 
 -- Names these tables, those above them and all below those. A note has the one of its statement, a
 -- state that of its snapshot: rows that came while another partition was there for a while do not count.
@@ -39,8 +42,15 @@ BEGIN RETURN (
         SELECT i.inhrelid FROM below JOIN pg_inherits i ON i.inhparent = below.oid)
     SELECT md5(string_agg(oid::text, ',' ORDER BY oid)) FROM (
         SELECT oid FROM below UNION
-        SELECT p.relid::oid FROM above, pg_partition_tree(above.oid) AS p) AS parts);
+        -- (as an array, of which few members are expected: else room is made for many)
+        SELECT unnest(ARRAY(SELECT p.relid::oid FROM pg_partition_tree(above.oid) AS p)) FROM above) AS parts);
 END $$;
+
+-- When the server began anew, after a crash too. (Functions where it is seldom needed: what stands in
+-- a statement is made ready each time.)
+CREATE FUNCTION pgrain._incarnation() RETURNS timestamptz
+LANGUAGE plpgsql STABLE PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp AS $$
+BEGIN RETURN (SELECT backend_start FROM pg_stat_get_activity(NULL) WHERE backend_type = 'checkpointer'); END $$;
 
 -- One text that changes when something may have changed that no trigger has seen: rewritten tables
 -- (TRUNCATE, ALTER TABLE, VACUUM FULL), unlogged tables after a crash, partitions that came or went,
@@ -54,7 +64,9 @@ LANGUAGE plpgsql STABLE PARALLEL UNSAFE SECURITY DEFINER SET search_path = pg_ca
 SET plan_cache_mode = force_generic_plan SET enable_seqscan = off SET enable_hashjoin = off
 SET enable_mergejoin = off AS $$
 BEGIN RETURN (
-    WITH RECURSIVE w AS MATERIALIZED (SELECT * FROM pgrain.watch x WHERE x.watch = $1),
+    WITH RECURSIVE w AS MATERIALIZED (
+        SELECT x.fact, x.second, x.tables, x.functions, x.settings -> 'search_path' AS path
+        FROM pgrain.watch x WHERE x.watch = $1),
     tree (oid, kind) AS (
         SELECT t::oid, CASE t WHEN w.fact THEN 'fact' WHEN w.second THEN 'second' ELSE 'other' END
         FROM w, unnest(w.tables) AS t
@@ -67,41 +79,42 @@ BEGIN RETURN (
         JOIN pg_trigger t ON t.oid = d.objid
         WHERE p.pronamespace = 'pgrain'::regnamespace AND p.pronargs = 0
             AND p.proname IN (format('_watch_%s_fact', $1), format('_watch_%s_second', $1),
-                              format('_watch_%s_other', $1)))
+                              format('_watch_%s_other', $1))
+        ORDER BY t.oid)
     SELECT CASE WHEN bool_and(armed) THEN md5(string_agg(part, ',' ORDER BY part COLLATE "C")) END
     FROM (
-        SELECT (SELECT count(*) FROM made t WHERE t.tgrelid = c.oid AND t.tgenabled = 'A'
-                    AND t.proname IN (format('_watch_%s_%s', $1, tree.kind), format('_watch_%s_other', $1)))
-                   = CASE tree.kind WHEN 'other' THEN 1 ELSE 4 END
-               AND pgrain._unwatchable(c.oid, (SELECT array_agg(oid) FROM tree)) IS NULL,
+        SELECT coalesce(f.on_always = CASE tree.kind WHEN 'other' THEN 1 ELSE 4 END, false),
                concat_ws(':', c.oid, c.relfilenode, c.relkind, c.relnamespace, c.relname,
-                         CASE WHEN c.relpersistence = 'u' THEN (
-                             SELECT backend_start FROM pg_stat_activity
-                             WHERE backend_type = 'checkpointer') END,
-                         (SELECT string_agg(concat_ws('.', t.oid, t.xmin, t.tgenabled), ';'
-                                            ORDER BY t.oid)
-                          FROM made t WHERE t.tgrelid = c.oid),
+                         CASE WHEN c.relpersistence = 'u' THEN pgrain._incarnation() END, f.found,
                          -- (xmin: a child of another table for a while, whose statements fire no triggers here)
-                         (SELECT md5(string_agg(concat_ws('.', a.attnum, a.attname, a.atttypid, a.xmin,
+                         (SELECT md5(string_agg(concat_ws('.', a.attnum, a.attname, a.atttypid, a.version,
                                                           a.attcollation, CASE WHEN a.atttypid >= 16384
-                                                          THEN pgrain._type_print(a.atttypid) END), ';'
-                                                ORDER BY a.attnum))
-                          FROM pg_attribute a WHERE a.attrelid = c.oid AND a.attnum > 0))
-        FROM tree LEFT JOIN pg_class c USING (oid)
+                                                          THEN pgrain._type_print(a.atttypid) END), ';'))
+                          FROM (SELECT a.attnum, a.attname, a.atttypid, a.xmin AS version, a.attcollation
+                                FROM pg_attribute a WHERE a.attrelid = c.oid AND a.attnum > 0
+                                ORDER BY a.attnum) AS a))
+        FROM tree LEFT JOIN pg_class c USING (oid) LEFT JOIN LATERAL (
+            SELECT count(*) FILTER (WHERE t.tgenabled = 'A' AND t.proname IN (
+                       format('_watch_%s_%s', $1, tree.kind), format('_watch_%s_other', $1))) AS on_always,
+                   string_agg(concat_ws('.', t.oid, t.xmin, t.tgenabled), ';') AS found
+            FROM made t WHERE t.tgrelid = c.oid) AS f ON true
+        UNION ALL
+        SELECT false, '' FROM (SELECT array_agg(oid) AS oids FROM tree) AS all_of
+            CROSS JOIN LATERAL pgrain._unwatchable(all_of.oids)
         UNION ALL
         SELECT false, '' FROM made t WHERE t.tgrelid NOT IN (SELECT oid FROM tree)
         UNION ALL
         -- what the query's names of tables may mean
         SELECT true, concat_ws(':', 'path', s.place, n.oid, n.nspname, named.oid)
-        FROM w CROSS JOIN jsonb_array_elements_text(w.settings -> 'search_path')
-            WITH ORDINALITY AS s (name, place)
-        JOIN pg_namespace n ON n.nspname = s.name
-        LEFT JOIN pg_class named ON named.relnamespace = n.oid AND named.relname IN (
-            SELECT c.relname FROM pg_class c WHERE c.oid = ANY (w.tables))
+        FROM w CROSS JOIN jsonb_array_elements_text(w.path) WITH ORDINALITY AS s (name, place)
+        JOIN pg_namespace n ON n.nspname = s.name::name
+        LEFT JOIN pg_class named ON named.relnamespace = n.oid AND named.relname = ANY (ARRAY(
+            SELECT c.relname FROM unnest(w.tables) AS t JOIN pg_class c ON c.oid = t))
         UNION ALL
         SELECT coalesce(has_table_privilege(o, 'pgrain.watch_note', 'INSERT')
                         AND has_schema_privilege(o, 'pgrain', 'USAGE'), false), concat('owner ', o)
-        FROM pgrain._watch_owner($1) AS o
+        FROM (SELECT (SELECT p.proowner FROM pg_proc p WHERE p.pronamespace = 'pgrain'::regnamespace
+                      AND p.proname = format('_watch_%s_fact', $1) AND p.pronargs = 0)) AS owner (o)
         UNION ALL
         SELECT true, concat_ws(':', p.oid, p.xmin, pgrain._called_print(p.oid)) FROM pg_proc p
         WHERE p.oid::bigint >= 16384    -- (not by the index of numbers, of which there may be many)

@@ -293,8 +293,8 @@ BEGIN
             AND NOT i.inhdetachpending)
     SELECT array_agg(oid ORDER BY oid), array_agg(kind ORDER BY oid) INTO tree, kinds
     FROM r JOIN pg_class c USING (oid);
-    FOR t IN SELECT oid::regclass AS relation, pgrain._unwatchable(oid, tree) AS reason
-             FROM unnest(tree) AS oid LOOP
+    FOR t IN SELECT r.oid::regclass AS relation, u.reason FROM unnest(tree) WITH ORDINALITY AS r (oid, n)
+             LEFT JOIN pgrain._unwatchable(tree) AS u ON u.relation = r.oid ORDER BY r.n LOOP
         IF t.reason IS NOT NULL THEN
             RAISE EXCEPTION 'pgrain: % cannot be watched', t.relation USING ERRCODE = '0A000',
                 DETAIL = t.reason, HINT = CASE WHEN t.reason LIKE 'It is a partition%'

@@ -52,6 +52,29 @@ def test_ranking_equals_that_of_the_query(shop):
             assert mine[1:] == pytest.approx(theirs[1:], rel=1e-4, abs=1e-9)
 
 
+def test_a_look_reads_no_other_tables_of_the_schema(shop):
+    """What the query's names may mean is looked up by name."""
+    number = shop.value("SELECT watch FROM pgrain.watch WHERE name = 'mismatches'")
+    fetched = ("SELECT idx_tup_fetch + seq_tup_read FROM pg_stat_xact_sys_tables "
+               "WHERE relname = 'pg_class'")
+
+    def read() -> int:
+        with shop.connect() as session, session.transaction():
+            for _ in range(2):      # statements are planned, catalogs are known
+                session.execute("SELECT pgrain._watch_print(%s)", [number])
+                before = session.execute(fetched).fetchone()[0]
+            for _ in range(10):
+                session.execute("SELECT pgrain._watch_print(%s)", [number])
+            return session.execute(fetched).fetchone()[0] - before
+
+    few = read()
+    assert few >= 10
+    names = [f"beside_{i}" for i in range(100)]
+    shop.execute("".join(f"CREATE TABLE {name} ();" for name in names))
+    assert read() <= few + 100      # dead rows of catalogs are none of ours
+    shop.execute("DROP TABLE " + ", ".join(names))
+
+
 def test_protected_keys_stay_with_those_who_may_read_them(shop, as_role):
     """Also in a session that knew the model before its keys were protected."""
     reader = as_role(shop, "watch_reader", "user")

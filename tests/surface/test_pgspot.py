@@ -11,10 +11,11 @@ import pytest
 
 from pgrain.cli import install
 
-# These run as their caller, in whose search_path names of the caller must resolve; every name of
-# their own is qualified (test_rights.py, test_hostile_callers.py).
+# These run as their caller, in whose search_path names of the caller must resolve, or are dissolved
+# into the statement that calls them; every name of their own is qualified (test_rights.py,
+# test_hostile_callers.py).
 ANSWERED = {"pgrain._stamp_key", "pgrain.predict", "pgrain.predict_proba", "pgrain.predict_batch",
-            "pgrain._ranked", "pgrain.complain"}
+            "pgrain._ranked", "pgrain.complain", "pgrain._unwatchable"}
 
 
 def test_pgspot_finds_nothing_that_is_not_answered(tmp_path):

@@ -173,7 +173,7 @@ def load(plpy) -> None:
                (SELECT oid::bigint FROM pg_catalog.pg_extension
                 WHERE extname = 'pgrain') AS extension,
                (SELECT secret FROM pgrain.installation) AS secret,
-               (SELECT backend_start::text FROM pg_catalog.pg_stat_activity
+               (SELECT backend_start::text FROM pg_catalog.pg_stat_get_activity(NULL)
                 WHERE backend_type = 'checkpointer') AS incarnation,
                pg_catalog.concat(
                    extract(epoch FROM pg_catalog.pg_postmaster_start_time()), ' ',

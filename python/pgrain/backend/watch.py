@@ -56,6 +56,7 @@ class Standing:
 
     def __init__(self, row: dict):
         self.__dict__.update(row)
+        self.notes_print: str = self.statements + self.tree
         self.here: snapshots.Environment | None = None
         self.conditions: dict[str, object] = {}
 
@@ -259,7 +260,7 @@ def load(plpy, name: str | None, number: int | None, role: str) -> None:
                w.settings ->> 'DateStyle' AS date_style,
                w.settings ->> 'IntervalStyle' AS interval_style,
                made.statements, w.second::oid::bigint AS second,
-               made.statements || pgrain._watch_tree(w.tables) AS notes_print,
+               pgrain._watch_tree(w.tables) AS tree,
                s.generation, s.version, s.spectrum, s.pairs, s.notes_print AS state_notes,
                s.print AS state_print, s.changes, s.before::text AS before,
                s.epoch, pgrain._watch_cut(w.watch) AS cut,

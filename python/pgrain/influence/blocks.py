@@ -4,8 +4,8 @@ The floor of a ranking is reading the projections once, so they are kept as they
 blocks of rows, and within a block the first pair's numbers of all classes and rows side by side,
 then the second's. A block's product with W c is then one matrix-vector product over exactly the k
 pairs that count, however many are stored; its result stays in the cache, where all R - 1 new labels
-of a row are compared: they are never written out. docs/benchmarks-scoring.md has what was measured,
-also what brought nothing (choosing the best within the blocks, compiled loops).
+of a row are compared: they are never written out. docs/benchmarks-scoring.md has what
+brought nothing (choosing the best within the blocks, compiled loops).
 
 The calling thread takes blocks and so do helpers, from one counter: on a machine that is busy with
 other things nobody waits for a helper that has not got a processor.

@@ -43,7 +43,7 @@ from pgrain.watch.state import (
 MOST = 100_000               # sums by key and class, and values, of one side
 MOST_NUMBERS = 4_000_000     # weights of one side: values x aggregates x classes
 _PAIRS = 1_000_000           # of sums that are multiplied for one reading
-_BUCKETS = 256
+_BUCKETS = 4096
 _HINT = ("Join on columns with fewer values, let conditions choose fewer rows, or complain about "
          "the query itself.")
 
@@ -67,6 +67,13 @@ class Weights:
                        np.where(counts == 0, 0.0, self.sums + sign * other.sums))
 
 
+_NONE: dict = {}     # never changed
+
+
+def _bucket(at: tuple) -> int:
+    return int.from_bytes(at[2][:2], "big") % _BUCKETS
+
+
 class Values:
     """(side, key, digest) -> {row of the output: `Weights`}.
 
@@ -74,18 +81,18 @@ class Values:
     not cost by the number of values.
     """
 
-    def __init__(self):
-        self._buckets: list[dict] = [{} for _ in range(_BUCKETS)]
-        self._own = set(range(_BUCKETS))
-        self.counts = [0, 0]        # of each side
+    def __init__(self, buckets: list[dict] | None = None, counts: tuple = (0, 0)):
+        self._buckets = [_NONE] * _BUCKETS if buckets is None else list(buckets)
+        self._own: set[int] = set()     # buckets that no other has
+        self.counts = list(counts)      # of each side
 
     def get(self, at: tuple) -> dict[str, Weights]:
         """What is there of a value, not to be changed."""
-        return self._buckets[at[2][0]].get(at, {})
+        return self._buckets[_bucket(at)].get(at, _NONE)
 
     def put(self, at: tuple, row: str, weights: Weights | None) -> None:
         """Keep the weights of a value; None: they are all gone."""
-        bucket = at[2][0]
+        bucket = _bucket(at)
         if bucket not in self._own:
             self._buckets[bucket] = dict(self._buckets[bucket])
             self._own.add(bucket)
@@ -106,10 +113,9 @@ class Values:
             yield from bucket.items()
 
     def copy(self) -> Values:
-        """Values that can be changed without changing these, which are not changed any more."""
-        made = Values()
-        made._buckets, made._own, made.counts = list(self._buckets), set(), list(self.counts)
-        return made
+        """Values that can be changed without changing these."""
+        self._own = set()
+        return Values(self._buckets, tuple(self.counts))
 
 
 class JoinedState:
