@@ -77,9 +77,11 @@ LANGUAGE plpython3u STABLE STRICT PARALLEL UNSAFE AS $python$
 return backend.predict_open(plpy, model, query)
 $python$;
 
+-- Columns as the texts of arrays, as _complain has them: PL/Python would turn each number into a text of
+-- its own, and PostgreSQL that into a number.
 CREATE FUNCTION pgrain._predict_next(call bigint)
-RETURNS TABLE (key text, label text, probabilities float8[])
-LANGUAGE plpython3u STABLE STRICT PARALLEL UNSAFE COST 100000 ROWS 5000 AS $python$
+RETURNS TABLE (keys text, labels text, probabilities text)
+LANGUAGE plpython3u STABLE STRICT PARALLEL UNSAFE COST 100000 ROWS 1 AS $python$
 @BACKEND@
 return backend.predict_next(plpy, call)
 $python$;
@@ -93,7 +95,11 @@ DECLARE
 BEGIN
     call := pgrain._predict_open(model, query);
     LOOP
-        RETURN QUERY SELECT b.key, b.label, b.probabilities FROM pgrain._predict_next(call) AS b;
+        RETURN QUERY SELECT r.key, r.label, r.p::pg_catalog.float4[]::pg_catalog.float8[]
+            FROM pgrain._predict_next(call) AS b,
+                 ROWS FROM (pg_catalog.unnest(b.keys::pg_catalog.text[]),
+                            pg_catalog.unnest(b.labels::pg_catalog.text[]),
+                            pg_catalog.unnest(b.probabilities::pg_catalog.text[])) AS r (key, label, p);
         EXIT WHEN NOT FOUND;
     END LOOP;
     -- Undoes whatever functions of the query did beside writing, which is an error already: settings,

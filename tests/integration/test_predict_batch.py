@@ -36,6 +36,36 @@ def test_it_equals_a_call_a_row(small, query):
             assert sum(mine[2]) == pytest.approx(1, abs=1e-5)
 
 
+def test_keys_come_back_as_they_are(small):
+    keys = ["", "NULL", None, 'a "b"', "\\", '\\"', "{1,2}", " both sides ", "x,y", "é\n\t", "'"]
+    session = small.connect()
+    found = session.execute(
+        "SELECT key FROM pgrain.predict_batch('colour', format("
+        "'SELECT k, ARRAY[n, 1.5]::float8[] FROM unnest(%%L::text[]) WITH ORDINALITY AS u (k, n)', "
+        "%s::text[]))", [keys]).fetchall()
+    assert [key for key, in found] == keys
+
+
+def test_long_keys(small):
+    """Longer together than what is handed over at once; the last of a block alone is, too."""
+    lengths = [30, 3 << 20, 3 << 20, 3 << 20, 9 << 20, 1]
+    found = small.connect().execute(
+        "SELECT length(key), left(key, 1) FROM pgrain.predict_batch('colour', format("
+        "'SELECT repeat(chr(96 + n::int), l), ARRAY[1, 2]::float8[] FROM unnest(%%L::int[]) "
+        "WITH ORDINALITY AS u (l, n)', %s::int[]))", [lengths]).fetchall()
+    assert found == [(length, chr(97 + at)) for at, length in enumerate(lengths)]
+
+
+def test_probabilities_are_those_of_predict_proba_to_the_last_bit(small):
+    session = small.connect()
+    different = session.execute(
+        "SELECT count(*) FILTER (WHERE b.probabilities IS DISTINCT FROM "
+        "pgrain.predict_proba('colour', i.x)), count(DISTINCT b.probabilities) FROM "
+        "pgrain.predict_batch('colour', 'SELECT id, x FROM items') AS b "
+        "JOIN items AS i ON i.id = b.key::bigint").fetchone()
+    assert different[0] == 0 and different[1] > 20
+
+
 def test_many_rows_pass_in_several_batches(small):
     """More than are fetched at a time, most of them equal to another one."""
     rows = batch(small.connect(), "SELECT i, ARRAY[(i % 700) * 0.01 - 3, 0.5] "

@@ -84,9 +84,9 @@ def predict_proba(plpy, name: str, value, kind: str) -> list[float] | None:
     if kind != model.kind:
         value = _convert(plpy, model, value, kind)
     digest = _hashed(plpy, model, value).digest()[:DIGEST_BYTES]
-    stored = model.stored_probabilities(digest)
+    stored = model.stored(digest)
     if stored is not None:
-        answer = list(struct.unpack(f"<{len(model.classes)}f", stored))
+        answer = list(struct.unpack(f"<{len(model.classes)}f", stored[1]))
     else:
         answer = _live(plpy, model, digest, value)
     model.until = monotonic() + PAUSE_SECONDS

@@ -12,6 +12,7 @@ from pgrain.backend.session import STATE
 from pgrain.backend.spi import check_interrupts, entry_point, from_postgres, only_reads
 from pgrain.errors import InvalidArgument
 from pgrain.wire.identity import DIGEST_BYTES, canonical, pack_value, value_sql
+from pgrain.wire.ranked import quoted, texts
 
 _ROWS = 5000                # rows fetched at a time, at most
 _BYTES = 8 << 20            # and so many that their values take about this much
@@ -44,8 +45,8 @@ def predict_open(plpy, name: str, text: str) -> int:
 
 
 @entry_point
-def predict_next(plpy, number: int) -> list[tuple]:
-    """(key, label, probabilities) of the next rows; none at the end.
+def predict_next(plpy, number: int) -> list[tuple[str, str, str]]:
+    """Keys, labels and probabilities of the next rows (`_packed`); nothing at the end.
 
     So memory is taken for one block alone. A generator would do, but PL/Python says "error
     fetching next item from iterator" in place of the errors that it raises.
@@ -67,7 +68,7 @@ def predict_next(plpy, number: int) -> list[tuple]:
     if model.kind == "float8":
         used *= 8
     batch.size = max(1, min(_ROWS, _BYTES * len(rows) // max(used, 1)))
-    return list(_unpacked([row["key"] for row in rows], answers, model.classes))
+    return list(_packed([row["key"] for row in rows], answers, model.classes))
 
 
 def _open(plpy, text: str, kind: str):
@@ -98,34 +99,61 @@ def _open(plpy, text: str, kind: str):
                               hint="SELECT the key first, then the model's feature.") from None
 
 
-def _answers(plpy, model, values: list) -> list[bytes | None]:
-    """float32 probabilities of each value (null: None), equal ones computed once."""
-    answers: list[bytes | None] = [None] * len(values)
+def _answers(plpy, model, values: list) -> list[tuple[int, bytes] | None]:
+    """(class, float32 probabilities) of each value (null: None), equal ones computed once."""
+    answers: list[tuple[int, bytes] | None] = [None] * len(values)
     wanted: dict[bytes, list[int]] = {}
+    copy, stored = STATE.hasher.copy, model.stored
+    kind, features = model.kind, model.features
     for place, value in enumerate(values):
         if value is None:
             continue
-        keyed = STATE.hasher.copy()
-        keyed.update(canonical(value, model.kind, model.features))
+        keyed = copy()
+        keyed.update(value if kind == "bytea" else canonical(value, kind, features))
         digest = keyed.digest()[:DIGEST_BYTES]
-        answers[place] = model.stored_probabilities(digest)
-        if answers[place] is None:
+        found = answers[place] = stored(digest)
+        if found is None:
             wanted.setdefault(digest, []).append(place)
     if wanted:
-        packed = [pack_value(values[places[0]], model.kind) for places in wanted.values()]
-        found = session.live_batch(plpy, model, packed)
-        for places, probabilities in zip(wanted.values(), found, strict=True):
+        packed = [pack_value(values[places[0]], kind) for places in wanted.values()]
+        computed = session.live_batch(plpy, model, packed)
+        layout = struct.Struct(f"<{len(model.classes)}f")
+        for places, probabilities in zip(wanted.values(), computed, strict=True):
+            p = layout.unpack(probabilities)
+            # The first of equals, as argmax.
+            found = max(range(len(p)), key=p.__getitem__), probabilities
             for place in places:
-                answers[place] = probabilities
+                answers[place] = found
     return answers
 
 
-def _unpacked(keys: list, answers: list[bytes | None], classes: list[str]) -> Iterator[tuple]:
-    layout = struct.Struct(f"<{len(classes)}f")
-    for key, packed in zip(keys, answers, strict=True):
-        if packed is None:
-            yield key, None, None
+def _packed(keys: list, answers: list[tuple[int, bytes] | None],
+            classes: list[str]) -> list[tuple[str, str, str]]:
+    """The same as texts of arrays: keys, labels, texts of arrays of probabilities; several of each
+    where one would be long."""
+    labels = [quoted(label) for label in classes]
+    unpack = struct.Struct(f"<{len(classes)}f").unpack
+    # Nine digits are a float32 exactly, and half the work of the seventeen of a float64.
+    numbers = f'"{{{",".join(["%.9g"] * len(classes))}}}"'
+    named, shown = [], []
+    for answer in answers:
+        if answer is None:
+            named.append("NULL")
+            shown.append("NULL")
         else:
-            p = layout.unpack(packed)
-            # The first of equals, as argmax.
-            yield key, classes[max(range(len(p)), key=p.__getitem__)], list(p)
+            named.append(labels[answer[0]])
+            shown.append(numbers % unpack(answer[1]))
+    return [(texts(keys[part]), f"{{{','.join(named[part])}}}", f"{{{','.join(shown[part])}}}")
+            for part in _parts(keys, 16 * len(classes))]
+
+
+def _parts(keys: list, width: int) -> Iterator[slice]:
+    """Rows that go together: of some megabytes, at `width` bytes beside each key."""
+    begin = size = 0
+    for at, key in enumerate(keys):
+        more = width + len(key or "")
+        if size + more > _BYTES and at > begin:
+            yield slice(begin, at)
+            begin, size = at, 0
+        size += more
+    yield slice(begin, len(keys))

@@ -92,24 +92,24 @@ class Model:
                 return self.map.codes[place]
         return self.tail.get(digest)
 
+    def stored(self, digest: bytes) -> tuple[int, bytes] | None:
+        """(the predicted class, float32 probabilities) of a stored value."""
+        if self.map is not None:
+            place = self.map.find(digest)
+            if place is not None:
+                return self.map.codes[place], self.map.probabilities(place)
+        code = self.tail.get(digest)
+        if code is None:
+            return None
+        data, at = self.tail_probabilities[digest]
+        return code, data[at:at + 4 * len(self.classes)]
+
     def keep_live(self, found: dict[bytes, bytes]) -> None:
         """Probabilities by digest of values that are not stored; those asked for first go."""
         self.live.update(found)
         most = LIVE_BYTES // (LIVE_VALUE_BYTES + 4 * len(self.classes))
         while len(self.live) > most:
             self.live.popitem(last=False)
-
-    def stored_probabilities(self, digest: bytes) -> bytes | None:
-        """float32 probabilities of a stored value."""
-        if self.map is not None:
-            place = self.map.find(digest)
-            if place is not None:
-                return self.map.probabilities(place)
-        stored = self.tail_probabilities.get(digest)
-        if stored is None:
-            return None
-        data, at = stored
-        return data[at:at + 4 * len(self.classes)]
 
     def remember(self, value, label: str) -> None:
         """Find a value's label by the value itself from now on; where there is no room, half of

@@ -24,8 +24,8 @@ def pack(model: str, keys: Sequence[str | None], ids: bool, interventions: Seque
     """
     alone = len(set(interventions)) == 1
     return [model, f"{{{','.join([key or 'NULL' for key in keys])}}}" if ids else None,
-            None if ids else _texts(keys),
-            interventions[0] if alone else None, None if alone else _texts(interventions),
+            None if ids else texts(keys),
+            interventions[0] if alone else None, None if alone else texts(interventions),
             _numbers(scores), _numbers(effects)]
 
 
@@ -45,11 +45,13 @@ def _numbers(values: Sequence[float]) -> str:
     return f"{{{','.join(['%.17g'] * len(values))}}}" % tuple(values)
 
 
-def _texts(values: Sequence[str | None]) -> str:
-    return f"{{{','.join(map(_quoted, values))}}}"
+def texts(values: Sequence[str | None]) -> str:
+    """An array of texts as PostgreSQL reads it; None is NULL."""
+    return f"{{{','.join(map(quoted, values))}}}"
 
 
-def _quoted(text: str | None) -> str:
+def quoted(text: str | None) -> str:
+    """One text as it stands in an array's."""
     if text is None:
         return "NULL"
     return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'
