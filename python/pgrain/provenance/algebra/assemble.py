@@ -9,7 +9,7 @@ import numpy as np
 from pgrain import settings
 from pgrain.errors import UnsupportedOperator
 from pgrain.interrupts import check
-from pgrain.provenance.algebra import chains, comparisons, values
+from pgrain.provenance.algebra import chains, comparisons, first_rows, values
 from pgrain.provenance.algebra.blocks import (
     PAIRS_A_FACTOR_PAIR,
     ArrayBlock,
@@ -28,7 +28,13 @@ from pgrain.provenance.algebra.groups_wired import Groups
 from pgrain.provenance.algebra.packed import Packed
 from pgrain.provenance.algebra.possible import Rows, arithmetic
 from pgrain.provenance.algebra.program import Program
-from pgrain.provenance.algebra.small_gates import Constants, Disjoint, FromLiterals, Share
+from pgrain.provenance.algebra.small_gates import (
+    Combination,
+    Constants,
+    Disjoint,
+    FromLiterals,
+    Share,
+)
 from pgrain.provenance.algebra.wiring import CERTAIN, NEVER, Buckets, Wiring
 from pgrain.provenance.gates.first import First
 from pgrain.provenance.gates.levels import Levels
@@ -75,7 +81,10 @@ class Base:
             parts.append(rows.literals[index])
         if block.units and block.units[0].bare:
             parts = [np.zeros((self.n, 1), np.int64)]
-        parts += values.literals(self, block.chosen)
+        if block.chosen:
+            chosen = values.literals(self, block.chosen)
+            assembly.wiring.values.append((self, chosen))
+            parts += chosen
         if block.among is not None:
             parts.append(values.places_among(self, block.among))
         for slot in block.slots:
@@ -249,6 +258,7 @@ class Assembly:
         self._settled: dict[int, int] = {}      # state -> place of a boolean that is always in it
         self.rows: dict[int, Rows] = {}
         self.bases: dict[int, Base] = {}
+        self.exactly: dict[tuple, str] = {}     # (block, aggregate of numbers) -> how exact it is
         for block in program.blocks:
             check()
             self.rows[block.number] = getattr(self, f"_{block.kind}")(block)
@@ -504,11 +514,21 @@ class Assembly:
         ids = packed.ints(f"{block.number}.o.id")
         part = packed.ints(f"{block.number}.o.part")
         part = np.unique(part, return_inverse=True)[1] if len(part) else part
-        events = self.wiring.events(inner.literals[ids])
         kept = np.zeros(len(inner), np.int64)
         peers = packed.ints(f"{block.number}.o.peers") if block.ties else None
-        kept[ids] = self._first(block, part, events, None if inner.base is None
-                                else inner.base[ids], peers)
+        base = None if inner.base is None else inner.base[ids]
+        exact = first_rows.exact(self.wiring, part, inner.literals[ids], np.arange(len(ids))
+                                 if base is None else base, block.offset, block.limit, peers)
+        if (exact < 0).any():
+            events = self.wiring.events(inner.literals[ids])
+            others = self._first(block, part, events, base, peers)
+            exact = np.where(exact < 0, others, exact)
+        if block.limit == 1 and not block.ties:         # one row of a part excludes the others
+            out = self.wiring.exclusive(part)
+            self.wiring.add(Combination(out, len(ids), np.arange(len(ids)), exact,
+                                        np.ones(len(ids))))
+            exact = out + np.arange(len(ids))
+        kept[ids] = exact
         return Rows(kept[:, None], inner.cells, inner.flags, inner.origin, inner.shown,
                     given=inner.given, sums=inner.sums)
 

@@ -140,23 +140,31 @@ class _Builder:
     def _sizes(self) -> np.ndarray:
         """(n,) log2 of how many different sums an instance can have at most, going by its columns
         one by one."""
-        bits = np.zeros(self.n)
-        for number, column in enumerate(self.columns):
-            mine = self.column == number
+        bits, known = np.zeros(self.n), []
+        # Whether there is a term, a count of the same terms says.
+        kinds = [column.kind for column in self.columns]
+        for number in sorted(range(len(kinds)), key=lambda n: kinds[n] == "some"):
+            column, mine = self.columns[number], self.column == number
             of, value = self.instance[mine], self.value[mine]
-            terms = np.bincount(of, minlength=self.n)
+            terms, own = np.bincount(of, minlength=self.n), np.zeros(self.n)
             if column.kind == "some":
-                bits += 1.0
+                own += 1.0
             elif column.kind == "count":
-                bits += np.log2(terms + 1.0)
+                own += np.log2(terms + 1.0)
             elif column.kind == "sum":
                 whole = np.bincount(of, value != np.rint(value), self.n) == 0
                 span = np.where(whole, np.bincount(of, np.abs(value), self.n) + 1.0, np.inf)
-                bits += np.minimum(np.log2(span), terms)
+                own += np.minimum(np.log2(span), terms)
             else:
                 pairs = np.unique(np.column_stack([of, value]), axis=0)
                 different = np.bincount(pairs[:, 0].astype(np.int64), minlength=self.n)
-                bits += different if column.kind == "set" else np.log2(different + 1.0)
+                own += different if column.kind == "set" else np.log2(different + 1.0)
+            mark = _mark(of, self.literals[mine], value, self.n)
+            for kind, marks in known:
+                if kind == column.kind or (kind, column.kind) == ("count", "some"):
+                    own[marks == mark] = 0.0
+            known.append((column.kind, mark))
+            bits += own
         return bits
 
     def _whole(self, count: np.ndarray) -> np.ndarray:
@@ -259,8 +267,9 @@ class _Builder:
             source, outcome = expand(self.first_outcome[factor], self.n_outcomes[factor])
             made = _added(kinds, sums[source], self.effect[outcome])
             of = instance[source]
-            order = np.lexsort((*made.T, of))
-            new = heads(of[order], *made[order].T)
+            keys = _words(kinds, made)
+            order = np.lexsort((*keys, of))
+            new = heads(of[order], *(key[order] for key in keys))
             number = np.empty(len(order), np.int64)
             number[order] = np.cumsum(new) - 1
             chosen = order[new]
@@ -280,6 +289,34 @@ class _Builder:
                       levels)
         decided = self.literal, self.instance[self.term]
         return Diagrams(self.fits, paths, node, instance, sums, decided)
+
+
+def _mark(of: np.ndarray, literals: np.ndarray, value: np.ndarray, n: int) -> np.ndarray:
+    """(n,) uint64: equal for instances with the same terms, and but for chance for these alone."""
+    odd = np.uint64(0x9E3779B97F4A7C15)
+    mixed = np.ascontiguousarray(value, np.float64).view(np.uint64)
+    for column in np.sort(literals, axis=1).T:
+        mixed = (mixed ^ (mixed >> np.uint64(29)) ^ column.astype(np.uint64)) * odd
+    mixed ^= mixed >> np.uint64(32)
+    made = np.zeros(n, np.uint64)
+    np.add.at(made, of, mixed)
+    return made
+
+
+def _words(kinds: list[str], sums: np.ndarray) -> list[np.ndarray]:
+    """Columns that tell the rows of `sums` apart, the counts among them several to a word."""
+    keys, word, size = [], None, 1
+    for kind, column in zip(kinds, sums.T, strict=True):
+        if kind not in ("count", "some"):
+            keys.append(column)
+            continue
+        radix = int(column.max(initial=0)) + 1
+        if word is None or size > (1 << 62) // radix:
+            keys += [] if word is None else [word]
+            word, size = column.astype(np.int64), radix
+        else:
+            word, size = word * radix + column.astype(np.int64), size * radix
+    return keys if word is None else [*keys, word]
 
 
 def _gather(out: np.ndarray, kind: str, at: np.ndarray, value: np.ndarray) -> None:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from pgrain import settings
-from pgrain.provenance.algebra import chains, comparisons, jointly
+from pgrain.provenance.algebra import chains, comparisons, jointly, spelled
 from pgrain.provenance.algebra.blocks import Aggregate, Number
 from pgrain.provenance.algebra.given import Conditional, OfThere
 from pgrain.provenance.algebra.possible import Rows, arithmetic
@@ -20,6 +20,7 @@ from pgrain.provenance.algebra.small_gates import (
     Chosen,
     Disjoint,
     KnownEvent,
+    KnownIf,
     Quotient,
 )
 from pgrain.provenance.algebra.wiring import CERTAIN, NEVER, Buckets
@@ -68,7 +69,7 @@ class Groups:
         self.literals = literals[possible]
         self.certain = self.grouping.by is None
         self._known: dict = {}
-        self._made: dict = {}
+        self.made: dict = {}
 
     @property
     def wiring(self):
@@ -86,14 +87,14 @@ class Groups:
 
     def terms(self, j: int) -> Terms:
         """The terms that aggregate j counts; values of count are 1."""
-        if ("terms", j) in self._made:
-            return self._made["terms", j]
+        if ("terms", j) in self.made:
+            return self.made["terms", j]
         made, rank = self.counted(j)
         if rank is not None and self.grouping.aggregates[j].as_text:
             made.value = rank.astype(np.float64)
         elif rank is not None and self.grouping.aggregates[j].distinct:
             made = self._distinct(made, rank)
-        self._made["terms", j] = made
+        self.made["terms", j] = made
         return made
 
     def counted(self, j: int) -> tuple[Terms, np.ndarray | None]:
@@ -142,14 +143,34 @@ class Groups:
             if self.grouping.sets:
                 rows += self.assembly.packed.flags(f"{self.block.number}.g.total")
             return np.where(rows > 0, CERTAIN, NEVER)
-        if "any" not in self._made:
-            self._made["any"] = self.wiring.any_of(self.n, self.group, self.literals)
-        literals = self._made["any"] + 3 * np.arange(self.n) + 1
+        if "any" not in self.made:
+            self.made["any"] = self.wiring.any_of(self.n, self.group, self.literals)
+        literals = self.made["any"] + 3 * np.arange(self.n) + 1
         literals[np.bincount(self.group, minlength=self.n) == 0] = NEVER
         if self.grouping.sets:
             total = self.assembly.packed.flags(f"{self.block.number}.g.total")
             literals[total] = CERTAIN
         return literals
+
+    def tangled(self) -> np.ndarray:
+        """(n,) bool: two terms of the group share some of their variables, but not all. As terms of
+        a threshold or an extreme they would count as independent."""
+        if "tangled" not in self.made:
+            made, wiring = np.zeros(self.n, bool), self.wiring
+            if self.literals.shape[1] > 1:
+                owners = np.sort(np.where(self.literals > NEVER, wiring.owner[self.literals], -1),
+                                 axis=1)
+                block = self.group
+                for column in owners.T:
+                    block = distinct(block * (int(column.max(initial=0)) + 2) + column + 1)[1]
+                term, column = np.nonzero(owners >= 0)
+                most = int(owners.max(initial=0)) + 1
+                of, pair = distinct(self.group[term] * most + owners[term, column])
+                blocks = int(block.max(initial=0)) + 1
+                both = distinct(pair * blocks + block[term])[0] // blocks
+                made[of[np.bincount(both, minlength=len(of)) > 1] // most] = True
+            self.made["tangled"] = made
+        return self.made["tangled"]
 
     def among(self, j: int, others: tuple[int, ...]) -> np.ndarray:
         """(T,) bool: the terms of aggregate j that one of the aggregates `others` has, too."""
@@ -202,15 +223,15 @@ class Groups:
             return self._there(leaf)
         if leaf[2] == "sum given":
             key = ("given", leaf[1])
-            if key not in self._made:
+            if key not in self.made:
                 out, known = self.wiring.numbers(self.n), self.known(leaf[1])
                 self.wiring.add(Conditional(out, self.place((*leaf[:2], "sum")), known))
-                self._made[key] = out + np.arange(self.n)
-            return self._made[key]
+                self.made[key] = out + np.arange(self.n)
+            return self.made[key]
         key = ("place", leaf[1])
-        if key not in self._made:
-            self._made[key] = self._aggregate(leaf[1], self.grouping.aggregates[leaf[1]])
-        return self._made[key]
+        if key not in self.made:
+            self.made[key] = self._aggregate(leaf[1], self.grouping.aggregates[leaf[1]])
+        return self.made[key]
 
     def sums(self, number: Number) -> bool:
         """Whether a Number counts as 0 where it is NULL."""
@@ -223,12 +244,12 @@ class Groups:
         if (any_ <= NEVER).all():
             return number
         key = ("there", leaf)
-        if key not in self._made:
+        if key not in self.made:
             out = self.wiring.numbers(self.n)
             self.wiring.add(OfThere(out, number, any_, zero=leaf[2] in ("count", "sum"),
                                     null=leaf[2] != "count"))
-            self._made[key] = out + np.arange(self.n)
-        return self._made[key]
+            self.made[key] = out + np.arange(self.n)
+        return self.made[key]
 
     def first_rows(self) -> np.ndarray:
         """(n,) a base row of each group."""
@@ -245,7 +266,7 @@ class Groups:
         """(n,) places in X of the "sum" or "count" of what aggregate j is of, given that the group
         is there."""
         key = ("part", j, part)
-        if key not in self._made:
+        if key not in self.made:
             terms, out = self.terms(j), self.wiring.numbers(self.n)
             self.wiring.add(Sums(out, self.n, terms.group, self.wiring.events(terms.literals),
                                  terms.value if part == "sum" else None))
@@ -257,14 +278,18 @@ class Groups:
                 out = self.wiring.numbers(self.n)
                 self.wiring.add(OfThere(out, places, any_, zero=True, null=part == "sum"))
                 places = out + np.arange(self.n)
-            self._made[key] = places
-        return self._made[key]
+            self.made[key] = places
+        return self.made[key]
 
     def _aggregate(self, j: int, aggregate: Aggregate) -> np.ndarray:
         terms, groups = self.terms(j), np.arange(self.n)
         if aggregate.number is not None:
-            return self._of_numbers(j, aggregate, terms)
+            return self._of_numbers(j, aggregate)
         if aggregate.function in ("min", "max"):
+            if jointly.small_and_tangled(self, groups):
+                together = jointly.of_numbers(self, j)
+                if together is not None:
+                    return self._if_there(together)
             out, terms = self.wiring.numbers(self.n), self._by_value(terms)
             self.wiring.add(Extreme(out, self.n, aggregate.function, terms.group, terms.literals,
                                     terms.value))
@@ -321,12 +346,44 @@ class Groups:
                                  known))
         return out + groups
 
-    def _of_numbers(self, j: int, aggregate: Aggregate, terms: Terms) -> np.ndarray:
+    def numbered(self, j: int) -> Terms:
+        """The terms of an aggregate over a number, without those whose number is surely NULL."""
+        terms, number = self.terms(j), self.grouping.aggregates[j].number
+        there = np.flatnonzero(~self.base.surely_null(number)[terms.row])
+        if len(there) < len(terms.row) or terms.at is not None:
+            terms = Terms(terms.group[there], terms.row[there], terms.literals[there], None)
+            self.made["terms", j] = terms
+        return terms
+
+    def _if_there(self, places: np.ndarray) -> np.ndarray:
+        """(n,) places in X of a number that is known given that the group is there."""
+        any_ = self.any()
+        if (any_ == CERTAIN).all():
+            return places
+        out = self.wiring.numbers(self.n)
+        self.wiring.add(KnownIf(out, places, any_))
+        return out + np.arange(self.n)
+
+    def _of_numbers(self, j: int, aggregate: Aggregate) -> np.ndarray:
         """An aggregate whose argument is a number of the circuit, different for each base row."""
         base, number = self.base, aggregate.number
-        there = np.flatnonzero(~base.surely_null(number)[terms.row])
-        terms = Terms(terms.group[there], terms.row[there], terms.literals[there], None)
-        self._made["terms", j] = terms
+        terms = self.numbered(j)
+        if aggregate.function in ("min", "max"):
+            together = jointly.of_numbers(self, j)
+            if together is not None:
+                self.assembly.exactly[self.block.number, j] = "exact, by diagrams of the groups"
+                return self._if_there(together)
+        if aggregate.function in ("min", "max"):
+            found = spelled.by_value(base, number, terms.row)
+            if found is not None:
+                at, _, value, literal = found
+                self.assembly.exactly[self.block.number, j] = "exact for groups without common " \
+                    "variables, by the distributions of their counts"
+                out = self.wiring.numbers(self.n)
+                self.wiring.add(Extreme(
+                    out, self.n, aggregate.function, terms.group[at],
+                    self.wiring.conjunction(terms.literals[at], literal), value))
+                return out + np.arange(self.n)
         # A term occurs only where the groups that its number is of are there.
         places = base.places(number, True)[terms.row]
         events = self.wiring.events(terms.literals)
@@ -386,15 +443,15 @@ class Groups:
             return comparisons.place(self, self.grouping.atoms[leaf[1]])
         j = leaf[1]
         key = ("three", j)
-        if key not in self._made:
+        if key not in self.made:
             aggregate, terms = self.grouping.aggregates[j], self.terms(j)
             decides = terms.value == (1.0 if aggregate.function == "bool_or" else 0.0)
             decided = self.wiring.any_of(self.n, terms.group[decides], terms.literals[decides])
             out = self.wiring.threes(self.n)
             self.wiring.add(BooleanAggregate(out, aggregate.function,
                                              decided + 3 * np.arange(self.n) + 1, self.known(j)))
-            self._made[key] = out + 3 * np.arange(self.n)
-        return self._made[key]
+            self.made[key] = out + 3 * np.arange(self.n)
+        return self.made[key]
 
     def places(self, number: Number, there: bool = False) -> np.ndarray:
         """(n,) places in X of arithmetic over aggregates."""

@@ -8,27 +8,40 @@ they are among the terms; results of other gates count as independent.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 
 from pgrain.errors import UnsupportedOperator
 from pgrain.provenance.algebra.blocks import Atom, Number
 from pgrain.provenance.algebra.diagrams import SET_BITS, Column, Diagrams, build
+from pgrain.provenance.algebra.last_nodes import Nodes, atoms_of
+from pgrain.provenance.algebra.members import MOST, Members, sources
 from pgrain.provenance.algebra.wiring import CERTAIN, NEVER, Buckets
-from pgrain.provenance.gates.arithmetic import Arithmetic
 from pgrain.provenance.gates.diagram import Diagram
-from pgrain.provenance.gates.network import State
 from pgrain.provenance.gates.threshold import cheapest
 
+EQUAL = 1e-9            # of a value that a number is, relative
 PAIRS = 1 << 21         # rows and last nodes that are evaluated
+TANGLED = 256           # terms of a group that share variables in part, to be worth a try
+ROWS = 2048             # terms of a group among others whose numbers are aggregated
 TERMS = 1 << 18         # terms of groups for rows that share variables with them
-TOLERANCE = 1e-12       # of a comparison, relative
-_TESTS = {"<": np.less, "<=": np.less_equal, ">": np.greater, ">=": np.greater_equal,
-          "=": np.equal, "<>": np.not_equal}
 _SCALES = (1.0, 10.0, 100.0, 1e3, 1e4, 1e5, 1e6)
 
 
 class _Unknown(Exception):
     """A number that no diagram has."""
+
+
+@dataclass
+class _Member:
+    """One row of an aggregate over numbers: (n,) its base row, -1 for none, by the rows of the
+    whole; the slots of its number, and the column that says if the rest of it holds (None: it is
+    nothing)."""
+
+    row: np.ndarray
+    slots: list[int]
+    column: int | None
 
 
 class Picked:
@@ -65,6 +78,9 @@ class Joint:
         self.columns: list[tuple] = []          # (slot, kind, aggregate or None)
         self.scales: dict[tuple, float] = {}
         self.own = False                        # HAVING of `rows` itself has let them pass
+        self.members: dict[tuple, tuple[Members, list[_Member]]] = {}   # by (slot, aggregate)
+        self.inner: list[bool] = []             # slots that need not be there
+        self._within = False                    # asking about numbers of an aggregate over these
 
     # --- what is asked ---------------------------------------------------------------------
 
@@ -90,7 +106,7 @@ class Joint:
             if leaf[0] == "leaf":
                 continue
             if leaf[0] == "condition":
-                self._ask_atom(rows, of, _atoms(rows)[leaf[1]])
+                self._ask_atom(rows, of, atoms_of(rows)[leaf[1]])
             elif leaf[0] == "aggregate" and hasattr(rows, "grouping"):
                 self._ask_aggregate(self._slot_of(rows, of), leaf[1])
             elif leaf[0] == "cell":
@@ -109,12 +125,16 @@ class Joint:
             np.full(len(of), -1), made
 
     def _slot_of(self, groups, of: np.ndarray) -> int:
-        key = id(groups), of.tobytes()
+        key = id(groups), of.tobytes(), self._within
         if key not in self._slot:
+            if self._within and groups.grouping.having is not None:
+                raise _Unknown
             self._slot[key] = len(self.slots)
             self.slots.append((groups, of))
+            self.inner.append(self._within)
             slot = self._slot[key]
-            if not groups.certain:
+            if not groups.certain and not (self._within
+                                           and (groups.any()[of[of >= 0]] == CERTAIN).all()):
                 self._column(slot, "some", None)
             if self._passed(groups):
                 for atom in groups.grouping.atoms:
@@ -139,8 +159,8 @@ class Joint:
         groups = self.slots[slot][0]
         aggregate = groups.grouping.aggregates[j]
         if aggregate.number is not None:
-            raise _Unknown
-        if aggregate.distinct and aggregate.function in ("count", "sum", "avg"):
+            self._ask_members(slot, j)
+        elif aggregate.distinct and aggregate.function in ("count", "sum", "avg"):
             self._column(slot, "set", j)
         elif aggregate.function in ("sum", "avg"):
             self._column(slot, "sum", j)
@@ -150,6 +170,68 @@ class Joint:
             self._column(slot, "min", j)
         else:
             self._column(slot, aggregate.function, j)
+
+    def _ask_members(self, slot: int, j: int) -> None:
+        """An aggregate over numbers: these, row by row."""
+        groups, of = self.slots[slot]
+        if (slot, j) in self.members:
+            return
+        if self._within or groups.grouping.aggregates[j].distinct or not groups.n:
+            raise _Unknown
+        try:
+            made = Members.of(groups, j)
+        except UnsupportedOperator:
+            raise _Unknown from None
+        if made.most > MOST:
+            raise _Unknown
+        found = []
+        for k in range(made.most):
+            row = made.rows_of(of, k)
+            wanted = {self._key(*source) for source in sources(groups.base, made.number, row)}
+            self._within = True
+            try:
+                self._ask(groups.base, row, made.number)
+            finally:
+                self._within = False
+            if not wanted <= self._slot.keys():
+                raise _Unknown
+            slots = [self._slot[key] for key in wanted]
+            if any(self._rows(other) > ROWS for other in slots):
+                raise _Unknown
+            column = self._column(slot, ("member", k), j) if made.hangs(k) else None
+            found.append(_Member(row, slots, column))
+        self.members[slot, j] = made, found
+
+    def ask_groups(self, groups, asked: np.ndarray, numbers: list[Number]) -> bool:
+        """Whether a diagram can know these numbers of the groups `asked`, each of which may be
+        missing; called before `build`."""
+        self._within = True
+        try:
+            for group in asked.tolist():
+                self._slot_of(groups, np.array([group]))
+                for number in numbers:
+                    self._ask(groups, np.array([group]), number)
+        except _Unknown:
+            return False
+        finally:
+            self._within = False
+        return all(self._rows(slot) <= ROWS for slot in range(len(self.slots)))
+
+    def is_there(self, groups, group: int) -> np.ndarray:
+        """(F,) bool: the last nodes at which one of these groups is there."""
+        slot = self._slot[self._key(groups, np.array([group]))]
+        if (slot, "some", None) not in self.columns:
+            return np.ones(len(self.found.node), bool)
+        return self._sums(slot, "some", None) > 0
+
+    @staticmethod
+    def _key(groups, of: np.ndarray) -> tuple:
+        return id(groups), of.tobytes(), True
+
+    def _rows(self, slot: int) -> int:
+        """Terms of the largest group of a slot."""
+        groups, of = self.slots[slot]
+        return int(np.bincount(groups.group, minlength=groups.n + 1)[of].max(initial=0))
 
     # --- the diagrams ----------------------------------------------------------------------
 
@@ -179,8 +261,12 @@ class Joint:
         self._there = self._conditions()
         return True
 
-    def _terms(self, slot: int, kind: str, j: int | None) -> Column | None:
+    def _terms(self, slot: int, kind, j: int | None) -> Column | None:
         groups, mine = self.slots[slot][0], self.of_instance[:, slot]
+        if isinstance(kind, tuple):
+            made, k = self.members[slot, j][0], kind[1]
+            instance = np.flatnonzero(made.rows_of(mine, k) >= 0)
+            return Column("some", instance, made.literals[mine[instance], k])
         if j is None:
             instance, term = Buckets(groups.group).pairs(mine)
             literals = groups.wiring.absorbed(groups.group, groups.literals)
@@ -212,6 +298,8 @@ class Joint:
         if self.beside is not None:
             there &= found.sums[:, -1] > 0
         for slot, (groups, _) in enumerate(self.slots):
+            if self.inner[slot]:
+                continue
             mine = self.of_instance[found.instance, slot]
             if not groups.certain:
                 there &= (self._sums(slot, "some", None) > 0) | (mine < 0) | self._total(groups,
@@ -231,7 +319,7 @@ class Joint:
         """(F,) bool: HAVING lets the group pass."""
         packed, number = groups.assembly.packed, groups.block.number
         m, states = len(groups.grouping.atoms), np.zeros(len(mine), np.int64)
-        nodes = _Nodes(self, np.arange(len(mine)))
+        nodes = Nodes(self, np.arange(len(mine)))
         for i, atom in enumerate(groups.grouping.atoms):
             states += 3 ** i * nodes.state(groups, self.slots[slot][1], mine, atom)
         passing = packed.ints(f"{number}.h.g").astype(np.int64) * 3 ** m
@@ -253,7 +341,7 @@ class Joint:
     def _states(self, atoms: list[Atom], rows: np.ndarray, bounds=None):
         """(place in `rows`, last node, (pairs, m) states of the atoms)."""
         row, node = self._pairs(rows)
-        nodes = _Nodes(self, node)
+        nodes = Nodes(self, node)
         of = rows[row]
         states = [nodes.state(self.rows, self._every(), of, atom, bounds) for atom in atoms]
         return row, node, np.stack(states, axis=1)
@@ -297,7 +385,7 @@ class Joint:
         fits; zero: it counts as 0 where it is NULL."""
         rows = np.flatnonzero(self.fits)
         row, node = self._pairs(rows)
-        x, k = _Nodes(self, node).number(self.rows, self._every(), rows[row], number)
+        x, k = Nodes(self, node).number(self.rows, self._every(), rows[row], number)
         known = k > 0
         out = self.rows.assembly.wiring.numbers(len(rows))
         self._add(0, (np.zeros(0, np.int64), np.zeros(0, np.int64)), rows[:0], out,
@@ -320,99 +408,6 @@ class Joint:
         self.rows.assembly.wiring.add(layer)
 
 
-class _Nodes:
-    """What numbers are at last nodes `node` (M,)."""
-
-    def __init__(self, joint: Joint, node: np.ndarray):
-        self.joint, self.node = joint, node
-
-    def state(self, rows, of, index, atom: Atom, bounds=None) -> np.ndarray:
-        """(M,) 0 false, 1 true, 2 NULL of an atom over `rows`; `of`: (n,) their rows by the rows of
-        the whole, `index`: (M,) here."""
-        if atom.operator == "flag":
-            leaf = atom.left.leaves[0]
-            if leaf[0] == "condition":
-                return self.state(rows, of, index, _atoms(rows)[leaf[1]])
-            return self._truth(rows, of, index, leaf[1])
-        x, k = self.number(rows, of, index, atom.left)
-        if atom.operator in ("is null", "is not null"):
-            return ((k > 0) == (atom.operator == "is not null")).astype(np.int64)
-        if bounds is not None:
-            y, known = np.nan_to_num(bounds[index]), ~np.isnan(bounds[index])
-        else:
-            y, of_y = self.number(rows, of, index, atom.right)
-            known = of_y > 0
-        near = np.abs(x - y) <= TOLERANCE * (np.abs(x) + np.abs(y))
-        holds = _TESTS[atom.operator](np.where(near, 0.0, x - y), 0.0)
-        return np.where((k > 0) & known, holds.astype(np.int64), 2)
-
-    def number(self, rows, of, index, number: Number) -> tuple[np.ndarray, np.ndarray]:
-        """(x, k) of a number, x = 0 where k = 0."""
-        m, xs, ks, ps, leaves = len(index), [], [], [], []
-        for leaf in number.leaves:
-            if leaf[0] == "leaf":
-                known = index >= 0
-                value = rows.constant(leaf)
-                leaves.append(np.where(known, value[np.where(known, index, 0)], np.nan)
-                              if len(value) else np.full(m, np.nan))
-            elif leaf[0] == "condition":
-                state = self.state(rows, of, index, _atoms(rows)[leaf[1]])
-                leaves.append(3 * m * len(ps) + 3 * np.arange(m))
-                ps.append(np.eye(3)[state].ravel())
-            else:
-                x, k = self._leaf(rows, of, index, leaf)
-                leaves.append(m * len(xs) + np.arange(m))
-                xs.append(x)
-                ks.append(k)
-        nothing = np.zeros(0)
-        state = State(np.concatenate(ps or [nothing]), np.concatenate(xs or [nothing]),
-                      np.concatenate(ks or [nothing]), True, nothing)
-        if not m:
-            return nothing, nothing
-        return Arithmetic(0, m, number.tree, leaves).root.forward(state, [])
-
-    def _leaf(self, rows, of, index, leaf) -> tuple[np.ndarray, np.ndarray]:
-        if leaf[0] == "cell":
-            groups, whole, made = self.joint._origin(rows, of, leaf)
-            _, here, _ = self.joint._origin(rows, index, leaf)
-            return self.number(groups, whole, here, made)
-        slot = self.joint._slot_of(rows, of)
-        j = leaf[1]
-        aggregate = rows.grouping.aggregates[j]
-
-        def column(kind: str) -> np.ndarray:
-            return self.joint._sums(slot, kind, j)[self.node]
-
-        scale = self.joint.scales.get((slot, j))
-        if aggregate.function in ("count", "sum", "avg") and aggregate.distinct:
-            bits = (column("set").astype(np.int64)[:, None] >> np.arange(len(scale))) & 1
-            count, total = bits.sum(axis=1), bits @ scale
-        elif aggregate.function == "count":
-            count = column("count")
-        elif aggregate.function in ("sum", "avg"):
-            total = column("sum") / (scale or 1.0)
-            count = column("count" if aggregate.function == "avg" else "some")
-        else:
-            total = column(aggregate.function)
-            count = np.isfinite(total).astype(float)
-        there = (index >= 0).astype(float)
-        if aggregate.function == "count":
-            return count * there, there
-        k = there * (count > 0)
-        value = total / np.maximum(count, 1) if aggregate.function == "avg" else total
-        return np.where(k > 0, value, 0.0), k
-
-    def _truth(self, rows, of, index, j: int) -> np.ndarray:
-        slot = self.joint._slot_of(rows, of)
-        function = rows.grouping.aggregates[j].function
-        value = self.joint._sums(slot, "max" if function == "bool_or" else "min", j)[self.node]
-        return np.where(np.isfinite(value) & (index >= 0), (value > 0).astype(np.int64), 2)
-
-
-def _atoms(rows) -> list[Atom]:
-    return rows.grouping.atoms if hasattr(rows, "grouping") else rows.block.atoms
-
-
 def _is_whole(values: np.ndarray) -> bool:
     """Whether sums of these are whole numbers that float64 holds."""
     near = np.abs(values - np.rint(values)) <= 1e-9 * np.maximum(1.0, np.abs(values))
@@ -425,20 +420,25 @@ def knows(rows, atom: Atom) -> bool:
     return joint.ask(atom) and bool(joint.slots)
 
 
-def passed(rows, atom: Atom) -> bool:
-    """Whether a comparison is of groups that a HAVING has let pass."""
-    joint = Joint(rows)
-    return joint.ask(atom) and joint.passed
-
-
 def better(rows, atom: Atom) -> bool:
     """Whether diagrams know more of a comparison than a threshold does: what a HAVING has let pass,
-    what values that must differ share, and which of several sums have something to add."""
+    what values that must differ share, which of several sums have something to add, and what a
+    number has to do with the greatest, least or mean of such."""
     joint = Joint(rows)
     if not joint.ask(atom):
         return False
     sums = {(slot, j) for slot, kind, j in joint.columns if kind == "sum"}
-    return joint.passed or len(sums) > 1 or any(kind == "set" for _, kind, _ in joint.columns)
+    return joint.passed or len(sums) > 1 or bool(joint.members) \
+        or any(small_and_tangled(groups, of) for groups, of in joint.slots) \
+        or any(kind == "set" for _, kind, _ in joint.columns)
+
+
+def small_and_tangled(groups, of: np.ndarray) -> bool:
+    """Whether some of the groups `of` have terms that share variables in part, but few."""
+    of = of[of >= 0]
+    tangled = groups.tangled()[of]
+    size = np.bincount(groups.group, minlength=groups.n)[of]
+    return bool((tangled & (size <= TANGLED)).any())
 
 
 def sharing(rows, atoms: list[Atom], at: np.ndarray, beside: np.ndarray) -> np.ndarray:
@@ -473,6 +473,16 @@ def places(rows, atom: Atom, bounds: np.ndarray | None = None) -> np.ndarray | N
     groups are too large; None if all are."""
     joint = of(rows, [atom])
     return None if joint is None or not joint.fits.any() else joint.threes(atom, bounds)
+
+
+def of_numbers(groups, j: int) -> np.ndarray | None:
+    """(n,) places in X of an aggregate over numbers given that the groups are there; None if one
+    of them is too large."""
+    number = Number(("x", 0), [("aggregate", j, groups.grouping.aggregates[j].function)])
+    joint = Joint(groups)
+    if not joint.ask(number) or not joint.build() or not joint.fits.all():
+        return None
+    return joint.numbers(number)
 
 
 def given(groups, number: Number) -> np.ndarray | None:

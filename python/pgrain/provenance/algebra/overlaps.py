@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from pgrain.provenance.algebra.diagrams import Column, build
+from pgrain.provenance.algebra.diagrams import Column, Diagrams, build
 from pgrain.provenance.algebra.wiring import CERTAIN, NEVER, Buckets
 from pgrain.provenance.gates.diagram import Diagram
 from pgrain.provenance.gates.kernels import distinct
@@ -121,6 +121,14 @@ def _decided(wiring, known: Disjunctions, literals: np.ndarray) -> np.ndarray:
         code = np.where(some, 1, 0 if null is None else
                         np.where(found.sums[:, null] > 0, 2, 0))
         holds &= (code == wanted[found.instance]) | certain[found.instance]
+    fits, decided = decide(wiring, found, holds)
+    made[kept[np.flatnonzero(shared)[fits]]] = decided
+    return made
+
+
+def decide(wiring, found: Diagrams, holds: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(instances that have a diagram, literals that they end at one of the last nodes at which
+    `holds` (F,))."""
     fits = np.flatnonzero(found.fits)
     place = np.full(len(found.fits), -1)
     place[fits] = np.arange(len(fits))
@@ -132,8 +140,7 @@ def _decided(wiring, known: Disjunctions, literals: np.ndarray) -> np.ndarray:
     mine = found.fits[instance]
     layer.sources = decided[mine], place[instance[mine]]
     wiring.add(layer)
-    made[kept[np.flatnonzero(shared)[fits]]] = out + np.arange(len(fits))
-    return made
+    return fits, out + np.arange(len(fits))
 
 
 def _terms(known: Disjunctions, buckets: Buckets, literal: np.ndarray, group: np.ndarray):

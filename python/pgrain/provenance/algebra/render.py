@@ -98,9 +98,9 @@ def _select(block: SelectBlock, assembly) -> list[str]:
         lines.append(f"     {len(rows)} groups"
                      + (", over GROUPING SETS" if grouping.sets else "")
                      + ("  [on predictions]" if grouping.by_entry else ""))
-        for aggregate in grouping.aggregates:
+        for j, aggregate in enumerate(grouping.aggregates):
             rule = _RULES[aggregate.function] if aggregate.number is None else \
-                _of_numbers(block, aggregate)
+                assembly.exactly.get((block.number, j)) or _of_numbers(block, aggregate)
             distinct = "DISTINCT " if aggregate.distinct else ""
             argument = aggregate.value_base or aggregate.value_entry or ""
             what = _line(argument.removesuffix("::pg_catalog.float8")) or (

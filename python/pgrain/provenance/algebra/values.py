@@ -17,7 +17,7 @@ import numpy as np
 from pgrain.errors import UnsupportedOperator
 from pgrain.plan import nodes
 from pgrain.plan.lexer import tokenize
-from pgrain.provenance.algebra import comparisons, jointly
+from pgrain.provenance.algebra import comparisons, jointly, spelled
 from pgrain.provenance.algebra.blocks import (
     ID,
     KEY,
@@ -37,8 +37,7 @@ from pgrain.provenance.algebra.blocks import (
 )
 from pgrain.provenance.algebra.program import candidates, free_columns
 from pgrain.provenance.algebra.small_gates import Combination
-from pgrain.provenance.algebra.wiring import CERTAIN, NEVER
-from pgrain.provenance.gates.levels import Levels
+from pgrain.provenance.algebra.wiring import CERTAIN
 
 _ROW = "_pgrain_w"
 
@@ -156,7 +155,7 @@ def literals(base, chosen: list[Chosen]) -> list[np.ndarray]:
         if one.nullable:
             atoms.append(Atom("is null", number, None))
             codes.append(null.astype(np.int64))
-    joint = jointly.of(base, atoms) if len(atoms) > 1 or atoms and jointly.passed(base, atoms[0]) \
+    joint = jointly.of(base, atoms) if len(atoms) > 1 or atoms and jointly.better(base, atoms[0]) \
         else None
     if joint is None or not joint.fits.any():
         return [_literal(base, one) for one in chosen]
@@ -174,22 +173,7 @@ def _literal(base, one: Chosen) -> np.ndarray:
     if one.nullable:
         return _literal_or_null(base, one.cell, value, index)
     groups, of, number = rows.origin[one.cell]
-    of, terms = of[index], groups.terms(number.leaves[number.tree[1]][1])
-    asked = np.zeros(max(groups.n, 1), bool)
-    asked[of] = True
-    kept = np.flatnonzero(asked[terms.group] & (terms.literals[:, 0] != NEVER))
-    wiring, n = base.assembly.wiring, base.n
-    out, row, bounds = wiring.threes(2 * n), np.arange(n), np.concatenate([value, value + 1.0])
-    wiring.add(Levels(out, np.tile(of, 2), bounds, terms.group[kept], terms.literals[kept],
-                      np.ones(len(kept))))
-    nothing = np.array([base.assembly.settled(state) for state in (0, 1)])
-    at_least = [comparisons.given(base, out + 3 * (half * n + row), groups, of,
-                                  nothing[(bounds[half * n + row] <= 0.0).astype(int)]) + 1
-                for half in (0, 1)]
-    out = wiring.exclusive(index)
-    wiring.add(Combination(out, n, np.tile(row, 2), np.concatenate(at_least),
-                           np.repeat([1.0, -1.0], n)))
-    return out + row
+    return spelled.count_is(base, groups, of[index], number.leaves[number.tree[1]][1], value, index)
 
 
 def _literal_or_null(base, cell: int, value: np.ndarray, index: np.ndarray) -> np.ndarray:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from pgrain import settings
-from pgrain.provenance.algebra import comparisons
+from pgrain.provenance.algebra import against, comparisons
 from pgrain.provenance.algebra.comparisons import Linear
 from pgrain.provenance.algebra.small_gates import Constants, FromLiterals, KnownEvent, KnownIf
 from pgrain.provenance.algebra.wiring import CERTAIN, Buckets
@@ -44,7 +44,7 @@ def compare(rows, whole: Linear, operator: str) -> np.ndarray:
         raise comparisons.refusal()
     (groups, of, j, scale), = whole.wholes
     function = groups.grouping.aggregates[j].function
-    groups.place(("aggregate", j, function))        # leaves the terms that are surely NULL out
+    groups.numbered(j)
     if function in ("sum", "avg"):
         flat = _flat(whole, groups, of, j, scale, function)
         if flat is not None:
@@ -270,7 +270,15 @@ def _against_extreme(rows, whole: Linear, operator: str) -> np.ndarray:
         raise comparisons.refusal()
     least = groups.grouping.aggregates[j].function == "min"
     operator = _TURNED[operator] if least else operator         # of negated numbers
-    mine = moments(assembly, Linear(whole.constant, whole.parts).times(1.0 / turned))
+    number = Linear(whole.constant, whole.parts).times(1.0 / turned)
+    if not whole.nulls:
+        terms = groups.terms(j)
+        places = against.places(rows, operator, -1.0 if least else 1.0, number,
+                                _inner(groups, j).take(terms.row), terms.group,
+                                wiring.events(terms.literals), of)
+        if places is not None:
+            return np.where(np.isnan(whole.constant), assembly.null(), places)
+    mine = moments(assembly, number)
     group, event, theirs = _candidates(groups, j)
     row, term = Buckets(group).pairs(of)
     settings.FACTOR_PAIRS.limit(len(row), hint="Group by less, or filter the groups first.")

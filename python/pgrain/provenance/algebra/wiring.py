@@ -9,6 +9,7 @@ from pgrain.provenance.gates.events import Events
 from pgrain.provenance.gates.network import Network
 
 CERTAIN, NEVER = 0, 1        # literals of probability 1 and 0
+FLAT = 1 << 14               # terms of disjunctions in a disjunction, together
 
 
 class Wiring:
@@ -22,6 +23,7 @@ class Wiring:
         self.layers: list = []
         self._any_of: list[tuple] = []      # (out, n, target, literals) of disjunctions
         self.disjunctions: list[tuple] = []     # all of them, with which terms are unknown
+        self.values: list[tuple] = []       # (Base, literals) of rows that stand for values
         self._owners = [np.array([-1, -1], np.int64)]
         self.n_p, self.n_x, self._next_owner = 2, 0, 0
         self.offset, self.raw = {}, {}
@@ -124,12 +126,56 @@ class Wiring:
         target, literals = target[possible], literals[possible]
         if unknown is None:
             literals = self.absorbed(target, literals)
+            if self.values:
+                from pgrain.provenance.algebra.valued import any_of
+                known = any_of(self, n, target, literals)
+                if known is not None:
+                    return known
+            target, literals = self.flattened(target, literals)
         out, unknown = self.threes(n), None if unknown is None else unknown[possible]
         self.add(AnyOf(out, n, target, literals, unknown))
         self.disjunctions.append((out, n, target, literals, unknown))
         if unknown is None:
             self._any_of.append((out, n, target, literals))
         return out
+
+    def flattened(self, target: np.ndarray, literals: np.ndarray):
+        """(target, literals) of disjunctions, where what stands in them are disjunctions that share
+        variables: their terms in their place."""
+        starts = np.array([out for out, *_ in self._any_of])
+        if not len(starts) or not literals.size or literals.max() < starts[0]:
+            return target, literals
+        late = literals[literals >= starts[0]]
+        inner = np.full(len(target), -1)            # the disjunction that stood in a term
+        made_target, made = target, literals
+        for layer in np.unique(np.searchsorted(starts, late, "right") - 1).tolist():
+            out, n, theirs, others = self._any_of[layer]
+            place = made - out
+            true = (place >= 0) & (place < 3 * n) & (place % 3 == 1)
+            term = np.flatnonzero(true.any(axis=1))
+            if not len(term):
+                continue
+            column = true[term].argmax(axis=1)
+            of, rest = place[term, column] // 3, made[term]
+            rest[np.arange(len(term)), column] = CERTAIN
+            pair, other = Buckets(theirs).pairs(of)
+            if len(made) + len(pair) > FLAT:
+                return target, literals
+            wanted = self.conjunction(rest[pair], others[other])
+            kept = np.ones(len(made), bool)
+            kept[term] = False
+            width = max(made.shape[1], wanted.shape[1])
+            made = np.concatenate([np.pad(part, ((0, 0), (0, width - part.shape[1])))
+                                   for part in (made[kept], wanted)])
+            made_target = np.concatenate([made_target[kept], made_target[term[pair]]])
+            inner = np.concatenate([inner[kept], out + of[pair]])
+        term, column = np.nonzero(made > NEVER)
+        owner = self.owner[made[term, column]]
+        mentioned = np.unique(np.column_stack([made_target[term], owner, inner[term]]), axis=0)
+        if len(np.unique(mentioned[:, :2], axis=0)) == len(mentioned):
+            return target, literals                 # they share nothing: as good, and smaller
+        possible = made[:, 0] != NEVER
+        return made_target[possible], made[possible]
 
     def absorbed(self, target: np.ndarray, literals: np.ndarray) -> np.ndarray:
         """The terms of disjunctions, where x AND none of S beside x AND s for all s of S is x: rows
