@@ -51,6 +51,15 @@ def test_float8(connection, value):
             == digest(hasher(SECRET), value, "float8"))
 
 
+@pytest.mark.parametrize("length", [1, 1023, 1024, 1025, 2500])
+@pytest.mark.parametrize("last", [-0.0, float("nan"), float("-inf"), 5e-324, None])
+def test_long_arrays(connection, length, last):
+    """Packed many at a time; one by one where there is a NULL."""
+    value = [number / 3 for number in range(length - 1)] + [last]
+    assert (in_sql(connection, value, "float8", cast="float8[]")
+            == digest(hasher(SECRET), value, "float8"))
+
+
 @pytest.mark.parametrize("text", ["[0:1]={0.5,-2}", "[-7:-6]={0.5,-2}", "[2147483645:2147483646]="
                                   "{0.5,-2}"])
 def test_arrays_that_begin_elsewhere(connection, text):
