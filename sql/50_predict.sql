@@ -20,7 +20,9 @@ $python$;
 
 CREATE FUNCTION pgrain.predict(model text, x float8[]) RETURNS text
 LANGUAGE plpython3u STABLE STRICT PARALLEL UNSAFE COST 100 AS $python$
+@QUICK ARRAYS@
 @BACKEND@
+SD["known"] = backend.known_arrays()
 return backend.predict(plpy, model, x, "float8")
 $python$;
 

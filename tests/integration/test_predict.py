@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import random
+import struct
 
+import psycopg
 import pytest
 
 
@@ -146,31 +148,34 @@ def test_models_of_many_columns(small, kind, expression):
         assert sum(a == b for a, b in rows) > 0.8 * len(rows)
 
 
-def test_values_in_whatever_order_they_come(small):
+@pytest.mark.parametrize("model,features,value", [
+    ("notes", "{x,y}", "jsonb_build_object('x', x, 'y', y)"), ("arrays", "{v}", "v")])
+def test_values_in_whatever_order_they_come(small, model, features, value):
     """What a session remembers (a value, its label, which value came next) answers for scans in
     the same and in other orders, with gaps and repeats, where there is room for a few values only,
     and when another session activates another version in between."""
     rng = random.Random(11)
-    small.execute("""
-        CREATE TABLE notes AS SELECT i AS id, i % 90 AS x, i % 90 % 7 AS y,
+    small.execute(f"""
+        CREATE TABLE {model} AS SELECT i AS id, i % 90 AS x, i % 90 % 7 AS y,
+            ARRAY[i % 90, i % 90 % 7]::float8[] AS v,
             (ARRAY['a', 'b', 'c'])[1 + i % 90 / 30] AS label
         FROM generate_series(1, 140) AS i""")
-    small.execute("SELECT pgrain.create_model('notes', 'notes', 'id', '{x,y}', 'label', "
-                  "'logistic_regression')")
-    predicted = "pgrain.predict('notes', jsonb_build_object('x', x, 'y', y))"
+    small.execute("SELECT pgrain.create_model(%s, %s, 'id', %s, 'label', 'logistic_regression')",
+                  [model, model, features])
+    predicted = f"pgrain.predict('{model}', {value})"
     expected = {}
     for edited in (False, True):
         if edited:
-            small.execute("SELECT pgrain.apply('notes', ARRAY(SELECT id::text FROM notes "
-                          "WHERE label = 'a'), 'relabel:b')")
-        small.execute("CALL pgrain.train('notes')")
-        version = small.value("SELECT version FROM pgrain.models WHERE model = 'notes'")
+            small.execute("SELECT pgrain.apply(%s, ARRAY(SELECT id::text FROM notes "
+                          "WHERE label = 'a'), 'relabel:b')", [model])
+        small.execute("CALL pgrain.train(%s)", [model])
+        version = small.value("SELECT version FROM pgrain.models WHERE model = %s", [model])
         expected[version] = dict(small.connect().execute(
-            f"SELECT id, {predicted} FROM notes").fetchall())
+            f"SELECT id, {predicted} FROM {model}").fetchall())
     (one, other) = expected
     assert expected[one] != expected[other]
     session = small.connect()
-    session.execute(f"SELECT {predicted} FROM notes LIMIT 1")
+    session.execute(f"SELECT {predicted} FROM {model} LIMIT 1")
     session.execute("""DO LANGUAGE plpython3u $$
         import sys
         session = sys.modules["pgrain.backend.session"]
@@ -180,17 +185,41 @@ def test_values_in_whatever_order_they_come(small):
     for _ in range(80):
         if rng.random() < 0.2:
             active = rng.choice([one, other])
-            small.execute("SELECT pgrain.activate('notes', %s)", [active])
+            small.execute("SELECT pgrain.activate(%s, %s)", [model, active])
         order = rng.choice(["id", "id", "id", "-id", "md5(id::text)", "id % 7, id"])
         where = rng.choice(["true", "true", "id % 3 > 0", f"id > {rng.randrange(140)}", "id < 20"])
         found = session.execute(
-            f"SELECT id, {predicted} FROM (SELECT * FROM notes WHERE {where} ORDER BY {order} "
+            f"SELECT id, {predicted} FROM (SELECT * FROM {model} WHERE {where} ORDER BY {order} "
             "LIMIT 1000) AS n").fetchall()
         assert all(expected[active][key] == label for key, label in found), (active, order, where)
-    session.execute("""DO LANGUAGE plpython3u $$
+    session.execute(f"""DO LANGUAGE plpython3u $$
         import sys
-        model = sys.modules["pgrain.backend.session"].STATE.models["notes"]
-        kept = {id(node) for node in [model.nothing, *model.met.values()]}
+        model = sys.modules["pgrain.backend.session"].STATE.models["{model}"]
+        kept = set(map(id, [model.nothing, *model.met.values()]))
         assert all(id(node[2]) in kept for node in model.met.values())   # the others are let go
         assert 10 < len(model.met) < 60
         $$""")
+
+
+def test_arrays_are_remembered_by_their_bits(small):
+    """0 and -0 are equal and not the same; the bytes of an array's numbers are no value of another
+    type; what has NULLs or more dimensions is refused as ever."""
+    session = small.connect()
+    scan = ("SELECT array_agg(pgrain.predict('colour', x) ORDER BY n) FROM unnest(%s::text[]) "
+            "WITH ORDINALITY AS u (t, n), LATERAL (SELECT t::float8[] AS x) AS v")
+    values = ["{0,1}", "{-0,1}", "{3,4}", "{3,5}", "{0,1}"]
+    first = session.execute(scan, [values]).fetchone()[0]
+    assert session.execute(scan, [values]).fetchone()[0] == first
+    assert session.execute(scan, [values[::-1]]).fetchone()[0] == first[::-1]
+    session.execute("""DO LANGUAGE plpython3u $$
+        import sys
+        assert len(sys.modules["pgrain.backend.session"].STATE.models["colour"].met) == 4
+        $$""")
+    of_3_and_4 = struct.pack("<2d", 3, 4)
+    for value, refused in ((of_3_and_4, "22023"), ([None, 1.0], "22023"), ([[3.0, 4.0]], "22023")):
+        for _ in range(2):      # then the function of that type knows the model, too
+            session.execute(scan, [values])                 # 3, 4 comes after -0, 1
+            with pytest.raises(psycopg.Error) as caught:
+                session.execute(f"SELECT ({scan}), pgrain.predict('colour', %s)",
+                                [values[:2], value])
+            assert caught.value.sqlstate == refused, value

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 import struct
+from array import array
 from time import monotonic
 
 from pgrain.backend import ahead, session
@@ -28,6 +29,11 @@ def known() -> tuple:
     return MODELS, monotonic, PAUSE_SECONDS
 
 
+def known_arrays() -> tuple:
+    """The same for arrays, and what makes bytes of their numbers."""
+    return MODELS, monotonic, PAUSE_SECONDS, array
+
+
 def predict(plpy, name: str, value, kind: str) -> str | None:
     """The predicted class of one feature value; None where it is null or only being planned."""
     model = MODELS.get(name)
@@ -40,9 +46,10 @@ def predict(plpy, name: str, value, kind: str) -> str | None:
         model = _still(plpy, model)
         now = monotonic()
     model.until = now + PAUSE_SECONDS
-    if kind != "float8":    # a list has no hash
-        # Bytes, or texts that mean the same whether they came as text or jsonb.
-        node = model.met.get(value)
+    # By the value itself: bytes, or texts that mean the same whether they came as text or jsonb.
+    # A list has no hash; the bytes of its numbers are no bytea.
+    if (kind == "float8") is (model.kind == "float8"):
+        node = model.met.get(value if kind != "float8" else _packed(value))
         if node is not None:
             model.last[2] = model.last = node       # from left to right
             return node[1]
@@ -69,7 +76,17 @@ def _look_up(plpy, model, value, kind: str) -> str | None:
     label = model.classes[code]
     if model.kind != "float8":
         model.remember(value, label)
+    elif packed := _packed(value):
+        model.remember(packed, label, an_array=True)
     return label
+
+
+def _packed(values: list) -> bytes | None:
+    """The numbers of an array; None where it has NULLs or more dimensions."""
+    try:
+        return array("d", values).tobytes()
+    except TypeError:
+        return None
 
 
 @entry_point

@@ -51,9 +51,10 @@ class Model:
     for chunks that came after it, in `tail`: digest -> index of the class, and
     `tail_probabilities`: digest -> (bytes of float32, offset). `met` remembers values themselves, a
     bounded number: a look-up that needs no digest. Each is a list [value, label, the one that came
-    next the last time]: a scan that is repeated meets its values in the same order, and to compare
-    a value with the one that is expected takes less time than to look it up. `last` is the one that
-    came last, `nothing` (no value's) stands where it is not known what came next.
+    next the last time, None], of an array [None, label, the next, the bytes of its numbers]: a scan
+    that is repeated meets its values in the same order, and to compare a value with the one that is
+    expected takes less time than to look it up. `last` is the one that came last, `nothing` (no
+    value's) stands where it is not known what came next.
 
     trusted, until: at which times (`time.monotonic`) what is known here must be looked up again,
     and before which the next call comes after no pause.
@@ -76,7 +77,7 @@ class Model:
         self.tail_probabilities: dict[bytes, tuple] = {}
         self.met: dict[object, list] = {}
         self._met_bytes = 0
-        self.nothing: list = [None, None, None]
+        self.nothing: list = [None, None, None, None]
         self.nothing[2] = self.last = self.nothing
         self.live: OrderedDict[bytes, bytes] = OrderedDict()
         self.ahead = None       # see backend/ahead.py
@@ -111,9 +112,9 @@ class Model:
         while len(self.live) > most:
             self.live.popitem(last=False)
 
-    def remember(self, value, label: str) -> None:
-        """Find a value's label by the value itself from now on; where there is no room, half of
-        them, those met first, go."""
+    def remember(self, value, label: str, an_array: bool = False) -> None:
+        """Find a value's label by the value itself (an array's by the bytes of its numbers) from
+        now on; where there is no room, half of them, those met first, go."""
         size = getsizeof(value) + LABEL_BYTES
         if size > REMEMBERED_BYTES.default / 2:
             return
@@ -123,7 +124,8 @@ class Model:
             for node in self.met.values():      # else they would hold those that are to go
                 node[2] = self.nothing
             self.nothing[2] = self.last = self.nothing
-        node = self.met[value] = [value, label, self.nothing]
+        node = self.met[value] = ([None, label, self.nothing, value] if an_array else
+                                  [value, label, self.nothing, None])
         self.last[2] = self.last = node         # from left to right
         self._met_bytes += size
 
