@@ -142,6 +142,28 @@ def test_extremes_of_large_groups(schema: Lab, of: str) -> None:
     check_gradient(circuit, P_, rng)
 
 
+@pytest.mark.parametrize("of", ["where", "filter"])
+def test_the_greatest_of_many_groups(schema: Lab, of: str) -> None:
+    """Twenty groups, too many for diagrams: each one's chance to be the greatest, exact."""
+    counted = COUNTS[of].format(t="(SELECT x, row_number() OVER () % 20 AS g FROM wide) AS t", p=P)
+    circuit = check_classes(schema, f"WITH k AS ({counted}) SELECT g FROM k WHERE n = "
+                                    "(SELECT max(n) FROM k)")
+    rng = np.random.default_rng(8)
+    P_ = random_probabilities(rng, circuit)
+    group_of = dict(schema.rows("SELECT x, row_number() OVER () % 20 FROM wide"))
+    group = np.array([group_of[value] for value in schema.values("m", circuit)])
+    n = np.stack([distribution(P_["m"][group == g, 0]) for g in range(20)])
+    at_most = np.cumsum(n, axis=1)
+    first = 1 if of == "where" else 0           # a group without rows is not there
+    relaxed = circuit.relaxed(P_)
+    assert len(relaxed.present) == 20
+    for row in range(20):
+        g = int(relaxed.text(row, 0))
+        chance = (n[g] * np.delete(at_most, g, axis=0).prod(axis=0))[first:].sum()
+        assert relaxed.weight[row] == pytest.approx(chance, rel=1e-9)
+    check_gradient(circuit, P_, rng)
+
+
 @pytest.mark.parametrize("test", AGAINST[:8])
 def test_many_groups(schema: Lab, test: str) -> None:
     """More groups than diagrams take up: PostgreSQL's answer on classes, and a slope."""

@@ -14,7 +14,7 @@ from __future__ import annotations
 import numpy as np
 
 from pgrain.provenance.gates.blocks import Owners
-from pgrain.provenance.gates.kernels import add_at, heads
+from pgrain.provenance.gates.kernels import add_at, distinct, heads
 from pgrain.provenance.gates.network import Gradient, Layer, State
 
 _TINY = 1e-300
@@ -85,10 +85,12 @@ class AgainstCounts(Layer):
 
     @staticmethod
     def cells(set_of, row, value, candidate_set, of, of_value) -> int:
-        """How many cells there would be, at most."""
+        """How many cells there would be."""
         n_sets = int(max(set_of.max(initial=-1), candidate_set.max(initial=-1))) + 1
-        size = np.array([1] * n_sets) + np.bincount(set_of[row], minlength=n_sets) \
-            + np.bincount(candidate_set[of], minlength=n_sets)
+        sets = np.concatenate([set_of[row], candidate_set[of]])
+        values = distinct(np.concatenate([value, of_value]))[1]
+        most = int(values.max(initial=0)) + 1
+        size = 1 + np.bincount(distinct(sets * most + values)[0] // most, minlength=n_sets)
         return int((size * np.bincount(candidate_set, minlength=n_sets)).sum())
 
     # --- forward ---------------------------------------------------------------------------
