@@ -139,6 +139,24 @@ def test_names_and_transactions(shop):
     assert not shop.rows("SELECT proname FROM pg_proc WHERE proname ~ '^_watch_[0-9]'")
 
 
+def test_who_ends_a_watch_does_not_wait_for_who_computes_it(shop):
+    """Who ends it has its row and wants its tables, who computes it reads these and wants the
+    row: the latter gives way."""
+    watch(shop, "w", COUNT.format("stock"))
+    with shop.connect() as other, other.transaction():
+        other.execute("SELECT FROM pgrain.watch WHERE name = 'w' FOR UPDATE")
+        shop.execute("VACUUM FULL stock")       # it is to be computed again
+        deadline = time.monotonic() + 20
+        while not shop.value("SELECT count(*) FROM pg_locks WHERE relation = 'stock'::regclass "
+                             "AND granted"):
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        time.sleep(0.3)
+        other.execute("SET LOCAL lock_timeout = '3s'; LOCK TABLE stock IN ACCESS EXCLUSIVE MODE")
+    current(shop, "w")
+    shop.execute("SELECT pgrain.unwatch('w')")
+
+
 def test_alerts(shop):
     """One notification when the condition starts to hold and one when it stops."""
     for alert, error in (("n > 5 WHERE hour = 1", errors.FeatureNotSupported),

@@ -102,24 +102,24 @@ class Watches:
             pairs = 0 if J is None else J.shape[2]
         if sides:
             confirm(StandingCircuit(made.standing(kept), kept, pairs), evaluation)
-        self._residents.with_connection(
-            lambda connection: self._write(connection, params, made, variables, pairs))
+        try:
+            self._residents.with_connection(
+                lambda connection: self._write(connection, params, made, variables, pairs))
+        except psycopg.errors.LockNotAvailable:
+            # Who ends it has its row, and waits for its tables, which whoever computes it reads
+            # meanwhile. (And anybody may take its advisory lock.)
+            raise ObjectInUse("the watch is being ended, or somebody has its advisory lock",
+                              detail=f"({LOCK_CLASS}, {params['watch'] & 0x7FFFFFFF}), see "
+                                     "pg_locks.", hint="Try again.") from None
         return {}, []
 
     def _write(self, connection, params: dict, made: State | JoinedState, variables,
                pairs: int) -> None:
         number, kept = params["watch"], params["shape"]
         with connection.transaction():
-            # Those of the folder are short; anybody else's may be for ever.
-            connection.execute("SET LOCAL lock_timeout = '3s'")
-            try:
-                connection.execute("SELECT pg_advisory_xact_lock(%s, %s)",
-                                   [LOCK_CLASS, number & 0x7FFFFFFF])
-            except psycopg.errors.LockNotAvailable:
-                raise ObjectInUse("somebody has the advisory lock of the watch",
-                                  detail=f"({LOCK_CLASS}, {number & 0x7FFFFFFF}), see pg_locks.",
-                                  hint="Try again when it is free.") from None
-            connection.execute("SET LOCAL lock_timeout = 0")
+            connection.execute("SET LOCAL lock_timeout = '1500ms'")
+            connection.execute("SELECT pg_advisory_xact_lock(%s, %s)",
+                               [LOCK_CLASS, number & 0x7FFFFFFF])
             row = connection.execute(
                 "SELECT w.alert, s.generation, s.changes, s.before::text AS before, s.alert_holds, "
                 "s.print, pg_current_xact_id()::text AS here, s.draining, "
