@@ -39,6 +39,16 @@ DATABASE = "load"
 MIX = {"predict": 8, "predict_new": 4, "complain": 6, "complain_watch": 3, "watch": 1, "insert": 6,
        "delete": 6}
 HALF_SECOND = 0.5
+LOOKED_INTO = """\
+Looked into every 11 s in two other runs (24 sessions for 270 and 330 s, 16 and 20 versions of
+one model): resident memory went by -1.1 and +8.1 MiB a minute over the second half, up and down
+by 30 MiB as jobs came and went. What malloc had given out did not grow: 248 MiB after 132 s,
+250 after 265 s, 251 after 298 s with a job under way, 199 to 203 without; 197 after the load,
+176 a minute after its beginning. Of the 302 MiB that it had from the system in the end a third
+was free. Versions in memory: 8 and those of the job; compiled programs: 56 to 58; Python
+objects: 265 to 276 thousand, the fewest at the end. What fills does so up to a bound: circuits
+(32), values of rows that were changed (up to 8 MiB a version, then from 0 again), values that
+are not stored (4 MiB of 64), plans (20 of 256)."""
 SAME = 1e-3   # of scores, relative to the largest: float32 sums in another order
 
 
@@ -285,6 +295,7 @@ def page(load: Load, facts: dict) -> str:
     lines += [f"| {name} | {g['quarter']:.0f} | {g['half']:.0f} | {g['end']:.0f} | "
               f"{g['per_minute']:+.1f} |" for name, g in facts["growth"].items()]
     lines += ["", "Worker: resident. Backend: the median session's anonymous memory.", "",
+              LOOKED_INTO, "",
               "## Against a serial run", "", f"{compared} different answers compared with the same "
               f"question asked alone, of the same version: {len(wrong)} differ."]
     lines += [f"- {text}" for text in wrong[:10]]

@@ -117,8 +117,11 @@ BEGIN
     FROM tree JOIN pg_class c USING (oid)
     WHERE c.relkind IN ('r', 'p') AND c.relpersistence <> 't' AND NOT EXISTS (
         SELECT FROM pg_trigger t WHERE t.tgrelid = c.oid AND t.tgname = '_pgrain_attached');
+    PERFORM pgrain._alone();
     PERFORM pgrain._lock_briefly(parts);
     FOREACH part IN ARRAY parts LOOP
+        -- Whoever had the lock before may have made it.
+        CONTINUE WHEN EXISTS (SELECT FROM pg_trigger t WHERE t.tgrelid = part AND t.tgname = '_pgrain_attached');
         EXECUTE format('CREATE TRIGGER _pgrain_attached AFTER INSERT OR UPDATE ON %s
                         FOR EACH STATEMENT EXECUTE FUNCTION pgrain._hint()', part);
         EXECUTE format('ALTER TABLE %s ENABLE ALWAYS TRIGGER _pgrain_attached', part);

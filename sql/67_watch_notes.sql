@@ -28,6 +28,15 @@ BEGIN
     END LOOP;
 END $$;
 
+-- Who makes what depends on the extension (triggers, functions, sequences) does so alone: its lock is
+-- taken for one of them weakly, for the next strongly, and two at a time would wait for each other.
+-- Nobody else may lock this table, nor does anybody write to it.
+CREATE FUNCTION pgrain._alone() RETURNS void
+LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp SET lock_timeout = '10s' AS $$
+BEGIN
+    LOCK TABLE pgrain.installation IN SHARE UPDATE EXCLUSIVE MODE;
+END $$;
+
 -- Begins an epoch in which changes are noted. Once a transaction, for whose number it is made.
 CREATE FUNCTION pgrain._note_again(watch bigint) RETURNS bigint
 LANGUAGE plpgsql VOLATILE STRICT PARALLEL UNSAFE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
@@ -35,6 +44,7 @@ DECLARE
     name CONSTANT text := format('pgrain._watch_%s_cut', watch);
 BEGIN
     IF to_regclass(name) IS NULL THEN
+        PERFORM pgrain._alone();
         EXECUTE format('CREATE SEQUENCE %s', name);
         -- It goes with DROP EXTENSION, and into no dump: another server counts its own transactions.
         EXECUTE format('ALTER EXTENSION pgrain ADD SEQUENCE %s', name);

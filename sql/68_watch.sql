@@ -278,7 +278,9 @@ DECLARE
     kinds text[];        -- of each of these: fact, second or other
     t record;
     event text;
+    needed regprocedure;
 BEGIN
+    PERFORM pgrain._alone();
     -- What was not noted meanwhile is lost, also if all is then as it was.
     UPDATE pgrain.watch_state s SET print = ''
     WHERE s.watch = $1 AND s.print IS DISTINCT FROM pgrain._watch_print($1);
@@ -357,10 +359,19 @@ BEGIN
                            '_pgrain' || stem || event);
         END LOOP;
     END LOOP;
-    EXECUTE format('GRANT USAGE ON SCHEMA pgrain TO %I', owner);
-    EXECUTE format('GRANT INSERT ON pgrain.watch_note TO %I', owner);
-    EXECUTE format('GRANT EXECUTE ON FUNCTION pgrain._build_watch(bigint), pgrain._may_note(bigint),
-        pgrain._watch_tree(regclass[]) TO %I', owner);
+    -- What the owner has is not granted again: two GRANTs at one time are an error of one of them.
+    IF NOT has_schema_privilege(owner, 'pgrain', 'USAGE') THEN
+        EXECUTE format('GRANT USAGE ON SCHEMA pgrain TO %I', owner);
+    END IF;
+    IF NOT has_table_privilege(owner, 'pgrain.watch_note', 'INSERT') THEN
+        EXECUTE format('GRANT INSERT ON pgrain.watch_note TO %I', owner);
+    END IF;
+    FOREACH needed IN ARRAY '{pgrain._build_watch(bigint), pgrain._may_note(bigint),
+                              pgrain._watch_tree(regclass[])}'::regprocedure[] LOOP
+        IF NOT has_function_privilege(owner, needed, 'EXECUTE') THEN
+            EXECUTE format('GRANT EXECUTE ON FUNCTION %s TO %I', needed, owner);
+        END IF;
+    END LOOP;
 END $$;
 
 -- When the row of a watch goes, its triggers and functions go with it.

@@ -192,8 +192,11 @@ def _wait(plpy, job: int) -> None:
                                     - pg_catalog.make_interval(secs => $2)
                              FROM pgrain.workers), false) AS alive
             FROM pgrain.job WHERE job = $1
-            """, ["bigint", "float8"], [job, STALE_SECONDS])[0]
+            """, ["bigint", "float8"], [job, STALE_SECONDS])
         plpy.commit()
+        if not row:
+            raise Cancelled(f"job {job} is there no more", detail="Somebody has deleted its row.")
+        row = row[0]
         if row["state"] in ("succeeded", "failed", "cancelled"):
             return _finish(plpy, job, row)
         now = time.monotonic()

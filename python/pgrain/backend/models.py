@@ -251,8 +251,9 @@ def check_features(relation: str, features: list[str], columns: dict[str, str], 
         _check_texts(features, columns)
 
 
-def grant_to_worker(plpy, relation: str) -> None:
-    """Let the worker read a relation, by the caller's own right to grant that."""
+def grant_to_worker(plpy, relation: str, tries: int = 5) -> None:
+    """Let the worker read a relation, by the caller's own right to grant that. Where somebody else
+    does so at this moment ("tuple concurrently updated", XX000), it is looked at again."""
     row = query(plpy, """
         SELECT c.oid::regclass::text AS relation, n.nspname::text AS schema,
                pg_catalog.has_table_privilege(current_user, c.oid, 'SELECT') AS mine,
@@ -273,6 +274,8 @@ def grant_to_worker(plpy, relation: str) -> None:
         if not row["reads"]:
             plpy.execute(f"GRANT SELECT ON {row['relation']} TO {READER_ROLE}")
     except plpy.SPIError as error:
+        if getattr(error, "sqlstate", None) == "XX000" and tries > 1:
+            return grant_to_worker(plpy, relation, tries - 1)
         raise refused(plpy, error, f"{READER_ROLE} is granted SELECT on {row['relation']}"
                       ) from None
     granted = query(plpy, "SELECT pg_catalog.has_table_privilege($2, $1::regclass, 'SELECT') AS ok",
