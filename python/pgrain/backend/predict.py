@@ -48,18 +48,20 @@ def predict(plpy, name: str, value, kind: str) -> str | None:
     model.until = now + PAUSE_SECONDS
     # By the value itself: bytes, or texts that mean the same whether they came as text or jsonb.
     # A list has no hash; the bytes of its numbers are no bytea.
+    key = _packed(value) if kind == "float8" else value
     if (kind == "float8") is (model.kind == "float8"):
-        node = model.met.get(value if kind != "float8" else _packed(value))
+        node = model.met.get(key)
         if node is not None:
             model.last[2] = model.last = node       # from left to right
             return node[1]
-    return _look_up(plpy, model, value, kind)
+    return _look_up(plpy, model, value, kind, key)
 
 
-def _look_up(plpy, model, value, kind: str) -> str | None:
-    """By digest: stored, remembered, or computed by the worker."""
+def _look_up(plpy, model, value, kind: str, key) -> str | None:
+    """By digest: stored, remembered, or computed by the worker. key: see `Model.remember`."""
     if kind != model.kind:
         value = _convert(plpy, model, value, kind)
+        key = _packed(value) if model.kind == "float8" else value
     if model.kind == "bytea":
         keyed = STATE.hasher.copy()
         keyed.update(value)
@@ -74,10 +76,8 @@ def _look_up(plpy, model, value, kind: str) -> str | None:
         code = max(range(len(answer)), key=answer.__getitem__)   # the first of equals, as argmax
         model.until = monotonic() + PAUSE_SECONDS
     label = model.classes[code]
-    if model.kind != "float8":
-        model.remember(value, label)
-    elif packed := _packed(value):
-        model.remember(packed, label, an_array=True)
+    if key is not None:
+        model.remember(key, label, model.kind == "float8")
     return label
 
 

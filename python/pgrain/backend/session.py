@@ -77,8 +77,10 @@ class Model:
         self.tail_probabilities: dict[bytes, tuple] = {}
         self.met: dict[object, list] = {}
         self._met_bytes = 0
+        self._unmet = 0         # bytes remembered since one was met again
+        self._idle = 0          # values still to come of which none is remembered
         self.nothing: list = [None, None, None, None]
-        self.nothing[2] = self.last = self.nothing
+        self.nothing[2] = self.last = self._newest = self.nothing
         self.live: OrderedDict[bytes, bytes] = OrderedDict()
         self.ahead = None       # see backend/ahead.py
         self.trusted = 0.0
@@ -114,11 +116,21 @@ class Model:
 
     def remember(self, value, label: str, an_array: bool = False) -> None:
         """Find a value's label by the value itself (an array's by the bytes of its numbers) from
-        now on; where there is no room, half of them, those met first, go."""
-        size = getsizeof(value) + LABEL_BYTES
-        if size > REMEMBERED_BYTES.default / 2:
+        now on. Where there is no room, half of them, those met first, go. Has none of as many been
+        met again, as in a scan over more than there is room for, that would be idle work: then for
+        a while, as many values as there are here, all stays as it is."""
+        if self._idle:
+            self._idle -= 1
             return
-        if self._met_bytes + size > REMEMBERED_BYTES.default:
+        size, most = getsizeof(value) + LABEL_BYTES, REMEMBERED_BYTES.default
+        if size > most / 2:
+            return
+        if self.last is not self._newest:
+            self._unmet = 0
+        if self._met_bytes + size > most:
+            if self._unmet > most / 3:
+                self._idle, self._unmet = len(self.met), 0
+                return
             self.met = dict(islice(self.met.items(), len(self.met) // 2 + 1, None))
             self._met_bytes = sum(getsizeof(known) + LABEL_BYTES for known in self.met)
             for node in self.met.values():      # else they would hold those that are to go
@@ -126,7 +138,8 @@ class Model:
             self.nothing[2] = self.last = self.nothing
         node = self.met[value] = ([None, label, self.nothing, value] if an_array else
                                   [value, label, self.nothing, None])
-        self.last[2] = self.last = node         # from left to right
+        self.last[2] = self.last = self._newest = node      # from left to right
+        self._unmet += size
         self._met_bytes += size
 
     def same_as(self, other: Model) -> bool:
