@@ -214,7 +214,7 @@ def _(p: Parts) -> Query:
         Query(f"SELECT {shown} AS m, count(*) AS k, min(q.g) FROM {inner} GROUP BY {by} ORDER BY"
               " 1"),
         Query(f"SELECT q.n AS m, sum(q.n) AS k FROM {inner} GROUP BY 1", exact),
-        Query(f"SELECT DISTINCT q.n AS m FROM {inner}", {ROW: ""} if relation == "solo" else {}),
+        Query(f"SELECT DISTINCT q.n AS m FROM {inner}", {ROW: ""}),
         Query(f"SELECT q.n AS m, count(*) AS k FROM {inner} GROUP BY q.n HAVING count(*) > 1"),
         Query(f"WITH q AS ({_counts(p, relation)}) SELECT r.id, q.n AS m, count(*) AS k FROM u AS r"
               " JOIN q ON q.n > r.id GROUP BY r.id, q.n", {"k": EXPECTED}))

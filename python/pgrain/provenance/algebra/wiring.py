@@ -141,7 +141,7 @@ class Wiring:
 
     def flattened(self, target: np.ndarray, literals: np.ndarray):
         """(target, literals) of disjunctions, where what stands in them are disjunctions that share
-        variables: their terms in their place."""
+        variables, and nothing but variables stands beside them: their terms in their place."""
         starts = np.array([out for out, *_ in self._any_of])
         if not len(starts) or not literals.size or literals.max() < starts[0]:
             return target, literals
@@ -169,6 +169,8 @@ class Wiring:
                                    for part in (made[kept], wanted)])
             made_target = np.concatenate([made_target[kept], made_target[term[pair]]])
             inner = np.concatenate([inner[kept], out + of[pair]])
+        if made.max(initial=0) > self.given:
+            return target, literals     # states of a comparison given that its group is there: none
         term, column = np.nonzero(made > NEVER)
         owner = self.owner[made[term, column]]
         mentioned = np.unique(np.column_stack([made_target[term], owner, inner[term]]), axis=0)
