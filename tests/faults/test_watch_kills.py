@@ -3,6 +3,7 @@ what its query is, every value is stored once, and nothing is stuck."""
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
 import signal
@@ -140,3 +141,56 @@ def test_a_watch_equals_its_query_after_kills_in_catching_up(shop, until):
     until(lambda: not shop.value(
         "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory'") and not shop.rows(BUSY),
         "no lock and no transaction is left")
+
+
+def test_a_state_that_a_crash_has_taken_back_is_not_taken_for_the_next(own_cluster, own_worker,
+                                                                       model_in, until):
+    """With synchronous_commit = off the last folds may be lost, while the worker lives on and knows
+    what it has answered about them."""
+    cluster = own_cluster(wal_writer_delay="10s", synchronous_commit="off")
+    cluster.ensure_database("shop")
+    query = ("SELECT hour, count(*) AS n FROM stock WHERE pgrain.predict('colour', x) = 'red' "
+             "GROUP BY hour")
+    insert = "INSERT INTO stock SELECT * FROM items WHERE id BETWEEN %s AND %s"
+
+    def numbers(session, what):
+        return session.execute("SELECT output_row, value, relaxed FROM pgrain.provenance(%s) "
+                               "ORDER BY 1", [what]).fetchall()
+
+    def folded(session):
+        until(lambda: not session.execute("SELECT EXISTS (SELECT FROM pgrain.watch_note)"
+                                          ).fetchone()[0], "notes are folded")
+    with cluster.connect("shop") as session:
+        own_worker(cluster, "shop")
+        model_in(session, rows=300)
+        session.execute("CALL pgrain.train('colour')")
+        session.execute("CREATE TABLE stock AS SELECT * FROM items WHERE id <= 20")
+        session.execute("CALL pgrain.watch('reds', %s)", [query])
+        session.execute(insert, [21, 40])
+        folded(session)
+        session.execute("CHECKPOINT")
+        kept = session.execute("SELECT count(*) FROM stock").fetchone()[0]
+        # Whoever commits wakes it for every full page.
+        writer = session.execute("SELECT pid FROM pg_stat_activity WHERE backend_type = "
+                                 "'walwriter'").fetchone()[0]
+        os.kill(writer, signal.SIGSTOP)
+        session.execute(insert, [41, 140])
+        folded(session)
+        lost = numbers(session, "reds")
+    os.kill(writer, signal.SIGKILL)     # as the kernel does where memory is short
+
+    def recovered():
+        with contextlib.suppress(psycopg.OperationalError):
+            return cluster.connect("shop")
+    with until(recovered, "the server recovers") as session:
+        assert session.execute("SELECT count(*) FROM stock").fetchone()[0] == kept, "all is lost"
+        session.execute(insert, [141, 150])
+        folded(session)
+        standing = until(lambda: session.execute(
+            "SELECT current FROM pgrain.watches").fetchone()[0] and numbers(session, "reds"),
+            "the watch is current")
+        assert standing != lost
+        scratch = numbers(session, query)
+        assert [row[:2] for row in standing] == [row[:2] for row in scratch]
+        for mine, theirs in zip(standing, scratch, strict=True):
+            assert mine[2] == pytest.approx(theirs[2], rel=1e-6)

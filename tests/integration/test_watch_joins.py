@@ -136,6 +136,24 @@ def test_a_value_on_both_sides_is_one_variable(shop):
     shop.execute("DROP TABLE one, other")
 
 
+def test_outliers_go_one_after_the_other(shop):
+    """Each is no more than ten thousand times what it leaves behind."""
+    shop.execute("INSERT INTO stock (x, claim, hour, weight) SELECT x, 'black', 1, w / 3 FROM "
+                 "(SELECT x FROM shelf WHERE x IS NOT NULL LIMIT 9) AS nine, "
+                 "unnest('{1e16,1e12,1e8,1e4,1}'::numeric[]) AS w")
+    shop.execute("UPDATE hours SET name = name; ALTER TABLE shelf ALTER kind TYPE varchar; "
+                 "ALTER TABLE shelf ALTER kind TYPE text")      # all is summed at once
+    until_current(shop)
+    for most in ("1e14", "1e10", "1e6", "1e2"):
+        shop.execute("DELETE FROM stock WHERE claim = 'black' AND weight > %s", [most])
+        all_agree(shop)
+        folded(shop)
+        until_current(shop)
+        all_agree(shop)
+        rankings_agree(shop)
+    shop.execute("DELETE FROM stock WHERE claim = 'black'")
+
+
 def change(rng: random.Random, connection) -> None:
     """One statement that inserts, updates or deletes some rows of one of the tables."""
     a, b = rng.randrange(60), rng.randrange(1, 9)
@@ -342,6 +360,41 @@ def test_refused_by_name(shop, query, message):
         shop.execute("CALL pgrain.watch('refused', %s)", [query])
     assert caught.value.diag.message_hint
     assert not shop.rows("SELECT * FROM pgrain.watches WHERE name = 'refused'")
+
+
+@pytest.mark.parametrize("query", [
+    "SELECT price, count(*) AS n FROM near WHERE pgrain.predict('colour', x) = 'red' "
+    "GROUP BY price",
+    f"SELECT count(*) AS n FROM near AS s JOIN also AS h ON {SAME} AND s.price = h.price"])
+def test_numbers_of_one_text_are_not_taken_for_one(shop, query):
+    """With fewer digits than they have, numbers that differ are shown alike."""
+    for name in ("near", "also"):
+        shop.execute(f"CREATE TABLE {name} AS SELECT x, 0.1 + (id % 2) * 3e-17::float8 AS price "
+                     "FROM items")
+    with shop.connect() as session:
+        for digits in (0, -9):
+            session.execute(f"SET extra_float_digits = {digits}")
+            with pytest.raises(errors.FeatureNotSupported, match="fewer digits") as caught:
+                session.execute("CALL pgrain.watch('near', %s)", [query])
+            assert "extra_float_digits = 1" in caught.value.diag.message_hint
+        session.execute("SET extra_float_digits = 1")
+        session.execute("CALL pgrain.watch('near', %s)", [query])
+        agree(shop, "near", query, ("price",))
+        session.execute("DELETE FROM near WHERE price > 0.1")
+        agree(shop, "near", query, ("price",))
+        session.execute("SELECT pgrain.unwatch('near')")
+        # It becomes such a column later.
+        session.execute("ALTER TABLE near ALTER price TYPE integer; "
+                        "ALTER TABLE also ALTER price TYPE integer")
+        session.execute("SET extra_float_digits = -9")
+        session.execute("CALL pgrain.watch('near', %s)", [query])
+        for name in ("near", "also"):
+            session.execute(f"ALTER TABLE {name} ALTER price TYPE float8 USING 0.1")
+            session.execute(f"UPDATE {name} SET price = 0.1::float8 + 3e-17 WHERE x[1] > 0.5")
+        time.sleep(3)      # a look of the worker's
+        with pytest.raises(AssertionError):
+            until_current(shop, seconds=3)
+    shop.execute("SELECT pgrain.unwatch('near'); DROP TABLE near, also")
 
 
 def test_another_equality_is_not_taken_for_postgresqls(shop):

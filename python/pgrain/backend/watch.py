@@ -40,6 +40,7 @@ _WATCHES = 64              # that a session remembers
 _NOTES_BYTES = 1 << 20     # of a watch's notes, between two statements
 _ALERT_BYTES = 7900        # PostgreSQL's notifications carry less than 8000
 _BUILD_LOCK = 0x70677262   # "pgrb": advisory locks of builds are (this, number of the watch)
+_FLOATS = (700, 701)       # float4, float8
 # STABLE functions of PostgreSQL's own whose result changes from one statement to the next.
 _MOVING = ("now", "transaction_timestamp", "statement_timestamp", "current_setting", "age",
            "current_database", "current_schema", "current_schemas", "inet_client_addr",
@@ -131,7 +132,21 @@ def _parts(plpy, text: str, alert: str | None = None) -> tuple[list[dict], dict]
     if len(set(made["oids"])) < len(tables):
         raise UnsupportedOperator("a join of a table with itself cannot be watched",
                                   hint="Complain about the query itself.")
+    _check_digits(plpy, made["shape"])
     return tables, made
+
+
+def _check_digits(plpy, shape: dict) -> None:
+    """0A000 where different numbers that group or meet would have one text: that of float8 and
+    float4 has as many digits as the setting extra_float_digits says, and all of them from 1 on."""
+    keys = [of["columns"][number] for of in (shape, *shape.get("sides", ()))
+            for number in of["keys"]]
+    digits = query(plpy, "SELECT pg_catalog.current_setting('extra_float_digits')::int AS n")
+    if digits[0]["n"] < 1 and any(key["type_oid"] in _FLOATS for key in keys):
+        raise UnsupportedOperator(
+            "columns of floating-point numbers that are shown with fewer digits than they have "
+            "cannot be watched", detail="extra_float_digits is less than 1.",
+            hint="SET extra_float_digits = 1, or group by their cast to numeric or text.")
 
 
 def asked(plpy, text: str) -> tuple[dict, dict]:

@@ -220,7 +220,7 @@ class JoinedState:
     # --- reading -------------------------------------------------------------------------------
 
     def standing(self, kept: dict) -> State:
-        """The cells of the output, as those of a watch of one table."""
+        """The cells of the output, as those of a watch of one table; to be read alone."""
         parts = [_Part(state, kept, side) for side, state in enumerate(self.sides)]
         first, second = _meeting(*parts)
         keys: dict[str, int] = {}
@@ -254,7 +254,7 @@ class JoinedState:
             total = sums[place]
             if key in self.shared.cells:
                 total = total + self.shared.cells[key][2]
-            made.cells[key] = texts[place], counts[place], total, np.zeros_like(total)
+            made.cells[key] = texts[place], counts[place], total
         return made
 
 
@@ -363,19 +363,19 @@ class _Shared:
         texts = _shown(self._kept, left.texts, right.texts)
         key = key_of(texts, self._kept)
         a, b = self._atoms.T
-        counts = (left.counts[a] * right.counts[b]).sum(axis=1)
-        sums = (left.sums[a] * right.sums[b]) @ spread
+        product = left.sums[a] * right.sums[b]
+        found = ((left.counts[a] * right.counts[b]).sum(axis=1), product @ spread,
+                 np.abs(product) @ spread[:, :2])
         known = self._found.get(key)
         if known is not None:
-            counts, sums = counts + known[1], sums + known[2]
-        self._found[key] = texts, counts, sums
+            found = tuple(some + more for some, more in zip(found, known[1], strict=True))
+        self._found[key] = texts, found
 
     def tally(self) -> Tally:
         """All of it."""
         found = list(self._found.values())
-        return Tally(list(self._found), [texts for texts, _, _ in found],
-                     np.array([counts for _, counts, _ in found]),
-                     np.array([sums for _, _, sums in found]))
+        return Tally(list(self._found), [texts for texts, _ in found],
+                     *(np.array([part[number] for _, part in found]) for number in range(3)))
 
 
 # --- products of sums ----------------------------------------------------------------------------

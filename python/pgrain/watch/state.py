@@ -9,7 +9,7 @@ avg, its total) the state holds
 all of which add up over rows. A cell of the output is an atom (count, sum) or the ratio of two
 (avg). Sums are kept as pairs (high, low) of float64 that together carry twice the digits (Knuth's
 two-sum), so that a million additions and subtractions leave nothing behind; where a count falls to
-zero the sums are set to zero, which is what they are. Where an outlier goes, what it was among is
+zero the sums are set to zero, which is what they are. Where outliers go, what they were among is
 summed anew (`State.add`).
 """
 
@@ -29,25 +29,28 @@ from pgrain.provenance.output import Output, OutputColumn
 from pgrain.watch.plan import reading
 
 _BLOCK_BYTES = 32 << 20
-# A sum so large that falls below so small a part of itself in one step: an outlier has gone.
-# What it leaves behind (the rounding of a float64, of a relaxed sum that of predictions in float32)
-# would show in the little that is left.
+# A sum so large of which so small a part is left, of what was added to it since it was computed,
+# whatever the signs: outliers have gone, at once or one after the other. What they leave behind
+# (the rounding of a float64, of a relaxed sum that of predictions in float32) would show.
 _LARGE, _LEFT = 2.0 ** 20, 2.0 ** -16
 
 
 @dataclass
 class Tally:
-    """What some rows add: keys (G,), texts (G,), counts (G, A) int64, sums (G, A, 2 + m)."""
+    """What some rows add: keys (G,), texts (G,), counts (G, A) int64, sums (G, A, 2 + m); sizes
+    (G, A, 2): value and relaxed value of the same without their signs."""
 
     keys: list[str]
     texts: list[list]
     counts: np.ndarray
     sums: np.ndarray
+    sizes: np.ndarray
 
 
 @dataclass
 class State:
-    """The state of one watch: key -> (texts, counts (A,), high (A, 2 + m), low (A, 2 + m))."""
+    """The state of one watch: key -> (texts, counts (A,), high (A, 2 + m), low (A, 2 + m),
+    sizes (2, A, 2): those of `Tally` that are left, and the most that they have been)."""
 
     cells: dict[str, tuple] = field(default_factory=dict)
 
@@ -58,24 +61,27 @@ class State:
         """
         for number, key in enumerate(tally.keys):
             counts, sums = sign * tally.counts[number], sign * tally.sums[number]
+            size = sign * tally.sizes[number]
             known = self.cells.get(key)
             if known is None:
-                self.cells[key] = (tally.texts[number], counts, sums, np.zeros_like(sums))
+                self.cells[key] = (tally.texts[number], counts, sums, np.zeros_like(sums),
+                                   np.stack([size, size]))
                 continue
-            texts, held, high, low = known
+            texts, held, high, low, (left, most) = known
             counts = held + counts
             total = high + sums                  # two-sum: total + error is high + sums exactly
             part = total - high
             error = (high - (total - part)) + (sums - part)
             low = low + error
-            before = np.abs(high[:, :2])
+            left = left + size
+            most = np.maximum(most, left)
             high, low = total + low, low - ((total + low) - total)
             nothing = counts == 0
-            high[nothing], low[nothing] = 0.0, 0.0
-            if before.max() > _LARGE and ((before > _LARGE) & ~nothing[:, None] & (
-                    np.abs(high[:, :2]) < _LEFT * before)).any():
+            for part in (high, low, left, most):
+                part[nothing] = 0.0
+            if most.max() > _LARGE and ((most > _LARGE) & (left < _LEFT * most)).any():
                 raise InvalidArgument("a number far larger than all others has gone")
-            self.cells[key] = (texts, counts, high, low)
+            self.cells[key] = (texts, counts, high, low, np.stack([left, most]))
         for key in set(tally.keys):
             if key != "[]" and not self.cells[key][1].any():   # "[]": there without any row
                 del self.cells[key]
@@ -115,17 +121,19 @@ class State:
 
 
 def pack(cell: tuple) -> tuple[str, bytes]:
-    """(texts as JSON, counts and sums as little-endian bytes) of one cell, for its table row."""
-    texts, counts, high, low = cell
-    return (json.dumps(texts), counts.astype("<i8").tobytes()
-            + high.astype("<f8").tobytes() + low.astype("<f8").tobytes())
+    """(texts as JSON, counts, sizes and sums as little-endian bytes) of one cell, for its table
+    row."""
+    texts, counts, high, low, sizes = cell
+    return (json.dumps(texts), counts.astype("<i8").tobytes() + b"".join(
+        part.astype("<f8").tobytes() for part in (sizes, high, low)))
 
 
 def unpack(texts: str, data, atoms: int) -> tuple:
     """The cell that `pack` packed."""
     counts = np.frombuffer(data, "<i8", atoms).astype(np.int64)
-    sums = np.frombuffer(data, "<f8", offset=8 * atoms).astype(np.float64)
-    return json.loads(texts), counts, *sums.reshape(2, atoms, -1)
+    numbers = np.frombuffer(data, "<f8", offset=8 * atoms).astype(np.float64)
+    sizes, sums = numbers[:4 * atoms], numbers[4 * atoms:]
+    return (json.loads(texts), counts, *sums.reshape(2, atoms, -1), sizes.reshape(2, atoms, 2))
 
 
 def atom_count(shape: dict) -> int:
@@ -163,6 +171,10 @@ def tally(annotated: Annotated, shape: dict, lineage: Lineage, predicted: np.nda
     group_number = np.array([number_of[key] for key in keys], np.int64)
     counts = np.zeros((len(texts), len(atoms)), np.int64)
     sums = np.zeros((len(texts), len(atoms), 2 + m))
+    # Without a sign they are the sums themselves.
+    signed = [bool((side.weights[weighted] < 0).any() or (per_entry < 0).any())
+              for _, weighted, per_entry, _ in atoms]
+    sizes = np.zeros((len(texts), len(atoms), 2))
     joint = np.zeros(len(lineage.entries), np.int64)
     for column in range(1, lineage.entries.shape[1]):
         joint = joint * (lineage.n_classes + 1) + lineage.entries[:, column]
@@ -191,7 +203,15 @@ def tally(annotated: Annotated, shape: dict, lineage: Lineage, predicted: np.nda
             add = per_entry[order][entries][:, None] * summed[weighted][where, which]
             np.add.at(sums[:, number], to, add)
             np.add.at(counts[:, number], to, here[where] * flags[order][entries])
-    return Tally(list(texts), list(texts.values()), counts, sums)
+            if signed[number]:
+                size = np.add.reduceat(made[..., :2] * np.abs(side.weights[weighted][rows])[
+                    :, None, None], bounds, axis=0)
+                np.add.at(sizes[:, number], to,
+                          np.abs(per_entry)[order][entries][:, None] * size[where, which])
+    for number, some in enumerate(signed):
+        if not some:
+            sizes[:, number] = sums[:, number, :2]
+    return Tally(list(texts), list(texts.values()), counts, sums, sizes)
 
 
 def key_of(texts: list, shape: dict) -> str:
@@ -273,7 +293,7 @@ class StandingCircuit:
         if not shape["grouped"] and not cells:
             atoms = atom_count(shape)
             nothing = np.zeros((atoms, 2 + m))
-            cells = [([None] * len(keys_), np.zeros(atoms, np.int64), nothing, nothing)]
+            cells = [([None] * len(keys_), np.zeros(atoms, np.int64), nothing)]
         cells.sort(key=lambda cell: [sortable(text) for text in cell[0]])
         self.texts = [cell[0] for cell in cells]
         shaped = (len(cells), atom_count(shape), 2 + m)

@@ -230,11 +230,15 @@ class Watches:
                     "VALUES (%s, %s, %s, %b) ON CONFLICT (watch, key) DO UPDATE "
                     "SET texts = excluded.texts, data = excluded.data",
                     [[number, key, *row] for key, row in there.items()])
-            connection.execute("UPDATE pgrain.watch_state SET generation = generation + 1, "
-                               "folded_at = clock_timestamp() WHERE watch = %s", [number])
+            # By the clock: a number that a crash has taken back must not come again for another
+            # state, for workers and sessions know states by it.
+            generation = connection.execute(
+                "UPDATE pgrain.watch_state SET folded_at = clock_timestamp(), generation = "
+                "greatest(generation + 1, floor(extract(epoch FROM clock_timestamp()) * 1e6)) "
+                "WHERE watch = %s RETURNING generation", [number]).fetchone()["generation"]
             self._alert(connection, number, row["alert"], row["alert_holds"], state, kept,
                         row["pairs"])
-        self._remember(number, row["generation"] + 1, state, kept)
+        self._remember(number, generation, state, kept)
         return None
 
     def _alert(self, connection, number: int, alert: str | None, held: bool | None,
