@@ -26,19 +26,18 @@ import resource
 import statistics
 import sys
 import time
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import faiss
 import numpy as np
+from index_vectors import PART, TOP, K, parts, queries, recall
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "python"))
 from pgrain.influence.blocks import ProjectionBlocks  # noqa: E402
 from pgrain.influence.top_k import least_k  # noqa: E402
 
-K, TOP, MORE = 20, 100, 4
-PART = 10_000_000         # vectors made at a time: 800 MB
+MORE = 4
 HNSW_ROWS = 100_000       # it takes a fraction of a millisecond a row and core to build
 FLAT_ROWS = 10_000_000    # beyond that a second array of exact vectors is too much memory
 LISTS = 1024              # at most: adding n vectors takes n x lists x K multiplications
@@ -69,22 +68,6 @@ without a third of the suspects. At 10⁸ (`--index-alone`) exact scoring takes 
 time and 1.1 s at best, an IVF of 1,024 lists a sixtieth of that for a twentieth of the right
 hundred, and little more than half of it for a half of them. It pays for nobody who wants the rows.
 """
-
-
-def parts(n: int, uneven: bool) -> Iterator[np.ndarray]:
-    """(at most PART, K) float32 each, n in all; the same each time."""
-    for number, first in enumerate(range(0, n, PART)):
-        rng = np.random.default_rng([n, number])
-        made = rng.standard_normal((min(PART, n - first), K), dtype=np.float32)
-        if uneven:
-            made *= (0.9 ** np.arange(K, dtype=np.float32))
-            made *= np.exp(2 * rng.standard_normal((len(made), 1), dtype=np.float32))
-        yield made
-        del made        # or two parts would be there while the next one is made
-
-
-def queries(n: int, count: int) -> np.ndarray:
-    return np.random.default_rng(n + 1).standard_normal((count, K), dtype=np.float32)
 
 
 class Exact:
@@ -158,12 +141,6 @@ def timed(search, asked: np.ndarray) -> tuple[list[float], list[float], list[np.
         wall.append(1e3 * (time.perf_counter() - began))
         used.append(1e3 * (time.process_time() - before))
     return wall, used, found
-
-
-def recall(found: list[np.ndarray], exact: list[np.ndarray]) -> float:
-    """The share of the exact top 100 that was found, over all queries."""
-    return float(np.mean([np.isin(one, other).mean()
-                          for one, other in zip(exact, found, strict=True)]))
 
 
 def study(n: int, uneven: bool, count: int, smaller_too: bool = True) -> list[list]:
