@@ -35,12 +35,11 @@ def jobs(scale):
     if scale.name != "quick":
         found += [scale.flips("fashion", "logistic_regression", rate) for rate in rates]
         found += noise(scale, "mnist", "logistic_regression", systematic, rates)
-        found += noise(scale, "fashion", "logistic_regression", *(
-            (systematic, rates) if scale.name == "full" else (FEW, FEW[:1])))
-    if scale.name == "full":
+        few = (systematic, rates) if scale.name == "full" else (FEW, FEW[:1])
+        found += noise(scale, "fashion", "logistic_regression", *few)
         found += [scale.flips("fashion", "cnn", rate) for rate in rates]
         for data in ("mnist", "fashion"):
-            found += noise(scale, data, "cnn", systematic, rates)
+            found += noise(scale, data, "cnn", *few)
     for architecture in scale.wide_resnets:
         found += [scale.flips(scale.colour, architecture, rate) for rate in rates]
         found += noise(scale, scale.colour, architecture, (), rates)

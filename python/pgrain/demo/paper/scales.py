@@ -52,7 +52,7 @@ class Scale:
         """Table 2's flips on pictures, with all that any figure asks of them: one model serves
         several figures."""
         queries = ("Q1", "Q3", UNRELATED) if data == "fashion" else ("Q1", "Q3")
-        swept = (self.name == "full" or (seed == 0 and architecture == "mlp")
+        swept = (self.name == "full" or (seed == 0 and architecture in ("mlp", "cnn"))
                  or (self.name == "small" and architecture == "logistic_regression"))
         return self.setting(data, architecture, "flip", rate=rate, seed=seed, queries=queries,
                             swept=sweep() if swept else (), cg=self.cg)
