@@ -23,7 +23,8 @@ DATABASE = "bench"
 
 @dataclass
 class Entry:
-    """One figure. floor: the least it could take, in the same unit; floor_is: what that is."""
+    """One figure. floor: the least it could take, in the same unit; floor_is: what that is, or,
+    where there is none, why ("none: ...")."""
 
     section: str
     what: str
@@ -63,8 +64,10 @@ class Bench:
     skipped: list[str] = field(default_factory=list)
     facts: dict = field(default_factory=dict)
 
-    def add(self, section: str, what: str, value: float, unit: str = "ms", **given) -> Entry:
-        entry = Entry(section, what, value, unit, **given)
+    def add(self, section: str, what: str, value: float, unit: str = "ms", *, floor_is: str,
+            **given) -> Entry:
+        """Every figure says its floor, or why it has none."""
+        entry = Entry(section, what, value, unit, floor_is=floor_is, **given)
         self.entries.append(entry)
         distance = f", {entry.distance:.1f} x the floor" if entry.distance else ""
         say(f"  {what}: {value:,.4g} {unit}{distance}")

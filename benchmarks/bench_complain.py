@@ -8,10 +8,11 @@ import re
 import bench_latency
 import scoring
 from bench_common import Bench
+from bench_floors import computing, forward, precomputing, reading, shop_model, training
 
 from pgrain.demo import shop
 from pgrain.demo.shop import report
-from pgrain.demo.timing import median, memory_bandwidth, say, times
+from pgrain.demo.timing import median, say, times
 
 SIZES = ("SELECT model, n_parameters FROM pgrain.models "
          f"WHERE model <> '{bench_latency.MODEL}' ORDER BY 2")
@@ -22,7 +23,6 @@ def complain(bench: Bench, query: str, *given, **options) -> list[tuple]:
 
 
 def measure(bench: Bench) -> None:
-    bench.facts["bandwidth"] = memory_bandwidth()
     bench_latency.measure(bench)
     _against_rain(bench)
     _scaling(bench)
@@ -37,7 +37,7 @@ def _floor(bench: Bench, k: int = 20, classes: int = 1, table: str = "sellerdata
         plain = re.sub(r"pgrain.predict\('\w+', image\)", "'dress'", report(bench.main, table))
         bench.facts[known] = min(times(lambda: bench.run(plain), max(5, bench.repeat // 3)))
     size = 4 * k * classes * bench.rows
-    return {"floor": 1000 * size / bench.facts["bandwidth"] + bench.facts[known],
+    return {"floor": reading(bench, size) + bench.facts[known],
             "floor_is": f"{size / 1e6:.1f} MB of projections, read once, and "
                         f"{bench.facts[known]:.1f} ms for the query on a constant in place of "
                         "predictions"}
@@ -55,12 +55,11 @@ def _against_rain(bench: Bench) -> None:
         bench.add(section, f"{name}: Rain++, not attached, remembered since the first call", live,
                   **_floor(bench, table="unseen"))
         slow = median(lambda m=name: complain(bench, report(m), method="rain", k=4), few)
-        flops = 12 * parameters * min(bench.rows, 10_000) * 4
+        products = 2 * forward(shop_model(*shop.SIZES[name])) * min(bench.rows, 10_000) * 4
+        floor = computing(bench, products, "ms")
         bench.add(section, f"{name}: Rain, 4 iterations", slow,
                   note=f"{slow / fast:.0f} x Rain++ attached, {slow / live:.0f} x remembered",
-                  floor=1000 * flops / bench.facts["multiply"],
-                  floor_is=f"{flops / 1e9:.0f} G operations of 4 Hessian products at "
-                           f"{bench.facts['multiply'] / 1e9:.0f} G/s")
+                  floor=floor["floor"], floor_is=f"{floor['floor_is']} (4 Hessian products)")
         bench.facts[f"rain {name}"] = slow
 
 
@@ -96,7 +95,7 @@ def _scores(bench: Bench) -> None:
     """What `complain` does with stored projections, beside what else does it, all in turn."""
     section = "The scoring path in process (exact top 100, k = 20)"
     say(section)
-    bandwidth, faiss_python = bench.facts["bandwidth"], scoring.environment()
+    faiss_python = scoring.environment()
     for what, found, size in [
             *((f"delete, {n:,}", scoring.deletions(n, bench.repeat if n < 10**6 else 5,
                                                   faiss_python), 4 * 20 * n)
@@ -104,8 +103,8 @@ def _scores(bench: Bench) -> None:
             ("relabel, 60,000 × 9", scoring.relabellings(60_000, bench.repeat),
              4 * 20 * 10 * 60_000)]:
         for name, (middle, least, cpu) in found.items():
-            bench.add(section, f"{what}: {name}", middle, low=least, floor=1000 * size / bandwidth,
-                      floor_is=f"{size / 1e6:,.0f} MB, read once by one core",
+            bench.add(section, f"{what}: {name}", middle, low=least,
+                      floor=reading(bench, size), floor_is=f"{size / 1e6:,.0f} MB, read once",
                       note=f"processor {cpu:.2f} ms at least"
                            + ("; budget 8 (stretch: reading it once)"
                               if (what, name) == ("delete, 600,000", scoring.OURS) else ""))
@@ -118,13 +117,16 @@ def _precompute(bench: Bench) -> None:
     say(section)
     for name, parameters in bench.run(SIZES):
         took = bench.facts[f"precompute {name}"]
-        flops = parameters * (12 * 80 * min(bench.rows, 10_000) + 2 * 31 * bench.rows)
+        a_row = forward(shop_model(*shop.SIZES[name]))
+        *steps, products = precomputing(bench, name, a_row, 30, bench.rows, min(bench.rows, 10_000))
+        floor = computing(bench, sum(steps))
         rain = bench.facts[f"rain {name}"] / 1000
         bench.add(section, f"precompute {name}, {parameters:,} parameters, 30 pairs", took, "s",
-                  floor=flops / bench.facts["multiply"],
-                  floor_is=f"{flops / 1e9:,.0f} G operations (80 Hessian products, projections) "
-                           f"at {bench.facts['multiply'] / 1e9:.0f} G/s",
+                  floor=floor["floor"],
+                  floor_is=f"{floor['floor_is']} ({products} Hessian products, projections)",
                   note=f"{took / rain:.1f} complaints of Rain with 4 iterations, through SQL")
-        bench.add(section, f"train {name}", bench.facts[f"train {name}"], "s")
+        bench.add(section, f"train {name}", bench.facts[f"train {name}"], "s",
+                  **training(bench, name, a_row))
         bench.add(section, f"attach {bench.queried:,} rows to {name}",
-                  bench.facts[f"attach {name}"], "s")
+                  bench.facts[f"attach {name}"], "s",
+                  **computing(bench, 31 * a_row * bench.queried))

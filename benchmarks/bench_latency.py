@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import json
+import os
 import re
 import statistics
 import subprocess
@@ -21,6 +22,7 @@ from pathlib import Path
 import numpy as np
 import psycopg
 from bench_common import Bench
+from bench_floors import ITSELF, reading
 
 from pgrain.demo import shop
 from pgrain.demo.corruptions import bright
@@ -29,6 +31,7 @@ from pgrain.demo.timing import median, say, times
 from pgrain.influence.scores import deletion_changes, top_k
 
 MODEL, TRAIN, K, TOP = "budget", 60_000, 20, 100
+OF_READ = f"{4 * TRAIN * K / 1e6:.1f} MB of projections, read once"
 BUDGETS = {"watch": (3, 1), "ad hoc": (25, 8), "join": (30, 10), "first": (100, 30)}
 STEPS = ("looked up", "capture", "verify", "WHERE", "worker", "rest")
 ASK = f"SELECT * FROM pgrain.complain(%s, %s, top_k => {TOP}, options => '{{\"k\": {K}}}')"
@@ -189,22 +192,21 @@ def measure(bench: Bench) -> None:
     _by_step(bench, floors)
     _capture(bench)
     _unattached(bench)
-    _first(bench)
-    _clients(bench)
+    _first(bench, floors)
+    _clients(bench, floors)
 
 
 def _floors(bench: Bench) -> dict[str, tuple[float, str]]:
     """The least: what is read from memory, and the same query on a stored column."""
-    read = 1e3 * 4 * TRAIN * K / bench.facts["bandwidth"]
-    of_read = f"{4 * TRAIN * K / 1e6:.1f} MB of projections, read once"
+    read = reading(bench, 4 * TRAIN * K)
     plain = {"ad hoc": re.sub(r"pgrain.predict\('\w+', image\)", "'dress'", report("sellerdata")),
              "join": "SELECT sum(l.n * r.n) FROM (SELECT clothingtype, count(*) n FROM left_side "
                      "GROUP BY 1) AS l JOIN (SELECT clothingtype, count(*) n FROM right_side "
                      "GROUP BY 1) AS r USING (clothingtype)"}
-    floors = {"watch": (read, of_read)}
+    floors = {"watch": (read, OF_READ)}
     for name, query in plain.items():
         took = min(times(lambda q=query: bench.run(q), bench.repeat))
-        floors[name] = (read + took, f"{of_read}, and {took:.1f} ms for the query on a stored "
+        floors[name] = (read + took, f"{OF_READ}, and {took:.1f} ms for the query on a stored "
                                      "column instead of predictions"
                                      + (", joined by counts" if name == "join" else ""))
     return floors
@@ -217,12 +219,14 @@ def _by_step(bench: Bench, floors: dict) -> None:
     with bench.cluster.connect(bench.connection.info.dbname) as session:
         session.execute("SET client_min_messages = error")
         bench.add(section, "a round trip to the server (SELECT 1)",
-                  median(lambda: session.execute("SELECT 1").fetchall(), bench.repeat))
+                  median(lambda: session.execute("SELECT 1").fetchall(), bench.repeat),
+                  floor_is=ITSELF)
         surface = median(lambda: session.execute(
             "SELECT * FROM public.bench_empty(%s, %s)", ["bench_watch", "x"]).fetchall(),
             bench.repeat)
         bench.add(section, f"a PL/Python function that returns {TOP} made-up rows like complain's",
-                  surface, note="nothing is asked of anybody: what is left to SQL and client")
+                  surface, floor_is=ITSELF,
+                  note="nothing is asked of anybody: what is left to SQL and client")
         A = np.random.default_rng(0).normal(size=(TRAIN, K)).astype(np.float32)
         w, c = np.ones(K), np.ones(K)
         bench.add(section, f"scores of {TRAIN:,} deletions and the top {TOP} (numpy, in process)",
@@ -231,8 +235,8 @@ def _by_step(bench: Bench, floors: dict) -> None:
         committed = lambda: bench.run("UPDATE bench_elsewhere SET n = n + 1")  # noqa: E731
         changed = lambda: bench.run(  # noqa: E731
             "UPDATE changing SET hour = (hour + 1) %% 24 WHERE id = %s", [next(ids)])
-        read, of_read = floors["watch"]
-        floors["watch"] = read + surface, f"{of_read}, and {surface:.2f} ms for made-up rows"
+        floors["watch"] = (floors["watch"][0] + surface,
+                           f"{OF_READ}, and {surface:.2f} ms for made-up rows")
         for name, what, query, complaint, before in [
                 ("watch", "watch, with WHERE", "bench_watch",
                  "flagged too high WHERE hour = 13", None),
@@ -308,7 +312,7 @@ def _unattached(bench: Bench) -> None:
                       "the same of attached values, in this section")
 
 
-def _first(bench: Bench) -> None:
+def _first(bench: Bench, floors: dict) -> None:
     section = "The first complaint of a shape"
     say(section)
     numbers = itertools.count(-1_000_000)
@@ -328,6 +332,7 @@ def _first(bench: Bench) -> None:
             session.execute(ASK, [query, "flagged too high WHERE hour = 13"]).fetchall()
             alone.append(1e3 * (middle - began))
             asked.append(1e3 * (time.perf_counter() - middle))
+        plan = min(times(lambda: session.execute("EXPLAIN " + shape()).fetchall(), bench.repeat))
         with wrapped(session):
             for _ in range(5):
                 session.execute("SELECT public.bench_spent()").fetchone()
@@ -340,6 +345,9 @@ def _first(bench: Bench) -> None:
         extra = [a - b for a, b in zip(asked, alone, strict=True)]
         bench.add(section, "besides running the query, session and worker warm",
                   statistics.median(extra), low=min(extra), high=max(extra),
+                  floor=floors["watch"][0] + plan,
+                  floor_is=f"{floors['watch'][1]}, and {plan:.2g} ms to plan a query of a new "
+                           "shape (EXPLAIN)",
                   note=f"budget {budget} (stretch {stretch}); all of it "
                        f"{statistics.median(asked):.1f}, the query alone "
                        f"{statistics.median(alone):.1f}; of all {of}")
@@ -365,9 +373,15 @@ def _anew(bench: Bench, statement: str, arguments: Callable[[], tuple]) -> list[
     return found
 
 
-def _clients(bench: Bench) -> None:
+def _clients(bench: Bench, floors: dict) -> None:
     section = "complain, several clients (pgbench)"
     say(section)
+    cores = os.cpu_count()
+    # pgbench counts the rows in the server: a client that reads them is not in the floor.
+    counted = min(times(lambda: bench.run("SELECT count(*) FROM public.bench_empty('a', 'b')"),
+                        bench.repeat))
+    floors = {**floors, "watch": (reading(bench, 4 * TRAIN * K) + counted,
+                                  f"{OF_READ}, and {counted:.2g} ms to count made-up rows")}
     for name, query, complaint in [("watch", "bench_watch", "flagged too high WHERE hour = 13"),
                                    ("ad hoc", report("sellerdata"),
                                     "flagged too high WHERE hour = 13"),
@@ -382,9 +396,13 @@ def _clients(bench: Bench) -> None:
                 continue
             rate = len(found) / bench.seconds
             alone = alone or rate
+            one, is_ = floors[name]
+            turns = max(1, clients / cores)
+            if turns > 1:
+                is_ = f"one client's, {one:.2g}, by {clients} clients over {cores} cores"
             bench.add(section, f"{name}, {clients} client{'s' * (clients > 1)}",
                       statistics.median(found), low=found[0],
-                      high=found[int(0.99 * (len(found) - 1))],
+                      high=found[int(0.99 * (len(found) - 1))], floor=one * turns, floor_is=is_,
                       note=f"{rate:.1f} a second, {rate / alone:.2g} x one client's; the range "
                            "is to the 99th percentile")
 

@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from bench_common import Bench
+from bench_floors import computing, forward
 
 from pgrain.demo.datasets import fashion_mnist
 from pgrain.demo.timing import say
@@ -39,11 +40,13 @@ def measure(bench: Bench) -> None:
         ways = _ways(model, at_a_time)
         found = {way: _timed(work, given) for way, work in ways.items()}
         _same(found)
-        forward = found["J, forward, one tangent at a time"]
+        one = found["J, forward, one tangent at a time"]
+        least = _least(model)
         for way, (seconds, processor, memory, _) in found.items():
             bench.add(section, f"{way}: a 1,000 rows", 1000 * seconds / rows, "s",
+                      **computing(bench, 1000 * least[way]),
                       note=f"processor {1000 * processor / rows:.2f} s; {memory / 1e6:,.0f} MB of "
-                           f"intermediates for {rows} rows; {processor / forward[1]:.1f} x forward "
+                           f"intermediates for {rows} rows; {processor / one[1]:.1f} x forward "
                            "in processor time")
 
 
@@ -83,6 +86,16 @@ def _ways(model, at_a_time: int) -> dict[str, Callable]:
             f"J, forward, {K} tangents together (vmap)": forward(K),
             "J_z alone, reverse: a gradient a row": by_rows(jax.grad(loss)),
             "J_x, reverse: a gradient a row and class": by_rows(jax.jacrev(logits))}
+
+
+def _least(model) -> dict[str, float]:
+    """Operations of a row, each way: the pass and a pass a tangent; or the pass, as much again for
+    each gradient, and its products with all tangents."""
+    a_row = forward(model)
+    gradient = a_row + 2 * model.n_parameters * K
+    both = (1 + K) * a_row
+    return dict(zip(_ways(model, 1), (both, both, a_row + gradient,
+                                      a_row + model.n_classes * gradient), strict=True))
 
 
 def _timed(work: Callable, given: tuple, repeat: int = 2) -> tuple:

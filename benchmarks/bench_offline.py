@@ -15,10 +15,11 @@ from collections import Counter
 from pathlib import Path
 
 from bench_common import Bench
+from bench_floors import computing, forward, precomputing, reading, shop_model, training
 from bench_memory import memory
 
 from pgrain.demo import shop
-from pgrain.demo.timing import multiply_rate, say
+from pgrain.demo.timing import say
 
 CASES = {
     "logistic_regression": ("logistic_regression", {}, 60_000, {"sample": 60_000}, 30),
@@ -34,7 +35,7 @@ BUDGET_RAIN, STRETCH_RAIN = 15, 5
 
 def measure(bench: Bench) -> None:
     """Every case in a table of its own size; largest first, so that tables only shrink."""
-    bench.facts.setdefault("multiply", multiply_rate())
+    computing(bench, 0)         # measured before anything is
     loaded = None
     for name, (architecture, options, rows, given, budget) in CASES.items():
         rows = min(rows, bench.offline_rows)
@@ -56,8 +57,9 @@ def _case(bench: Bench, name: str, architecture: str, options: dict, rows: int, 
               [name, architecture, json.dumps({"shape": [28, 28, 1], **options})])
     wall, processor = _step(bench, f"CALL pgrain.train('{name}')")[:2]
     parameters = bench.run("SELECT n_parameters FROM pgrain.models WHERE model = %s", [name])[0][0]
+    a_row = forward(shop_model(architecture, options))
     bench.add(section, f"train, {rows:,} rows, {parameters:,} parameters", wall, "s",
-              note=f"processor {processor:.1f} s")
+              **training(bench, name, a_row), note=f"processor {processor:.1f} s")
     # A worker that has done nothing yet: what it compiles counts, as it does for a user.
     bench.worker.stop()
     bench.worker.start()
@@ -65,24 +67,31 @@ def _case(bench: Bench, name: str, architecture: str, options: dict, rows: int, 
     wall, processor, phases = _step(
         bench, f"CALL pgrain.precompute('{name}', '{json.dumps(given)}')")
     sample, pairs = min(given["sample"], rows), given.get("pairs", 30)
-    products = bench.run("SELECT options ->> 'products' FROM pgrain.spectrum WHERE version = "
-                         "(SELECT active_version FROM pgrain.model WHERE model = %s)", [name])
-    products = int(products[-1][0])
-    flops = parameters * (12 * products * sample + 2 * (pairs + 1) * rows)
+    *work, products = precomputing(bench, name, a_row, pairs, rows, sample)
+    steps = dict(zip(("spectrum", "project training rows"),
+                     (computing(bench, operations) for operations in work), strict=True))
+    floor = computing(bench, sum(work))
     bench.add(section, f"precompute, {pairs} pairs, {rows:,} rows, {sample:,} of them in the "
-              "Hessian", wall, "s", floor=flops / bench.facts["multiply"],
-              floor_is=f"{flops / 1e9:,.0f} G operations of a dense net ({products} Hessian "
-                       f"products, projections) at {bench.facts['multiply'] / 1e9:.0f} G/s",
+              "Hessian", wall, "s", floor=floor["floor"],
+              floor_is=f"{floor['floor_is']} ({products} Hessian products, projections)",
               note=f"processor {processor:.1f} s" + (
                   f"; budget {budget} at 60,000 rows" if budget else ""))
+    encoded = rows * 28 * 28
+    steps["read"] = {"floor": reading(bench, encoded) / 1000,
+                     "floor_is": f"{encoded / 1e6:.1f} MB of encoded rows, read once"}
     phases["reading, compiling, storing: no phase reported"] = max(wall - phases.total(), 0.0)
     for phase, seconds in phases.most_common():
-        bench.add(section, f"of it: {phase}", seconds, "s", note=f"{seconds / wall:.0%}")
+        bench.add(section, f"of it: {phase}", seconds, "s", note=f"{seconds / wall:.0%}",
+                  **steps.get(phase, {"floor_is": "none of its own: it computes nothing that the "
+                                                  "whole's floor counts"}))
     peak = memory(bench.worker.pid, "VmHWM")
-    encoded = round(rows * 28 * 28 / 1e6, 1)
+    arrays = (encoded + 4 * pairs * parameters + 4 * 10 * (pairs + 1) * rows) / 1e6
     bench.add(section, "the worker's peak memory in it", peak, "MB",
-              note=f"{before:.0f} before the job; the encoded rows are {encoded}; the inter"
-                   "mediates of a pass are bounded by 537, Lanczos by 2,147")
+              floor=before + arrays,
+              floor_is=f"{before:.0f} before the job, and {arrays:.1f} of encoded rows, "
+                       "eigenvectors and projections",
+              note=f"{before:.0f} before the job; the encoded rows are {encoded / 1e6:.1f}; the "
+                   "intermediates of a pass are bounded by 537, Lanczos by 2,147")
     bench.run(f"CALL pgrain.attach('{name}', 'sellerdata')")
     query = shop.report(name)
     asked = []
@@ -93,8 +102,11 @@ def _case(bench: Bench, name: str, architecture: str, options: dict, rows: int, 
         asked.append((_processor(bench.worker.pid) - used, time.perf_counter() - began))
     rain_processor, rain = min(asked)
     bench.add(section, f"one complaint of Rain, {STEPS} steps of conjugate gradient", rain, "s",
+              **computing(bench, 2 * a_row * STEPS * sample),
               note=f"processor {rain_processor:.1f} s")
     bench.add(section, "precompute, in complaints of Rain", wall / rain, "",
+              floor=sum(work) / (2 * a_row * STEPS * sample),
+              floor_is="the same ratio of their operations",
               note=f"by processor time {processor / max(rain_processor, 0.01):.1f}; budget "
                    f"{BUDGET_RAIN} (stretch {STRETCH_RAIN})")
 

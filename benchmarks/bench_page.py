@@ -13,8 +13,12 @@ start {load}.{note} {rows:,} training rows of Fashion-MNIST (the brightest trous
 {queried:,} rows in the inference table. Medians of {repeat} calls unless a line says otherwise; the
 range is from the least to the greatest. A floor is the least that the hardware measured here would
 allow; distance is how many times the floor (for rates: which part of it); where the hardware sets
-none, it is the least that the same answer takes without us, and says what that is. The same numbers
-with the commit are in `benchmarks/results/`; `before` is what they were in the run before{of}.
+none, it is the least that the same answer takes without us, and says what that is; a figure without
+a floor says why. Bytes are read at the rate at which this machine reads an array of that size again
+and again, by all cores or by one, whichever is faster; operations are the multiplications and
+additions of products of matrices and convolutions alone, at the rate of a large product: a forward
+pass a tangent, two a product with the Hessian (forward and back). The same numbers with the commit
+are in `benchmarks/results/`; `before` is what they were in the run before{of}.
 """
 
 TAIL = """## Elsewhere
@@ -51,7 +55,7 @@ def render(result: dict, earlier: dict | None, plots: dict[str, list[tuple[str, 
             distance = f"{e['value'] / e['floor']:.2g} ×" if e["floor"] else ""
             spread = ("" if e["low"] is None else f"from {number(e['low'])}" if e["high"] is None
                   else f"{number(e['low'])}-{number(e['high'])}")
-            floor = f"{number(e['floor'])}: {e['floor_is']}" if e["floor"] else ""
+            floor = f"{number(e['floor'])}: {e['floor_is']}" if e["floor"] else e["floor_is"]
             before = old.get((section, e["what"]))
             lines.append(f"| {e['what']} | {number(e['value'])} {e['unit']} | {spread} | {floor} | "
                          f"{distance} | {e['note']} |"

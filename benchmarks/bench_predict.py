@@ -15,6 +15,14 @@ import numpy as np
 import psycopg
 from bench_common import Bench
 from bench_complain import complain
+from bench_floors import (
+    ITSELF,
+    PYTHON_IS,
+    mapped,
+    python_alone,
+    reading,
+    stored,
+)
 from bench_memory import memory, of_session
 
 from pgrain.demo.shop import SIZES, report
@@ -61,7 +69,11 @@ def _rates(bench: Bench) -> None:
                   **given)
 
     for what, rate in rates.items():
-        add(what, statistics.median(rate), low=min(rate), high=max(rate))
+        given = {"low": min(rate), "high": max(rate)}
+        if what == "an empty PL/Python function on the same rows":
+            bench.add(section, what, empty, "rows/s", floor_is=ITSELF, **given)
+        else:
+            add(what, statistics.median(rate), **given)
     met_once = f"SELECT count(pgrain.predict('{bench.main}', image)) FROM sellerdata"
     firsts, scans, empties = [], [], []
     for _ in range(5):
@@ -186,14 +198,15 @@ def _sessions(bench: Bench, n: int = 100) -> None:
         python, _ = sessions(3, "SELECT empty('x')")
         first, shared = sessions(n, scan + " WHERE id = 1")
         whole, _ = sessions(3, scan)
-    bench.add(section, "a session with PL/Python alone, private", python, "MB")
+    bench.add(section, "a session with PL/Python alone, private", python, "MB", floor_is=ITSELF)
     bench.add(section, f"each of {n} sessions after its first prediction, private", first, "MB",
               floor=python, floor_is="PL/Python alone")
     bench.add(section, f"a session that has predicted all {bench.queried:,} rows, private", whole,
               "MB", floor=python, floor_is="PL/Python alone",
               note=f"remembered values are bounded: {REMEMBERED_BYTES.default >> 20} MB a model")
     bench.add(section, "the map of stored predictions that they share, once a machine", shared,
-              "MB", note=f"{1e6 * shared / bench.queried:.0f} bytes an inference value")
+              "MB", **mapped(bench.queried, 10),
+              note=f"{1e6 * shared / bench.queried:.0f} bytes an inference value")
 
 
 def _memory(bench: Bench) -> None:
@@ -204,24 +217,42 @@ def _memory(bench: Bench) -> None:
         "SELECT c.relname, pg_total_relation_size(c.oid) FROM pg_class c WHERE c.relnamespace ="
         " 'pgrain'::regnamespace AND c.relkind = 'r'"))
     models = bench.run("SELECT count(*) FROM pgrain.models")[0][0]
+    kept = stored(bench)
     for table, bytes_ in sorted(sizes.items(), key=lambda pair: -pair[1])[:4]:
-        bench.add(section, f"pgrain.{table}, of {models} models", bytes_ / 1e6, "MB")
+        bench.add(section, f"pgrain.{table}, of {models} models", bytes_ / 1e6, "MB",
+                  floor=kept.get(table, 0) / 1e6 or None,
+                  floor_is="the arrays in it, without what PostgreSQL adds" if kept.get(table)
+                  else "none: no arrays of a version")
     chunks = {name: size for name, size in sizes.items() if "chunk" in name}
-    stored = FLOATS_A_ROW * bench.rows * models
     bench.add(section, "stored in all chunks, a training row and model",
               sum(chunks.values()) / bench.rows / models, "bytes",
-              floor=stored / bench.rows / models,
+              floor=FLOATS_A_ROW,
               floor_is="J and p - e_y of 30 pairs, 10 classes, float32",
               note="attached rows and versions included, so more than a training row alone")
-    bench.add(section, "the worker's resident memory", memory(bench.worker.pid, "VmRSS"), "MB")
+    python_s, python_mb = python_alone(bench)
+    arrays = sum(kept.values()) / 1e6
+    bench.add(section, "the worker's resident memory", memory(bench.worker.pid, "VmRSS"), "MB",
+              floor=python_mb + arrays,
+              floor_is=f"{python_mb:.0f} MB of {PYTHON_IS}, and the arrays of all models")
     bench.worker.stop()
     began = time.perf_counter()
     bench.worker.start()
     up = time.perf_counter() - began
     complain(bench, report(bench.main))
-    bench.add(section, "restart of the worker until it answers", up, "s")
+    answered = time.perf_counter() - began
+    bench.add(section, "restart of the worker until it answers", up, "s", floor=python_s,
+              floor_is=PYTHON_IS)
     bench.add(section, "restart until the first complaint is answered",
-              time.perf_counter() - began, "s", note=json.dumps({"training rows": bench.rows}))
+              answered, "s", note=json.dumps({"training rows": bench.rows}), **_answering(bench))
+
+
+def _answering(bench: Bench) -> dict:
+    """The floor of a complaint to a worker that has just begun."""
+    python, _ = python_alone(bench)
+    size = int(bench.run("SELECT spectrum_bytes FROM pgrain.sizes WHERE model = %s",
+                         [bench.main])[0][0])
+    return {"floor": python + reading(bench, size) / 1000,
+            "floor_is": f"{PYTHON_IS}, and reading the model's {size / 1e6:.0f} MB once"}
 
 
 FLOATS_A_ROW = 4 * (10 * 30 + 10)
