@@ -33,12 +33,13 @@ SELECT model, version, trained_at, precomputed_at, edits_since_training, changed
        CASE WHEN problem IS NOT NULL THEN format(statement, model, relation) END AS hint
 FROM (
     SELECT m.model, m.active_version AS version, v.created_at AS trained_at,
-           s.created_at AS precomputed_at, e.n AS edits_since_training, s.changed_rows,
+           s.created_at AS precomputed_at, greatest(e.n, e.gone) AS edits_since_training, s.changed_rows,
            a.n AS not_attached, a.relation,
            CASE WHEN c.oid IS NULL THEN 'its training table is gone'
                 WHEN g.name IS NOT NULL THEN format('its training table has no column "%s" any more', g.name)
                 WHEN m.active_version IS NULL THEN 'not trained'
                 WHEN e.n > 0 THEN 'edits since it was trained'
+                WHEN e.gone > 0 THEN 'edits taken back since it was trained'
                 WHEN s.spectrum IS NULL THEN 'no spectrum of the active version'
                 WHEN s.changed_rows > 0 THEN 'training rows have changed since it was trained'
                 WHEN a.n > 0 THEN 'an attached relation has no stored predictions' END AS problem,
@@ -46,7 +47,7 @@ FROM (
                 WHEN g.name = m.key THEN 'SELECT pgrain.alter_model(%1$L, key => ''its_name_now'')'
                 WHEN g.name = m.label THEN 'SELECT pgrain.alter_model(%1$L, label => ''its_name_now'')'
                 WHEN g.name IS NOT NULL THEN 'SELECT pgrain.alter_model(%1$L, features => ''{all_their_names_now}'')'
-                WHEN m.active_version IS NULL OR e.n > 0 THEN 'CALL pgrain.train(%1$L)'
+                WHEN m.active_version IS NULL OR e.n > 0 OR e.gone > 0 THEN 'CALL pgrain.train(%1$L)'
                 WHEN s.spectrum IS NULL THEN 'CALL pgrain.precompute(%1$L)'
                 WHEN s.changed_rows > 0 THEN 'CALL pgrain.train(%1$L)'
                 ELSE 'CALL pgrain.attach(%1$L, %2$L)' END AS statement
@@ -54,8 +55,15 @@ FROM (
     LEFT JOIN pg_class c ON c.oid = m.training_table
     LEFT JOIN pgrain.model_version v ON v.version = m.active_version
     LEFT JOIN pgrain.spectrum s ON s.spectrum = v.active_spectrum
-    CROSS JOIN LATERAL (SELECT count(*) AS n FROM pgrain.training_edit e
-                        WHERE e.model = m.model AND e.applied_at > v.created_at) AS e
+    -- What came since, and how many of those that the version was trained with are there no more (or
+    -- not as they were); one that replaces another is both. Versions of 0.1.0 do not know the latter.
+    CROSS JOIN LATERAL (
+        SELECT count(*) FILTER (WHERE NOT known) AS n,
+               coalesce(abs((v.metrics ->> 'edits')::bigint - count(*) FILTER (WHERE known)), 0) AS gone
+        FROM (SELECT CASE WHEN v.metrics ->> 'edits' IS NULL THEN e.applied_at <= v.created_at
+                     ELSE coalesce(e.applied_at <= (v.metrics ->> 'edits_until')::timestamptz, false)
+                     END AS known
+              FROM pgrain.training_edit e WHERE e.model = m.model AND v.version IS NOT NULL) AS e) AS e
     CROSS JOIN LATERAL (
         SELECT count(*) AS n, min(a.relation::text) AS relation FROM pgrain.attachment a
         JOIN pg_class r ON r.oid = a.relation

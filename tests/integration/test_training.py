@@ -72,3 +72,47 @@ def test_hardly_any_alpha_on_separable_rows(shapes):
                        "FROM parted t WHERE pgrain.predict('parted', t) = 'true' $$, 'n <= 45', "
                        "'relabel')")
     assert rows and rows[-1][0] < 50
+
+
+def test_edits_taken_back_make_a_version_stale(shapes):
+    """Also if none is left to be counted, one of several, one applied anew, and when an older
+    version becomes active; not what `forget` erases."""
+    def state():
+        n, problem, hint = shapes.rows("SELECT edits_since_training, problem, hint "
+                                       "FROM pgrain.staleness WHERE model = 'm'")[0]
+        return (n, problem, hint) if "edits" in (problem or "") else (n, None, None)
+
+    def revert(keys=None):
+        said = []
+        with shapes.connect() as session:
+            session.add_notice_handler(lambda notice: said.append(notice.message_primary))
+            session.execute("SELECT pgrain.revert('m', %s::text[])", [keys])
+        return said
+
+    revert()
+    shapes.execute("CALL pgrain.train('m')")
+    plain = shapes.value("SELECT version FROM pgrain.models WHERE model = 'm'")
+    current = (0, None, None)           # as far as edits go
+    assert state() == current
+    shapes.execute("SELECT pgrain.apply('m', '{1, 2, 3}', 'delete')")
+    assert state() == (3, "edits since it was trained", "CALL pgrain.train('m')")
+    assert revert(["3"]) == []                  # the version knows nothing of it
+    shapes.execute("SELECT pgrain.apply('m', '{3}', 'delete')")
+    shapes.execute("CALL pgrain.train('m')")
+    assert state() == current
+    version = shapes.value("SELECT version FROM pgrain.models WHERE model = 'm'")
+    assert revert(["2", "100"]) == [
+        f"version {version} was trained with 1 of the edits taken back; they count no more from "
+        "the next CALL pgrain.train('m')"]
+    taken_back = "edits taken back since it was trained"
+    assert state() == (1, taken_back, "CALL pgrain.train('m')")
+    shapes.execute("SELECT pgrain.forget('m', '{1}')")
+    assert state() == (1, taken_back, "CALL pgrain.train('m')")
+    assert len(revert()) == 1
+    assert state() == (2, taken_back, "CALL pgrain.train('m')")
+    shapes.execute("SELECT pgrain.activate('m', %s)", [plain])
+    assert state() == current                   # it was trained without any
+    shapes.execute("SELECT pgrain.activate('m', %s)", [version])
+    assert state()[1] == taken_back
+    shapes.execute("CALL pgrain.train('m')")
+    assert state() == current

@@ -188,12 +188,21 @@ def apply(plpy, name: str, keys: list[str | None], intervention: str) -> None:
 
 @entry_point
 def revert(plpy, name: str | None, keys: list[str] | None) -> None:
-    """Take back the edits of some rows, or all of the model's."""
+    """Take back the edits of some rows, or all of the model's; a notice where the active version
+    was trained with them."""
     if name is None:
         raise InvalidArgument("revert needs the name of a model")
-    require_model(plpy, name)
-    query(plpy, "DELETE FROM pgrain.training_edit WHERE model = $1 "
-                "AND ($2 IS NULL OR train_key = ANY ($2))", ["text", "text[]"], [name, keys])
+    version = require_model(plpy, name)["active_version"]
+    gone = query(plpy, """
+        WITH gone AS (DELETE FROM pgrain.training_edit WHERE model = $1
+                      AND ($2 IS NULL OR train_key = ANY ($2)) RETURNING applied_at)
+        SELECT pg_catalog.count(*) AS n FROM gone JOIN pgrain.model_version v ON v.version = $3
+        WHERE gone.applied_at <= CASE WHEN v.metrics ->> 'edits' IS NULL THEN v.created_at
+            ELSE (v.metrics ->> 'edits_until')::timestamptz END
+        """, ["text", "text[]", "bigint"], [name, keys, version])[0]["n"]
+    if gone:
+        plpy.notice(f"version {version} was trained with {gone} of the edits taken back; they "
+                    f"count no more from the next CALL pgrain.train({quoted(name)})")
 
 
 def require_model(plpy, name: str) -> dict:

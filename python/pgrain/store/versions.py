@@ -106,10 +106,15 @@ def read_version(connection: psycopg.Connection, version: int) -> VersionRow:
     return VersionRow(**row)
 
 
-def edits(connection: psycopg.Connection, model: str) -> dict[str, str]:
-    """The edits in force: key -> intervention."""
-    return {row["train_key"]: row["intervention"] for row in connection.execute(
-        "SELECT train_key, intervention FROM pgrain.training_edit WHERE model = %s", [model])}
+def edits(connection: psycopg.Connection, model: str) -> tuple[dict[str, str], dict]:
+    """The edits in force (key -> intervention), and what a version's metrics say of them, by
+    which `pgrain.staleness` tells what came and went since: how many, and when the latest was
+    applied (ISO 8601; None without any)."""
+    rows = connection.execute("SELECT train_key, intervention, applied_at "
+                              "FROM pgrain.training_edit WHERE model = %s", [model]).fetchall()
+    latest = max((row["applied_at"] for row in rows), default=None)
+    return ({row["train_key"]: row["intervention"] for row in rows},
+            {"edits": len(rows), "edits_until": None if latest is None else latest.isoformat()})
 
 
 def stored(connection: psycopg.Connection, job: int) -> int | None:

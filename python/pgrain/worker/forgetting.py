@@ -50,6 +50,7 @@ def erase(connection: psycopg.Connection, model: str, keys: list[str], by: str) 
                               [model]).fetchone():
             raise ObjectInUse(f'a job of model "{model}" is under way',
                               hint="See pgrain.progress; wait for it to end.")
+        _from_counts(connection, model, keys)
         known = {row["train_key"] for row in connection.execute(
             "DELETE FROM pgrain.training_edit WHERE model = %s AND train_key = ANY (%s) "
             "RETURNING train_key", [model, keys])}
@@ -69,6 +70,18 @@ def erase(connection: psycopg.Connection, model: str, keys: list[str], by: str) 
         connection.execute("INSERT INTO pgrain.erasure (model, n_rows, erased_by) "
                            "VALUES (%s, %s, %s)", [model, len(known), by])
     return len(known)
+
+
+def _from_counts(connection, model: str, keys: list[str]) -> None:
+    """An edit that is erased is none that was taken back (`pgrain.staleness`)."""
+    connection.execute("""
+        UPDATE pgrain.model_version v SET metrics = v.metrics || pg_catalog.jsonb_build_object(
+            'edits', (v.metrics ->> 'edits')::bigint - gone.n)
+        FROM (SELECT v.version, count(*) AS n FROM pgrain.model_version v
+              JOIN pgrain.training_edit e ON e.model = v.model
+                  AND e.applied_at <= (v.metrics ->> 'edits_until')::timestamptz
+              WHERE v.model = %s AND e.train_key = ANY (%s) GROUP BY v.version) AS gone
+        WHERE v.version = gone.version""", [model, keys])
 
 
 def _from_version(connection, version: int, keys: set[str]) -> set[str]:

@@ -47,7 +47,8 @@ def _run(job) -> str:
     check_options(model.architecture, options)
     rows = read_training_rows(job, model, secret)
     repairing = Repairing(connection, model, secret)
-    edits = repairing.removals(versions.edits(connection, job.model))
+    edits, of_edits = versions.edits(connection, job.model)
+    edits = repairing.removals(edits)
     repairs = dict(zip([row.key for row in rows], repairing.apply(rows, edits), strict=True))
     rows, n_deleted, n_relabelled = apply_edits(rows, edits)
     if not rows:
@@ -80,7 +81,7 @@ def _run(job) -> str:
                                encoder=start.encoder.to_json(), options=options,
                                alpha=trained.alpha, theta=trained.theta, rows=learned,
                                shapes=start.network.shapes(),
-                               metrics={**trained.metrics, "start": start.note})
+                               metrics={**trained.metrics, "start": start.note, **of_edits})
     # Active last: whoever predicts with it finds the attached values already stored.
     left_out = attach_job.predict_attached(job, version)
     versions.activate(connection, job.model, version)
