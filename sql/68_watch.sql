@@ -74,6 +74,14 @@ CREATE INDEX ON pgrain.watch_note (watch);
 ALTER TABLE pgrain.watch_note ALTER a SET STORAGE EXTERNAL, ALTER b SET STORAGE EXTERNAL,
     ALTER c SET STORAGE EXTERNAL;
 
+-- Why the worker could not compute a watch's state when it tried last, and since when it can't. No
+-- foreign key: the worker would wait for whoever ends a watch.
+CREATE TABLE pgrain.watch_problem (
+    watch   bigint PRIMARY KEY,
+    problem text NOT NULL,
+    since   timestamptz NOT NULL DEFAULT clock_timestamp()
+);
+
 SELECT pg_catalog.pg_extension_config_dump('pgrain.watch', '');
 SELECT pg_catalog.pg_extension_config_dump(pg_get_serial_sequence('pgrain.watch', 'watch')::regclass, '');
 
@@ -393,6 +401,7 @@ BEGIN
         EXECUTE format('DROP FUNCTION %s', made.signature);
     END LOOP;
     DELETE FROM pgrain.watch_note n WHERE n.watch = OLD.watch;
+    DELETE FROM pgrain.watch_problem p WHERE p.watch = OLD.watch;
     PERFORM pgrain._drop_cut(OLD.watch);
     RETURN NULL;
 END $$;
@@ -402,19 +411,28 @@ CREATE TRIGGER begin_notes AFTER INSERT ON pgrain.watch
     FOR EACH ROW EXECUTE FUNCTION pgrain._begin_notes();
 ALTER TABLE pgrain.watch ENABLE ALWAYS TRIGGER begin_notes;    -- pg_restore, replicas
 
+-- An error may quote what the watch reads: its text is for those whom the watch belongs to.
 CREATE VIEW pgrain.watches AS
-SELECT w.name, w.query, w.alert, s.alert_holds,
-       pg_get_userbyid(pgrain._watch_owner(w.watch)) AS owner, w.model, w.tables,
-       s.watch IS NOT NULL AND coalesce(s.print = pgrain._watch_print(w.watch), false)
-           AND s.version = m.active_version AND s.spectrum IS NOT DISTINCT FROM (
-               SELECT x.spectrum FROM pgrain.spectrum x WHERE x.spectrum = v.active_spectrum)
-           AND s.epoch = pgrain._watch_cut(w.watch) AND NOT EXISTS (
-               SELECT FROM pgrain.watch_note n WHERE n.watch = w.watch AND n.sign = 0
-               AND n.owner = pgrain._watch_owner(w.watch)) AS current,
+SELECT w.name, w.query, w.alert, s.alert_holds, pg_get_userbyid(o) AS owner, w.model, w.tables, c.current,
        (SELECT count(*) FROM pgrain.watch_cell c WHERE c.watch = w.watch) AS groups,
        (SELECT count(*) FROM pgrain.watch_note n WHERE n.watch = w.watch) AS pending_notes,
-       s.version, s.generation, s.built_at, s.folded_at, w.made_at
-FROM pgrain.watch w JOIN pgrain.model m ON m.model = w.model
+       s.version, s.generation, s.built_at, s.folded_at, w.made_at,
+       CASE WHEN c.current THEN NULL
+            WHEN m.model IS NULL THEN format('model "%s" does not exist any more', w.model)
+            WHEN m.active_version IS NULL THEN format('model "%s" is not trained', w.model)
+            WHEN pg_has_role(o, 'USAGE') THEN p.problem
+            WHEN p.watch IS NOT NULL THEN 'it cannot be computed' END AS problem,
+       CASE WHEN NOT c.current THEN p.since END AS problem_since
+FROM pgrain.watch w LEFT JOIN pgrain.model m ON m.model = w.model
 LEFT JOIN pgrain.model_version v ON v.version = m.active_version
-LEFT JOIN pgrain.watch_state s ON s.watch = w.watch;
-COMMENT ON VIEW pgrain.watches IS 'standing queries; current: whether the state stands, or is to be computed again';
+LEFT JOIN pgrain.watch_state s ON s.watch = w.watch
+LEFT JOIN pgrain.watch_problem p ON p.watch = w.watch
+CROSS JOIN LATERAL pgrain._watch_owner(w.watch) AS o
+CROSS JOIN LATERAL (SELECT coalesce(
+    s.watch IS NOT NULL AND s.print = pgrain._watch_print(w.watch)
+    AND s.version = m.active_version AND s.spectrum IS NOT DISTINCT FROM (
+        SELECT x.spectrum FROM pgrain.spectrum x WHERE x.spectrum = v.active_spectrum)
+    AND s.epoch = pgrain._watch_cut(w.watch) AND NOT EXISTS (
+        SELECT FROM pgrain.watch_note n WHERE n.watch = w.watch AND n.sign = 0 AND n.owner = o),
+    false) AS current) AS c;
+COMMENT ON VIEW pgrain.watches IS 'standing queries; current: whether the state stands, or is to be computed again; problem: why it cannot be';

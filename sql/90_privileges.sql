@@ -34,7 +34,7 @@ GRANT INSERT, UPDATE, DELETE ON pgrain.model_version, pgrain.version_chunk, pgra
 GRANT DELETE ON pgrain.training_edit, pgrain.intervention_value TO pgrain_worker;
 GRANT INSERT ON pgrain.erasure TO pgrain_worker;
 GRANT UPDATE (fitted) ON pgrain.intervention TO pgrain_worker;
-GRANT INSERT, UPDATE, DELETE ON pgrain.watch_state, pgrain.watch_cell TO pgrain_worker;
+GRANT INSERT, UPDATE, DELETE ON pgrain.watch_state, pgrain.watch_cell, pgrain.watch_problem TO pgrain_worker;
 GRANT DELETE ON pgrain.watch_note, pgrain.attachment_hint TO pgrain_worker;
 GRANT INSERT ON pgrain.attachment_hint TO pgrain_worker;    -- when it drops what others may have
 GRANT UPDATE (fact, tables, plain, note_new, note_old, second, second_new, second_old, shape) ON pgrain.watch

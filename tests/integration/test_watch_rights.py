@@ -297,3 +297,83 @@ def test_dumps_of_single_tables(shop, module_database):
     current(shop, "kept")
     agree(shop, "kept", COUNT.format("stock"))
     shop.execute("SELECT pgrain.unwatch('kept'); DROP TABLE stock_too")
+
+
+def until(what, holds, seconds=30):
+    deadline = time.monotonic() + seconds
+    while not holds():
+        assert time.monotonic() < deadline, what
+        time.sleep(0.1)
+
+
+def test_watches_outlive_their_model(shop, as_role):
+    """Whoever drops a model reads which watches it leaves, others' too; they stay to be seen and
+    ended, their notes do not grow, and a model of that name brings them back."""
+    shop.execute("CREATE TABLE lots AS SELECT * FROM items; CREATE TABLE lesson AS TABLE train")
+    keeper, dropper = as_role(shop, "keeper", "admin"), as_role(shop, "dropper", "admin")
+    shop.execute("GRANT SELECT, TRIGGER, INSERT ON lots TO keeper")
+    make = "SELECT pgrain.create_model('passing', 'lesson', 'id', '{x}', 'label', " \
+           "'logistic_regression', '{\"alpha\": 0.5}')"
+    shop.execute(make)
+    shop.execute("CALL pgrain.train('passing')")
+    query = "SELECT count(*) AS n FROM lots WHERE pgrain.predict('passing', x) = 'red'"
+    watch(keeper, "it's kept", query)
+    assert shop.value("SELECT current FROM pgrain.watches")
+    said = []
+    dropper.add_notice_handler(lambda notice: said.append(notice.message_primary))
+    dropper.execute("SELECT pgrain.drop_model('passing')")
+    assert said == ["watches of this model stay, and cannot be computed until there is a model "
+                    "'passing' again; end them: SELECT pgrain.unwatch('it''s kept')"]
+    seen = "SELECT name, owner, current, problem FROM pgrain.watches"
+    gone = [("it's kept", "keeper", False, 'model "passing" does not exist any more')]
+    assert shop.rows(seen) == gone
+    ok, detail, hint = shop.rows("SELECT ok, detail, hint FROM pgrain.doctor() "
+                                 "WHERE what = 'watches'")[0]
+    assert not ok and "it's kept: model \"passing\" does not exist" in detail
+    assert "SELECT pgrain.unwatch('it''s kept')" in hint
+    shop.execute("INSERT INTO lots SELECT * FROM items WHERE id < 20")
+    until("notes stay", lambda: not shop.value("SELECT count(*) FROM pgrain.watch_note"))
+    with pytest.raises(errors.InsufficientPrivilege):
+        dropper.execute("SELECT pgrain.unwatch('it''s kept')")
+    shop.execute(make)
+    assert shop.rows(seen)[0][3] == 'model "passing" is not trained'
+    shop.execute("CALL pgrain.train('passing')")
+    until("it comes back", lambda: shop.value("SELECT current FROM pgrain.watches"), 90)
+    assert shop.rows(seen) == [("it's kept", "keeper", True, None)]
+    agree(shop, "it's kept", query, keys=())
+    shop.execute("SELECT pgrain.drop_model('passing')")
+    keeper.execute("SELECT pgrain.unwatch('it''s kept')")
+    assert shop.rows("SELECT FROM pgrain.watches") == []
+    assert shop.value("SELECT count(*) FROM pg_trigger WHERE tgname LIKE '\\_pgrain\\_watch%'") == 0
+    shop.execute("DROP TABLE lots, lesson")
+
+
+def test_what_keeps_a_watch_from_being_computed(shop, as_role):
+    """pgrain.watches says it, to its owner in full; doctor when it lasts; the log once."""
+    reader = as_role(shop, "onlooker", "user")
+    shop.execute("CREATE TABLE parcels AS SELECT *, 1 AS divisor FROM items")
+    query = "SELECT sum(10 / divisor) AS n FROM parcels WHERE pgrain.predict('colour', x) = 'red'"
+    watch(shop, "w", query)
+    began = len(shop.worker.log.read_text())
+    doctor = "SELECT ok, detail FROM pgrain.doctor() WHERE what = 'watches'"
+    assert shop.rows(doctor) == [(True, "1, 1 of them current")]
+    shop.execute("UPDATE parcels SET divisor = 0")
+    problem = "SELECT problem FROM pgrain.watches"
+    until("the problem is seen", lambda: shop.value(problem) is not None)
+    assert shop.value(problem) == "division by zero"
+    assert reader.execute(problem).fetchone() == ("it cannot be computed",)
+    assert shop.rows(doctor)[0][0], "it has lasted a moment"
+    tries = "SELECT extract(epoch FROM now() - problem_since) FROM pgrain.watches"
+    time.sleep(8)           # three tries
+    assert shop.value(tries) > 8
+    log = shop.worker.log.read_text()[began:]
+    assert log.count("watch cannot be computed") == 1 and "division by zero" in log
+    assert "Traceback" not in log and "CONTEXT" not in log
+    shop.execute("UPDATE pgrain.watch_problem SET since = now() - interval '61 seconds'")
+    assert shop.rows(doctor) == [(False, "cannot be computed: w: division by zero")]
+    shop.execute("UPDATE parcels SET divisor = 2")
+    until("it is mended", lambda: shop.value("SELECT current FROM pgrain.watches"), 90)
+    assert shop.rows(doctor) == [(True, "1, 1 of them current")]
+    assert shop.value("SELECT count(*) FROM pgrain.watch_problem") == 0
+    shop.execute("SELECT pgrain.unwatch('w')")
+    shop.execute("DROP TABLE parcels")

@@ -29,7 +29,7 @@ TABLES = {"protected_keys", "attachment_hint", "attachment_state",
           "attachment", "erasure", "installation", "intervention", "intervention_ready",
           "intervention_value", "job", "model", "model_version", "prediction_chunk",
           "repair_round", "spectrum", "spectrum_chunk", "training_edit", "version_chunk", "watch",
-          "watch_cell", "watch_note", "watch_state", "weights", "worker"}
+          "watch_cell", "watch_note", "watch_problem", "watch_state", "weights", "worker"}
 
 SIGNATURES = """
 f activate(model text, version bigint) -> void

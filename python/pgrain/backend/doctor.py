@@ -9,13 +9,15 @@ from pgrain.errors import PgrainError, WorkerUnreachable
 from pgrain.settings import ALL, WATCH_NOTES
 
 FAILED_DAYS = 7
+ALARM_SECONDS = 60      # a watch that cannot be computed for less is none: a lock, a short outage
 MANY_NOTES = 5000       # a worker that runs has a watch computed anew before that
 
 
 @entry_point
 def doctor(plpy) -> list[tuple]:
     """Rows (what, ok, detail, hint)."""
-    return [_extension(plpy), *_worker(plpy), *_models(plpy), _jobs(plpy), *_notes(plpy)]
+    return [_extension(plpy), *_worker(plpy), *_models(plpy), _jobs(plpy), _watches(plpy),
+            *_notes(plpy)]
 
 
 def _extension(plpy) -> tuple:
@@ -122,6 +124,23 @@ def _jobs(plpy) -> tuple:
     return ("jobs", not row["failed"],
             f"{row['open']} unfinished, {row['failed']} failed in the last {FAILED_DAYS} days and "
             "not repeated", hint)
+
+
+def _watches(plpy) -> tuple:
+    """Red for those that are not current and will not be by themselves: the model is not there or
+    not trained, or the worker has tried in vain for a while."""
+    rows = query(plpy, """
+        SELECT name, current, problem, problem IS NOT NULL AND coalesce(problem_since
+                   < pg_catalog.now() - pg_catalog.make_interval(secs => $1), true) AS bad
+        FROM pgrain.watches ORDER BY name""", ["double precision"], [ALARM_SECONDS])
+    bad = [row for row in rows if row["bad"]]
+    if not bad:
+        return ("watches", True, f"{len(rows)}, {sum(row['current'] for row in rows)} of them "
+                                 "current", None)
+    return ("watches", False,
+            "cannot be computed: " + "; ".join(f"{row['name']}: {row['problem']}" for row in bad),
+            "Mend what it says, and it is computed again by itself; or end it: "
+            + "; ".join(f"SELECT pgrain.unwatch({quoted(row['name'])})" for row in bad))
 
 
 def _notes(plpy) -> list[tuple]:

@@ -117,13 +117,20 @@ def check_key(plpy, name: str, relation: str, key: str) -> None:
 @entry_point
 def drop_model(plpy, name: str) -> None:
     """All versions, projections, predictions and edits go; unfinished jobs are cancelled, failed
-    ones dismissed."""
+    ones dismissed. Watches stay (they may be others', and a model of this name may come), with a
+    notice."""
     require_model(plpy, name)
+    watches = [row["name"] for row in query(
+        plpy, "SELECT name FROM pgrain.watch WHERE model = $1 ORDER BY name", ["text"], [name])]
     query(plpy, "UPDATE pgrain.job SET cancel_requested = true, state = CASE state "
                 "WHEN 'queued' THEN 'cancelled' ELSE state END "
                 "WHERE model = $1 AND state IN ('queued', 'running', 'failed')", ["text"], [name])
     query(plpy, "DELETE FROM pgrain.model WHERE model = $1", ["text"], [name])
     session.forget_models(plpy)
+    if watches:
+        plpy.notice("watches of this model stay, and cannot be computed until there is a model "
+                    f"{quoted(name)} again; end them: "
+                    + "; ".join(f"SELECT pgrain.unwatch({quoted(it)})" for it in watches))
 
 
 @entry_point

@@ -17,12 +17,13 @@ from psycopg import sql
 from pgrain.errors import PgrainError
 from pgrain.store.database import Shared
 from pgrain.worker.polling import Poller, there
-from pgrain.worker.watch_rows import bury, drained, under_way, writers
+from pgrain.worker.watch_rows import bury, drained, problem, under_way, writers
 from pgrain.worker.watches import Rebuild, Watches
 
 log = structlog.get_logger()
 LOOK_SECONDS = 2.0          # between two looks at what no note tells
 LONGEST_PAUSE = 60.0        # between two tries to compute a state that failed
+SAY_AGAIN_SECONDS = 3600.0  # between two lines in the log about a watch that say the same
 
 
 class Folder(Poller):
@@ -35,6 +36,7 @@ class Folder(Poller):
         super().__init__("watches", connect, looks)
         self._watches = watches
         self._failed: dict[int, tuple[float, float]] = {}   # watch -> (not before, pause)
+        self._said: dict[tuple[int, str], tuple[str, float]] = {}
         # Watch -> (generation of its state, transactions that it waits for).
         self._draining: dict[int, tuple[int, dict[str, str | None]]] = {}
         self._looked, self._some = 0.0, True
@@ -78,13 +80,13 @@ class Folder(Poller):
         except Rebuild as error:
             return str(error)
         except PgrainError as error:
-            log.warning("notes refused", watch=number, error=error.message, detail=error.detail,
-                        sqlstate=error.sqlstate)
+            self._say("notes refused", number, error.message, detail=error.detail,
+                      sqlstate=error.sqlstate)
             return error.message
         except psycopg.Error as error:      # its row is its creator's: the others go on
             if connection.closed or isinstance(error, psycopg.OperationalError):
                 raise
-            log.warning("watch cannot be folded", watch=number, error=str(error).strip())
+            self._say("watch cannot be folded", number, _reason(error), sqlstate=error.sqlstate)
             return error.diag.message_primary
         except Exception as error:
             log.error("watch cannot be folded", watch=number, traceback=traceback.format_exc())
@@ -111,7 +113,8 @@ class Folder(Poller):
     def _rebuild(self, connection, number: int, reason: str) -> None:
         """As the watch's creator: the function belongs to them. What they wrote runs on a
         connection of its own that ends with it."""
-        log.info("watch is computed again", watch=number, reason=reason)
+        if number not in self._failed:
+            log.info("watch is computed again", watch=number, reason=reason)
         try:
             with self._connect() as own:
                 # One thread for all watches: where somebody has locked a table, the others go on.
@@ -125,12 +128,32 @@ class Folder(Poller):
                 own.execute(sql.SQL("SELECT pgrain.{}()").format(
                     sql.Identifier(f"_watch_{number}_build")))
             self._failed.pop(number, None)
+            self._said = {key: said for key, said in self._said.items() if key[0] != number}
+            problem(connection, number, None)
         except psycopg.Error as error:
             pause = min(2 * self._failed.get(number, (0.0, 0.5))[1], LONGEST_PAUSE)
             self._failed[number] = (time.monotonic() + pause, pause)
-            log.warning("watch cannot be computed", watch=number, error=str(error).strip(),
-                        again_in=pause)
+            why = _reason(error)
+            self._say("watch cannot be computed", number, why, sqlstate=error.sqlstate)
+            problem(connection, number, why)
             bury(connection, number)
+
+    def _say(self, event: str, number: int, why: str, **more) -> None:
+        """Into the log; what was said of a watch is said again when it is another reason, or after
+        `SAY_AGAIN_SECONDS`."""
+        before, when = self._said.get((number, event), ("", 0.0))
+        if before != why or time.monotonic() - when > SAY_AGAIN_SECONDS:
+            self._said[number, event] = why, time.monotonic()
+            log.warning(event, watch=number, error=why, **more)
+
+
+def _reason(error: psycopg.Error) -> str:
+    """Message and detail, without the context: of a function in Python that is its whole stack."""
+    primary = error.diag.message_primary
+    if primary is None:     # not the server's
+        return str(error).strip()
+    primary = primary.removeprefix("pgrain: ")
+    return primary + (f" ({error.diag.message_detail})" if error.diag.message_detail else "")
 
 
 # Whether a watch is in another epoch than its state, or has another owner: notes that are under way

@@ -46,12 +46,13 @@ def bury(connection: psycopg.Connection, number: int) -> None:
             ON CONFLICT DO NOTHING""", [number])
         state = connection.execute("""
             SELECT * FROM (
-                SELECT changes, before::text AS before, draining, epoch, print,
+                SELECT changes, before::text AS before, draining, epoch, print, version,
                        pgrain._watch_cut(watch) IS DISTINCT FROM epoch
                        OR owner <> pgrain._watch_owner(watch) AS cut
                 FROM pgrain.watch_state s WHERE watch = %(watch)s FOR UPDATE) AS s
             WHERE cut OR print IS DISTINCT FROM pgrain._watch_print(%(watch)s) OR EXISTS (
                 SELECT FROM pgrain.watch_note n WHERE n.watch = %(watch)s AND n.sign = 0)
+            OR NOT EXISTS (SELECT FROM pgrain.model_version v WHERE v.version = s.version)
             """, {"watch": number}).fetchone()
         if state is None:
             return
@@ -65,6 +66,24 @@ def bury(connection: psycopg.Connection, number: int) -> None:
         # Who computes it meanwhile, from a snapshot that does not see these notes, begins again.
         _replace(connection, number, changes, state["before"], epoch,
                  state["cut"] or state["draining"])
+
+
+def problem(connection: psycopg.Connection, number: int, why: str | None) -> None:
+    """What `pgrain.watches.problem` says: why a state cannot be computed; None: it has been.
+    Whoever ends the watch at this moment is not waited for."""
+    try:
+        with connection.transaction():
+            connection.execute("SET LOCAL lock_timeout = '100ms'")
+            if why is None:
+                connection.execute("DELETE FROM pgrain.watch_problem WHERE watch = %s", [number])
+            else:
+                connection.execute(
+                    "INSERT INTO pgrain.watch_problem (watch, problem) SELECT watch, %s "
+                    "FROM pgrain.watch WHERE watch = %s ON CONFLICT (watch) DO UPDATE "
+                    "SET problem = excluded.problem "
+                    "WHERE watch_problem.problem <> excluded.problem", [why, number])
+    except psycopg.errors.LockNotAvailable:
+        pass
 
 
 def writers(connection: psycopg.Connection, number: int) -> dict[str, str | None]:
