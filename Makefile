@@ -81,8 +81,10 @@ dist: bootstrap
 	@$(PYTHON) -m pip wheel --quiet --no-deps --wheel-dir dist .
 	@ls dist
 
-## clean — remove cluster, data, virtual environment: everything under .local/
+## clean — remove cluster, data, virtual environment; the extension's files and packages stay, and it says so
 clean:
+	@echo 'pgrain: these stay: the extension in the server (.local/venv/bin/pgrain uninstall before this takes it'
+	@echo '  out; after it: make install, and then that), and the Debian packages that were installed'
 	@if [ -x $(PYTHON) ]; then $(PGRAIN) cluster remove; fi
 	@rm -rf .local dist build .pytest_cache .ruff_cache .hypothesis
 	@find python tests -name __pycache__ -type d -prune -exec rm -rf {} +

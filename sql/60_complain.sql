@@ -16,9 +16,14 @@ $python$;
 CREATE FUNCTION pgrain._ranked(query text, complaint text[], top_k integer, wanted text, options jsonb)
 RETURNS TABLE (rank integer, model text, train_id bigint, train_key text, intervention text,
                score float8, effect float8)
-LANGUAGE plpgsql STABLE STRICT PARALLEL UNSAFE COST 100000 ROWS 100 AS $$   -- plans are kept in plpgsql
+LANGUAGE plpgsql STABLE PARALLEL UNSAFE COST 100000 ROWS 100 AS $$   -- plans are kept in plpgsql
 #variable_conflict use_column
-BEGIN RETURN QUERY
+BEGIN
+    IF $1 IS NULL OR $2 IS NULL OR $3 IS NULL OR $4 IS NULL OR $5 IS NULL THEN
+        RAISE NOTICE 'an argument of complain is null, so there are no rows';
+        RETURN;
+    END IF;
+    RETURN QUERY
     SELECT r.n::pg_catalog.int4, m.model, r.id, coalesce(r.key, r.id::pg_catalog.text),
            coalesce(m.of_all, r.of_each), r.score, r.effect
     FROM pgrain._complain($1, $2, $3, $4, $5) AS m,
@@ -30,8 +35,8 @@ BEGIN RETURN QUERY
          WITH ORDINALITY AS r (score, effect, id, key, of_each, n);
 END $$;
 
--- These are dissolved into the statements that call them, which is why they are not STRICT (what they
--- call is: a null gives no rows) and take no settings.
+-- These are dissolved into the statements that call them, which is why they are not STRICT and take no
+-- settings. A null gives no rows, and a notice.
 CREATE FUNCTION pgrain.complain(query text, complaint text[], top_k integer DEFAULT 100,
                                 intervention text DEFAULT 'delete', options jsonb DEFAULT '{}')
 RETURNS TABLE (rank integer, model text, train_id bigint, train_key text, intervention text,

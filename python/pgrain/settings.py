@@ -21,7 +21,8 @@ class Setting(namedtuple("Setting", "name default minimum maximum unit meaning")
         """`value` if it lies within the bounds; else 22023."""
         if not self.minimum <= value <= self.maximum:
             raise InvalidArgument(
-                f'{self.name} must be between {self.minimum:g} and {self.maximum:g}, not {value:g}',
+                f"{self.name} must be between {_plain(self.minimum)} and {_plain(self.maximum)}, "
+                f"not {_plain(value)}",
                 detail=f"{self.name}: {self.meaning} ({self.unit}).")
         return value
 
@@ -32,6 +33,11 @@ class Setting(namedtuple("Setting", "name default minimum maximum unit meaning")
                 f"{self.name} is limited to {self.default:,.0f}, but {value:,.0f} would be needed",
                 detail=f"{self.name}: {self.meaning} ({self.unit})."
                        + (f" {detail}" if detail else ""), hint=hint)
+
+
+def _plain(value: float) -> str:
+    """1000000, not 1e+06."""
+    return str(value) if isinstance(value, int) else f"{value:g}"
 
 
 ALL: dict[str, Setting] = {}

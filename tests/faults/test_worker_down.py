@@ -49,6 +49,13 @@ def test_killed_worker_loses_nothing(small):
     # A job that nobody takes is taken back; it does not start by surprise later.
     unreachable(small.connection, "CALL pgrain.train('colour')")
     assert small.rows("SELECT * FROM pgrain.progress") == []
+    told = []
+    session.add_notice_handler(
+        lambda notice: told.append((notice.message_primary, notice.message_hint)))
+    session.execute("BEGIN")
+    session.execute("CALL pgrain.train('colour', wait => false)")
+    session.execute("ROLLBACK")
+    assert "no worker is alive to take it" in told[-1][0] and "pgrain worker" in told[-1][1]
 
     small.worker.start()
     # Everything comes back from tables, and the old session reconnects by itself.

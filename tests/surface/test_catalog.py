@@ -119,7 +119,7 @@ def test_markers(fresh):
         assert volatility != "i", name
         if name in ("predict", "predict_proba", "predict_batch", "complain", "provenance",
                     "explain", "complaint_vector", "rank", "plan_repair", "assess"):
-            # complain is dissolved into _ranked, which is strict.
+            # complain is dissolved; of a null it gives no rows, and a notice (test_errors).
             assert (volatility, strict or name == "complain", definer) == ("s", True, False), name
         if name in ("_complain", "provenance", "explain", "complaint_vector", "plan_repair",
                     "_plan_repair", "_holds", "assess"):

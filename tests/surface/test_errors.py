@@ -27,6 +27,10 @@ CREATE TABLE moments AS SELECT id, timestamptz '2020-01-01 00:00+00' AS at, id A
     FROM uniform;
 CREATE TABLE gaps AS SELECT i AS id, ARRAY[CASE WHEN i = 33 THEN float8 'NaN' ELSE i END] AS image,
     (ARRAY['a', 'b'])[i % 2 + 1] AS label FROM generate_series(1, 40) AS i;
+CREATE TABLE persons AS SELECT i AS id, i AS age, (ARRAY['a', 'b'])[i % 2 + 1] AS "Town",
+    (ARRAY['x', 'y'])[i % 2 + 1] AS label FROM generate_series(1, 40) AS i;
+CREATE VIEW report AS SELECT hour, count(*) AS flagged FROM items
+    WHERE pgrain.predict('colour', x) <> claim GROUP BY hour;
 CREATE FUNCTION second(text, text) RETURNS text LANGUAGE sql IMMUTABLE AS 'SELECT $2';
 CREATE AGGREGATE max(varchar) (SFUNC = second, STYPE = text);
 """
@@ -44,6 +48,9 @@ def place(small):
         small.execute(f"SELECT pgrain.create_model('{table}', '{table}', 'id', '{{image}}', "
                       f"'label', 'mlp', {SHAPE if table != 'gaps' else GAPS})")
     small.execute("CALL pgrain.train('pictures')")
+    small.execute("SELECT pgrain.create_model('persons', 'persons', 'id', '{age,Town}', 'label', "
+                  "'logistic_regression')")
+    small.execute("CALL pgrain.train('persons')")
     return small
 
 
@@ -101,6 +108,18 @@ CASES = [
     ("SELECT pgrain.apply('colour', '{1}', 'burn')", "22023", "burn", "delete"),
     ("SELECT pgrain.apply('colour', '{1}', 'relabel:mauve')", "22023", "mauve", "blue"),
     ("SELECT pgrain.apply('colour', '{123456}', 'delete')", "42704", "123456", ""),
+    ("SELECT pgrain.predict('persons', label) FROM persons", "22P02", "invalid input syntax",
+     "a jsonb object of its columns: age, Town"),
+    ("SELECT * FROM pgrain.predict_batch('persons', 'SELECT age, \"Town\" FROM persons')",
+     "22023", 'feature "age" is missing', "The query's first column is the key"),
+    ("SELECT * FROM pgrain.predict_batch('persons', 'persons')", "42601",
+     '"persons" is not a query', "write SELECT * FROM persons."),
+    ("SELECT * FROM pgrain.predict_batch('colour', 'public.items;')", "42601",
+     '"public.items" is not a query', "write SELECT * FROM public.items."),
+    ("SELECT * FROM pgrain.complain('report', 'flagged too high')", "42704",
+     'watch "report" does not exist', "relation of that name: write SELECT * FROM report."),
+    ("SELECT * FROM pgrain.complain('reports', 'flagged too high')", "42704",
+     'watch "reports" does not exist', "See pgrain.watches"),
     ("SELECT * FROM pgrain.provenance($$SELECT sum(hour * 1e400) FROM items WHERE "
      "pgrain.predict('colour', x) = 'red'$$)", "0A000", "a number that is out of range",
      "double precision"),
@@ -125,6 +144,14 @@ COMPLAINTS = [
     (REPORT, "hour <= 1", "{}", "22023", "hour", ""),
     (REPORT, "flagged <= 1 WHERE hour = 99", "{}", "22023", "no", ""),
     (REPORT, "flagged <= 1 WHERE hours = 1", "{}", "42703", "hours", ""),
+    (REPORT, 'flagged <= 1 WHERE hour = "North"', "{}", "42703",
+     'in the complaint\'s WHERE: column "North" does not exist',
+     "The query's output has hour, flagged. A text in it stands in single quotes"),
+    (REPORT, "flagged <= 1 WHERE hour = 'North'", "{}", "22P02",
+     "in the complaint's WHERE: invalid input syntax for type integer", "hour, flagged"),
+    (REPORT, "{flagged <= 1, hour <= 2}", "{}", "42601", "", "'{a <= 1, b <= 2}'::text[]"),
+    (REPORT, "flagged <= 1 AND hour <= 2", "{}", "42601", "", "Several complaints are an array"),
+    (REPORT, "flagged too high, hour too low", "{}", "42601", "", "Several complaints are"),
     (REPORT, "flagged much too high", "{}", "42601", "", ""),
     (REPORT, "", "{}", "42601", "", ""),
     (REPORT, "flagged <= 1) OR (true", "{}", "42601", "", ""),
@@ -191,6 +218,49 @@ def test_misspelt_classes(place):
 def test_top_k_is_checked(place):
     error = failure(place, f"SELECT * FROM pgrain.complain($q${REPORT}$q$, 'flagged too high', 0)")
     assert error.sqlstate == "22023"
+    assert error.diag.message_primary == "pgrain: top_k must be between 1 and 1000000, not 0"
+
+
+def heard(connection, statement) -> list[str]:
+    """The notices of a statement, which returns no row."""
+    told = []
+    handler = lambda notice: told.append(notice.message_primary)   # noqa: E731
+    connection.add_notice_handler(handler)
+    cursor = connection.execute(statement)
+    assert cursor.description is None or not [row for row in cursor if row != ("",)]
+    connection.remove_notice_handler(handler)
+    return told
+
+
+def test_nothing_is_returned_without_a_word(place):
+    session = place.connect()
+    for complaint in ("NULL", "NULL::text[]"):
+        assert heard(session, f"SELECT * FROM pgrain.complain($q${REPORT}$q$, {complaint})") == [
+            "an argument of complain is null, so there are no rows"]
+    assert heard(session, "SELECT * FROM pgrain.describe('colour', '{W1,W2}')") == [
+        "nothing to say: no row of public.train has one of these keys"]
+
+
+def test_edits_of_a_model_that_is_not_trained(place):
+    """A class that no row has may be meant, or a slip."""
+    session = place.connect()
+    session.execute("BEGIN")
+    assert heard(session, "SELECT pgrain.apply('copies', '{1}', 'relabel:b')") == []
+    told, = heard(session, "SELECT pgrain.apply('copies', '{1}', 'relabel:B')")
+    assert told.startswith('no row of training table copies has label "B" so far')
+    session.execute("ROLLBACK")
+
+
+def test_a_table_that_the_caller_may_not_read(place, as_role):
+    session = as_role(place, "no_reader", "user")
+    complaint = f"SELECT * FROM pgrain.complain($q${REPORT}$q$, 'flagged too high')"
+    error = failure(place, complaint, session)
+    assert (error.sqlstate, error.diag.message_primary) == (
+        "42501", "pgrain: permission denied for table items")
+    assert error.diag.message_hint == "Its owner can run GRANT SELECT ON items TO no_reader."
+    place.execute("GRANT SELECT ON items TO no_reader")
+    session.execute(complaint).fetchall()
+    place.execute("REVOKE SELECT ON items FROM no_reader")
 
 
 def test_a_query_that_writes_is_stopped(place):
@@ -247,6 +317,11 @@ def test_a_call_inside_a_transaction_block(place):
     error = failure(place, "CALL pgrain.train('pictures')", connection)
     assert error.sqlstate == "25001"
     assert "wait => false" in error.diag.message_hint
+    connection.execute("ROLLBACK; BEGIN")
+    error = failure(place, f"CALL pgrain.repair('r', $q${REPORT}$q$, 'flagged too high')",
+                    connection)
+    assert error.sqlstate == "25001"
+    assert "Run it outside" in error.diag.message_hint and "wait" not in error.diag.message_hint
     connection.execute("ROLLBACK")
     assert place.value("SELECT count(*) FROM pgrain.progress") == 0
 
@@ -268,6 +343,12 @@ def test_train_twice_at_once_and_cancel(place):
     while not place.value("SELECT count(*) FROM pgrain.progress WHERE phase = 'train'"):
         assert time.monotonic() < deadline
         time.sleep(0.05)
+    running = place.value("SELECT job FROM pgrain.progress")
+    other = place.connect()
+    other.execute("BEGIN")
+    told, = heard(other, "CALL pgrain.train('copies', wait => false)")
+    assert f'behind job {running} (train of model "pictures"); see pgrain.progress' in told
+    other.execute("ROLLBACK")
     error = failure(place, "CALL pgrain.train('pictures')")
     assert error.sqlstate == "55006"
     assert "pgrain.progress" in error.diag.message_hint

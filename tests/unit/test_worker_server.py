@@ -7,6 +7,7 @@ import resource
 import shutil
 import socket
 import subprocess
+import sys
 import tempfile
 import threading
 import time
@@ -15,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from pgrain import interrupts
-from pgrain.errors import Busy, Cancelled, UndefinedObject
+from pgrain.errors import Busy, Cancelled, PgrainError, UndefinedObject
 from pgrain.wire import frames, messages
 from pgrain.wire.client import Client
 from pgrain.worker.server import Gate, Server
@@ -49,6 +50,28 @@ def serve():
     for it in made:
         it.close()
     shutil.rmtree(folder)
+
+
+@pytest.mark.parametrize("arguments,told", [
+    (["--dsn", "dbname=nowhere usr=me"], 'invalid connection option \\"usr\\"'),
+    (["--dsn", "host=/nowhere", "--allow-user", "nobody at all"],
+     'there is no OS user \\"nobody at all\\"'),
+])
+def test_what_no_waiting_will_mend_ends_the_worker(arguments, told):
+    done = subprocess.run([sys.executable, "-m", "pgrain.cli.main", "worker", "--log-format",
+                           "json", *arguments], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 1
+    assert "worker cannot start" in done.stderr and told in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_socket_that_cannot_be_made_is_named():
+    it = Server("/nowhere/at/all/worker.sock", None, version="1", database="db", device="cpu",
+                allow_users=[])
+    with pytest.raises(PgrainError, match='cannot listen on "/nowhere/at/all/worker.sock": No '
+                                          "such file") as caught:
+        it.listen()
+    assert "--socket" in caught.value.hint
 
 
 def test_permissions_and_peer_credentials_keep_other_users_out(serve):

@@ -10,7 +10,7 @@ import re
 import struct
 from collections import OrderedDict
 
-from pgrain.backend import session, snapshots, watch
+from pgrain.backend import hints, session, snapshots, watch
 from pgrain.backend.keys import protected, visible
 from pgrain.backend.spi import (
     entry_point,
@@ -234,8 +234,11 @@ def planned(plpy, text: str, about_rows: bool = False,
     """(plan, facts of its models, the key under which the session knows it) of a query."""
     session.ensure_loaded(plpy)
     QUERY_BYTES.limit(len(text.encode()))
-    explained = query(plpy, "SELECT pgrain._explain($1, 'JSON') AS plan", ["text"],
-                      [text])[0]["plan"]
+    try:
+        explained = query(plpy, "SELECT pgrain._explain($1, 'JSON') AS plan", ["text"],
+                          [text])[0]["plan"]
+    except plpy.SPIError as error:
+        raise hints.of_query(plpy, text, error) from None
     environment = environment or snapshots.environment(plpy)
     # What EXPLAIN shows of a constant may be the same under settings that read it differently.
     key = (text, explained, environment._replace(mark=None), about_rows)
@@ -517,9 +520,12 @@ def _match(plpy, evaluation: dict, number: int, match: dict) -> list[int]:
 
     If no row of the result meets its WHERE, those that are possible but absent may.
     """
-    rows = _select(plpy, evaluation["known"], match)
-    if not rows and match["more"]:
-        answer, _ = session.call(plpy, "match", {"evaluation": evaluation["evaluation"],
-                                                 "complaint": number})
-        rows = _select(plpy, evaluation["known"], answer)
+    try:
+        rows = _select(plpy, evaluation["known"], match)
+        if not rows and match["more"]:
+            match, _ = session.call(plpy, "match", {"evaluation": evaluation["evaluation"],
+                                                    "complaint": number})
+            rows = _select(plpy, evaluation["known"], match)
+    except plpy.SPIError as error:
+        raise hints.of_condition(plpy, match["sql"], error) from None
     return rows

@@ -43,6 +43,10 @@ def describe(plpy, name: str, keys: list[str], options: str) -> list[tuple]:
     counts = fetch_all(plpy, plpy.prepare(
         f"SELECT count(*) AS rows, count(*) FILTER (WHERE {key_text} = ANY ($1)) AS found "
         f"FROM {table} AS t", ["text[]"]), [keys])[0]
+    if not counts["found"]:
+        plpy.notice("nothing to say: " + (f"no row of {table} has one of these keys" if keys
+                                          else "no training key is given"))
+        return []
     step = max(1, -(-counts["rows"] // MOST_ROWS))
     blobs, head = _read(plpy, table, key_text, columns, keys, step)
     answer, _ = session.call(plpy, "describe", {

@@ -124,7 +124,30 @@ def _run(plpy, kind: str, name: str, arguments: dict, wait: bool,
         run_job(plpy, kind, name, arguments, weights)
         return
     job = _submit(plpy, kind, name, arguments, weights)
-    plpy.notice(f"queued as job {job}; see pgrain.progress")
+    place = _place(plpy, job)
+    if place is None:
+        plpy.notice(f"queued as job {job}, but no worker is alive to take it; see pgrain.progress",
+                    hint=START_HINT)
+    else:
+        plpy.notice(f"queued as job {job}{place}; see pgrain.progress")
+
+
+def _place(plpy, job: int) -> str | None:
+    """" behind job 7 (train of model "m")" where all workers have their hands full with earlier
+    jobs, "" where one is free, None where none is alive."""
+    alive = query(plpy, "SELECT count(*) AS n FROM pgrain.workers WHERE seen_at > "
+                        "pg_catalog.clock_timestamp() - pg_catalog.make_interval(secs => $1)",
+                  ["float8"], [STALE_SECONDS])[0]["n"]
+    if not alive:
+        return None
+    ahead = query(plpy, "SELECT job, kind, model FROM pgrain.job WHERE job < $1 "
+                        "AND state IN ('queued', 'running') ORDER BY state = 'running', job",
+                  ["bigint"], [job])
+    if len(ahead) < alive:
+        return ""
+    first, more = ahead[-1], len(ahead) - 1
+    return (f' behind job {first["job"]} ({first["kind"]} of model "{first["model"]}")'
+            + (f" and {more} more" if more else ""))
 
 
 def run_job(plpy, kind: str, name: str, arguments: dict, weights: bytes | None = None) -> None:
@@ -170,8 +193,9 @@ def _submit(plpy, kind: str, name: str, arguments: dict, weights: bytes | None =
     return rows[0]["job"]
 
 
-def commit_first(plpy, kind: str) -> None:
-    """End the transaction; 25001 inside a block, where a procedure cannot."""
+def commit_first(plpy, kind: str, may_queue: bool = True) -> None:
+    """End the transaction; 25001 inside a block, where a procedure cannot. may_queue: whether it
+    has an argument `wait`."""
     try:
         plpy.commit()
     except plpy.SPIError as error:
@@ -179,7 +203,8 @@ def commit_first(plpy, kind: str) -> None:
             raise
         raise ActiveTransaction(
             f"CALL pgrain.{kind} cannot wait inside a transaction block",
-            hint="Run it outside of one (psycopg: autocommit), or with wait => false.") from None
+            hint="Run it outside of one (psycopg: autocommit)"
+                 + (", or with wait => false." if may_queue else ".")) from None
 
 
 def _wait(plpy, job: int) -> None:
@@ -209,6 +234,8 @@ def _wait(plpy, job: int) -> None:
         told = not row["alive"]
         if now - reported >= REPORT_SECONDS:
             line = _progress_line(row)
+            if row["state"] == "queued":
+                line += _place(plpy, job) or ""
             if line != last:
                 plpy.info(line)
                 last = line

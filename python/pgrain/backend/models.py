@@ -185,12 +185,28 @@ def apply(plpy, name: str, keys: list[str | None], intervention: str) -> None:
     if missing:
         raise UndefinedObject(f'training table {model["training_table"]} has no row with '
                               f'{model["key"]} = "{missing[0]["k"]}"')
+    if model["active_version"] is None and intervention.startswith("relabel:"):
+        _warn_of_new_class(plpy, model, intervention[len("relabel:"):])
     query(plpy, """
         INSERT INTO pgrain.training_edit (model, train_key, intervention)
         SELECT DISTINCT $1, k, $3 FROM unnest($2) AS k
         ON CONFLICT (model, train_key) DO UPDATE SET intervention = excluded.intervention,
             applied_by = excluded.applied_by, applied_at = excluded.applied_at
         """, ["text", "text[]", "text"], [name, keys, intervention])
+
+
+def _warn_of_new_class(plpy, model: dict, label: str) -> None:
+    """A notice where no training row has this label: before the first training nobody can say
+    that it is no class, but it may be a slip."""
+    column = f"t.{plpy.quote_ident(model['label'])}::text"
+    table = model["training_table"]
+    if not query(plpy, "SELECT pg_catalog.has_column_privilege($1::regclass, $2, 'SELECT') AS ok",
+                 ["text", "text"], [table, model["label"]])[0]["ok"]:
+        return
+    if not query(plpy, f"SELECT 1 AS x FROM {table} AS t WHERE {column} = $1 LIMIT 1", ["text"],
+                 [label]):
+        plpy.notice(f'no row of training table {table} has label "{label}" so far: training will '
+                    "make a class of it")
 
 
 @entry_point

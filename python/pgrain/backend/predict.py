@@ -14,7 +14,7 @@ from time import monotonic
 
 from pgrain.backend import ahead, session
 from pgrain.backend.session import PAUSE_SECONDS, STATE
-from pgrain.backend.spi import entry_point
+from pgrain.backend.spi import entry_point, from_postgres
 from pgrain.errors import InvalidArgument, WorkerUnreachable
 from pgrain.wire.identity import DIGEST_BYTES, canonical, pack_value
 
@@ -167,7 +167,13 @@ def _convert(plpy, model, value, kind: str):
     if kind == "text" and model.kind == "float8":
         return _cast(plpy, value, "float8[]")
     if kind == "text" and model.kind == "columns":
-        return _cast(plpy, value, "jsonb")
+        try:
+            return _cast(plpy, value, "jsonb")
+        except plpy.SPIError as error:
+            failure = from_postgres(error)
+            failure.hint = ("Pass the row (predict('model', t) of a table or subquery t), or a "
+                            f"jsonb object of its columns: {', '.join(model.features)}.")
+            raise failure from None
     raise InvalidArgument(f'model "{model.name}" takes {_KIND_NAMES[model.kind]}, '
                           f'not {_KIND_NAMES[kind]}',
                           detail=f"Its features: {', '.join(model.features)}.")

@@ -7,11 +7,17 @@ import struct
 from collections import OrderedDict
 from collections.abc import Iterator
 
-from pgrain.backend import session
+from pgrain.backend import hints, session
 from pgrain.backend.session import STATE
 from pgrain.backend.spi import check_interrupts, entry_point, from_postgres, only_reads
 from pgrain.errors import InvalidArgument
-from pgrain.wire.identity import DIGEST_BYTES, canonical, pack_value, value_sql
+from pgrain.wire.identity import (
+    DIGEST_BYTES,
+    MissingFeature,
+    canonical,
+    pack_value,
+    value_sql,
+)
 from pgrain.wire.ranked import quoted, texts
 
 _ROWS = 5000                # rows fetched at a time, at most
@@ -38,7 +44,10 @@ def predict_open(plpy, name: str, text: str) -> int:
     model = session.model_facts(plpy, name, predictions=True)
     number = next(_numbers)
     with only_reads(plpy):
-        _batches[number] = Batch(model, _open(plpy, text, model.kind))
+        try:
+            _batches[number] = Batch(model, _open(plpy, text, model.kind))
+        except plpy.SPIError as error:
+            raise hints.of_query(plpy, text, error) from None
     while len(_batches) > _NESTED:      # those of statements that failed
         _batches.popitem(last=False)
     return number
@@ -63,7 +72,12 @@ def predict_next(plpy, number: int) -> list[tuple[str, str, str]]:
         return []
     check_interrupts(plpy)
     values = [row["value"] for row in rows]
-    answers = _answers(plpy, model, values)
+    try:
+        answers = _answers(plpy, model, values)
+    except MissingFeature as error:
+        error.hint = ("The query's first column is the key, whatever its name: SELECT a key, then "
+                      "the features.")
+        raise
     used = sum(len(value) for value in values if value is not None)
     if model.kind == "float8":
         used *= 8

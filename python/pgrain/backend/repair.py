@@ -59,7 +59,7 @@ def repair(plpy, name: str, text: str, complaints: list[str], intervention: str,
     left = _whole(options, "rows", None)
     settings = {kind: _settings(options, kind) for kind in ("train", "precompute")}
     planning = {key: options[key] for key in options if key in PLAN_OPTIONS}
-    commit_first(plpy, "repair")
+    commit_first(plpy, "repair", may_queue=False)
     begin = _holds(plpy, text, complaints)
     if begin["holds"]:
         plpy.notice("the complaint holds already, so there is nothing to repair")

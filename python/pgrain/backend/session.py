@@ -344,7 +344,7 @@ def client(plpy) -> Client:
     if not state.sockets:
         raise (WorkerUnreachable("this standby knows no worker of its own", hint=STANDBY_HINT)
                if state.standby else
-               WorkerUnreachable("no worker has registered in this database", hint=START_HINT))
+               WorkerUnreachable("no worker is registered in this database", hint=START_HINT))
     return _client_at(plpy, state.sockets[0])
 
 

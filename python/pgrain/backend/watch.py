@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import re
 
-from pgrain.backend import complain, session, snapshots, watch_joins
+from pgrain.backend import complain, hints, session, snapshots, watch_joins
 from pgrain.backend.keys import protected
 from pgrain.backend.spi import (
     entry_point,
@@ -359,7 +359,7 @@ def find(plpy, text: str) -> Standing | None:
         found = session.STATE.loaded_watch
     if found is None:
         if not re.search(r"\s", text.strip()):
-            raise _no_watch(text)
+            raise _no_watch(text, hints.of_relation(plpy, text))
         return None
     found.here = here
     if not found.allowed:
@@ -473,8 +473,14 @@ def rank(plpy, found: Standing, complaints: list[str], top_k: int, intervention:
 
 
 def _matches(plpy, found: Standing, statements: list, output: str) -> list:
-    return [None if sql is None else complain.selected(plpy, found.conditions, sql, output)
-            for sql in statements]
+    return [None if sql is None else _match(plpy, found, sql, output) for sql in statements]
+
+
+def _match(plpy, found: Standing, sql: str, output: str) -> list[int]:
+    try:
+        return complain.selected(plpy, found.conditions, sql, output)
+    except plpy.SPIError as error:
+        raise hints.of_condition(plpy, sql, error) from None
 
 
 def cells(plpy, found: Standing, include_absent: bool) -> list[tuple] | None:
@@ -558,9 +564,9 @@ def build(plpy, number: int) -> None:
         "changes": [note["xid"] for note in found.notes if note["sign"] == 0]})
 
 
-def _no_watch(name: str) -> UndefinedObject:
+def _no_watch(name: str, hint: str | None = None) -> UndefinedObject:
     return UndefinedObject(f'watch "{name}" does not exist',
-                           hint="See pgrain.watches, or make it with CALL pgrain.watch.")
+                           hint=hint or "See pgrain.watches, or make it with CALL pgrain.watch.")
 
 
 def _quoted(text: str) -> str:

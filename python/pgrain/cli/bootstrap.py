@@ -187,11 +187,14 @@ def main() -> None:
     current = venv_is_current()
     if not packages and current:
         return
-    say("this will install, and nothing else:")
+    say("this will install:")
     for name in packages:
         say(f"  Debian package {name.replace('-?', '-<major of postgresql>')}")
     if not current:
-        say(f"  Python packages of pgrain[{EXTRAS}] into .local/venv (nowhere else)")
+        say(f"  Python packages of pgrain[{EXTRAS}] into .local/venv")
+    say("and what comes next may put the extension's files into the PostgreSQL server's own share "
+        "folder\n  (`pgrain uninstall` takes them away) and start a private cluster under .local/ "
+        "(as root: under\n  /var/lib/pgrain where the server's user cannot enter this folder)")
     if arguments.check:
         raise SystemExit(1)
     if packages:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import functools
 import math
+import re
 from dataclasses import dataclass
 
 from sqlglot import exp
@@ -131,5 +132,10 @@ def _written(text: str, tokens: list[Token]) -> str:
 
 
 def _unreadable(text: str, reason: str, hint: str = _ALLOWED) -> ComplaintSyntax:
+    if text.lstrip().startswith(("{", "[")):
+        hint = ("Several complaints are an array: ARRAY['a <= 1', 'b <= 2'], or "
+                "'{a <= 1, b <= 2}'::text[].")
+    elif re.search(r"\band\b|,", re.split(r"\bwhere\b", text, maxsplit=1, flags=re.I)[0], re.I):
+        hint += " Several complaints are an array: ARRAY['a <= 1', 'b <= 2']."
     return ComplaintSyntax(f'cannot read the complaint "{text}"',
                            detail=reason[0].upper() + reason[1:] + ".", hint=hint)

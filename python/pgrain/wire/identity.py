@@ -150,6 +150,10 @@ def unpack_value(data, kind: str):
     return bytes(data).decode()
 
 
+class MissingFeature(InvalidArgument):
+    """A row that lacks a column which the model reads."""
+
+
 def parse_columns(value: str) -> dict:
     """The JSON object of a row, numbers kept as written."""
     try:
@@ -166,8 +170,8 @@ def _columns_text(value: str, features: Sequence[str]) -> str:
     fields = parse_columns(value)
     missing = [name for name in features if name not in fields]
     if missing:
-        raise InvalidArgument(f'feature "{missing[0]}" is missing',
-                              detail=f"The model reads: {', '.join(features)}.")
+        raise MissingFeature(f'feature "{missing[0]}" is missing',
+                             detail=f"The model reads: {', '.join(features)}.")
     return "[" + ", ".join(_jsonb_text(fields[name]) for name in features) + "]"
 
 

@@ -66,7 +66,7 @@ def run(options: Options) -> int:
     from pgrain.worker.catch_up import CatchUp
     from pgrain.worker.handlers import Handlers
     from pgrain.worker.jobs import Runner
-    from pgrain.worker.server import Server
+    from pgrain.worker.server import Server, user_id
     from pgrain.worker.watch_folder import Folder
 
     memory = Memory()
@@ -85,6 +85,14 @@ def run(options: Options) -> int:
     device, dsn = describe_device(), options.dsn
     number = version()
     log.info("worker starts", version=number, device=device, pid=os.getpid())
+    try:        # what no waiting will mend
+        psycopg.conninfo.conninfo_to_dict(dsn)
+        for name in options.allow_users:
+            user_id(name)
+    except (PgrainError, psycopg.ProgrammingError) as error:
+        log.error("worker cannot start", error=str(error).strip(),
+                  hint=getattr(error, "hint", None))
+        return 1
     found = wait_for_extension(dsn, number, stopping)
     if found is None:
         return 0

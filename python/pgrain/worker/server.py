@@ -23,6 +23,7 @@ import structlog
 from pgrain.errors import (
     Busy,
     InsufficientPrivilege,
+    InvalidArgument,
     PgrainError,
     ProtocolViolation,
     UndefinedObject,
@@ -98,7 +99,7 @@ class Server:
                  whose: Callable[[], str] | None = None):
         self.path, self.handler = path, handler
         self.version, self.database, self.device = version, database, device
-        self._allowed = {os.getuid(), *(_user_id(name) for name in allow_users)}
+        self._allowed = {os.getuid(), *(user_id(name) for name in allow_users)}
         self._mode, self._whose, self._served = mode, whose, None
         self._where = address.parse(path)
         self._tls = None
@@ -127,7 +128,12 @@ class Server:
                     raise PgrainError(f'another worker listens on "{self.path}"',
                                       hint="Stop it, or give this one another --socket.")
         self._listener = socket.socket(socket.AF_UNIX)
-        self._listener.bind(self.path)
+        try:
+            self._listener.bind(self.path)
+        except OSError as error:        # whose text has no path
+            raise PgrainError(f'cannot listen on "{self.path}": {error.strerror or error}',
+                              hint="--socket names a file in a folder that is there and that this "
+                                   "user may write to.") from None
         os.chmod(self.path, self._mode)
         self._listener.listen(256)
 
@@ -278,8 +284,14 @@ class Server:
                 sqlstate=sqlstate, seconds=round(seconds, 4))
 
 
-def _user_id(user: str | int) -> int:
-    return user if isinstance(user, int) else pwd.getpwnam(user).pw_uid
+def user_id(user: str | int) -> int:
+    if isinstance(user, int):
+        return user
+    try:
+        return pwd.getpwnam(user).pw_uid
+    except KeyError:
+        raise InvalidArgument(f'there is no OS user "{user}"', hint="--allow-user names one of "
+                              "this machine.") from None
 
 
 def _gone(connection: socket.socket) -> bool:
