@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import psycopg
 import pytest
 from watch_checks import agree, folded
 
@@ -50,6 +51,15 @@ def test_ranking_equals_that_of_the_query(shop):
         assert [row[0] for row in standing] == [row[0] for row in scratch]
         for mine, theirs in zip(standing, scratch, strict=True):
             assert mine[1:] == pytest.approx(theirs[1:], rel=1e-4, abs=1e-9)
+
+
+def test_a_where_that_fails_says_so_as_for_the_query(shop):
+    for query in ("mismatches", QUERY):
+        with pytest.raises(psycopg.errors.UndefinedColumn) as caught:
+            shop.rows("SELECT * FROM pgrain.complain(%s, 'n too high WHERE hour = noon')", [query])
+        assert "in the complaint's WHERE: column \"noon\"" in caught.value.diag.message_primary
+        assert "The query's output has hour, n, " in caught.value.diag.message_detail
+        assert "single quotes" in caught.value.diag.message_hint
 
 
 def test_a_look_reads_no_other_tables_of_the_schema(shop):
