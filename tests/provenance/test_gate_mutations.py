@@ -16,6 +16,7 @@ from provenance_family_parts import EXPECTED, IF_KNOWN, ROW, Query
 from provenance_harness import Lab, enumerate_expectation, random_probabilities
 
 from pgrain.errors import PgrainError
+from pgrain.provenance.algebra import first_rows
 from pgrain.provenance.gates import any_of
 from pgrain.provenance.gates.any_of import AnyOf
 from pgrain.provenance.gates.arithmetic import Arithmetic
@@ -110,6 +111,27 @@ def made_with(kind: type[Layer], change: Callable[[dict], dict]):
     return mutate
 
 
+def diagrams_of_first_rows(change: Callable[[dict], dict]):
+    """What decides small lists of rows that share variables gets other arguments."""
+    def mutate(monkeypatch) -> None:
+        exact = first_rows.exact
+        names = exact.__code__.co_varnames[:exact.__code__.co_argcount]
+
+        def changed(*arguments):
+            given = dict(zip(names, arguments, strict=True))
+            return exact(**(given | change(given)))
+        monkeypatch.setattr(first_rows, "exact", changed)
+    return mutate
+
+
+def beyond_diagrams(mutation):
+    """The same in lists that are too long for a diagram."""
+    def mutate(monkeypatch) -> None:
+        monkeypatch.setattr(first_rows, "PAIRS", -1)
+        mutation(monkeypatch)
+    return mutate
+
+
 def known_terms(given: dict) -> dict:
     """Only the terms that are not NULL."""
     if given.get("unknown") is None:
@@ -187,10 +209,14 @@ MUTATIONS = {
     "HAVING sum without its weights": (SUM_HAVING, made_with(Threshold, lambda a: {
         "weight": np.ones(len(a["weight"]))}), "comparison"),
     "HAVING sum, classes independent": (SUM_HAVING, each_for_itself(Threshold), "enumeration"),
-    "LIMIT off by one": (LIMIT, made_with(First, lambda a: {"limit": a["limit"] + 1}),
-                         "comparison"),
-    "OFFSET off by one": (LIMIT, made_with(First, lambda a: {"offset": a["offset"] - 1}),
-                          "comparison"),
+    "LIMIT off by one": (LIMIT, diagrams_of_first_rows(
+        lambda a: {"limit": a["limit"] + 1}), "comparison"),
+    "OFFSET off by one": (LIMIT, diagrams_of_first_rows(
+        lambda a: {"offset": a["offset"] - 1}), "comparison"),
+    "LIMIT of a long list off by one": (LIMIT, beyond_diagrams(made_with(
+        First, lambda a: {"limit": a["limit"] + 1})), "comparison"),
+    "OFFSET of a long list off by one": (LIMIT, beyond_diagrams(made_with(
+        First, lambda a: {"offset": a["offset"] - 1})), "comparison"),
     "DISTINCT ON takes a second": (ON, made_with(First, lambda a: {"limit": 2}), "comparison"),
     "max for min": (LEAST, made_with(Extreme, lambda a: {"kind": "max"}), "comparison"),
     "min, classes independent": (LEAST, each_for_itself(Extreme), "enumeration"),
