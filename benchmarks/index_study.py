@@ -61,6 +61,10 @@ collects it.
   lists. HNSW finds 0.99 and 0.73 of 100,000.
 - Building an IVF takes some 20 s a million vectors on the busy machine beside 0.4 for blocks, and
   the index is a second copy.
+- pgvector's exact scan reads rows, not blocks: more than 200 times as long as exact scoring at
+  100,000, 65 times at a million. Its HNSW finds 0.96 to 0.97 of the right hundred among 100,000
+  with 128 candidates, 0.99 or more with 1,000, in 0.7 to 28 ms, where exact scoring takes 0.15;
+  IVFFlat finds about what FAISS's does.
 - An index answers inner products only: not the best label of each row, nor `relatif`.
 
 So none is used. At 10⁷ vectors an IVF saves 57 of 83 ms of processor time for those who can do
