@@ -23,7 +23,13 @@ from pgrain.influence.hvp import hessian_operator
 from pgrain.influence.lanczos import Spectrum, lanczos
 from pgrain.influence.projections import objective_projection, project, training_projection
 from pgrain.influence.sample import sample_rows
-from pgrain.influence.scores import deletion_changes_by_k, self_influence
+from pgrain.influence.scores import (
+    deletion_changes,
+    deletion_changes_by_k,
+    relabel_changes,
+    replacement_changes,
+    self_influence,
+)
 from pgrain.influence.selection import choose_k
 from pgrain.models.registry import Model, build
 from pgrain.models.softmax import residual, softmax
@@ -166,14 +172,17 @@ def _judge(setting: Setting, fitted: Fitted, query: Query, clean_p: np.ndarray) 
              "complaint": "too high" if sign > 0 else "too low"}
     if not case.wrong.any():
         return found
-    found["rain++"] = by_k(fitted.A, fitted.spectrum.eigenvalues, c, case.wrong)
+    values, k = fitted.spectrum.eigenvalues, fitted.k
+    found["rain++"] = by_k(fitted.A, values, c, case.wrong, k)
+    mislabelled = np.flatnonzero(case.wrong & (case.clean_y != case.y))
+    if len(mislabelled):
+        found["relabel_back"] = relabel_back(fitted, c, mislabelled)
     own = own_error(setting, case, query)
     if own is not None:
-        found["own"] = by_k(fitted.A, fitted.spectrum.eigenvalues, c, own)
+        found["own"] = by_k(fitted.A, values, c, own, k)
         found["own_oracle"] = judge(oracle(fitted.A, own), own)
     if setting.denoise:
-        found["denoise"] = by_k(fitted.A - fitted.A_denoised, fitted.spectrum.eigenvalues, c,
-                                case.wrong)
+        found["denoise"] = by_k(fitted.A, values, c, case.wrong, k, fitted.A_denoised)
     if setting.baselines or setting.cg:
         gradient = objective_gradient(fitted.model, fitted.theta, case.query_X, dq)
         directions = [gradient]
@@ -188,9 +197,9 @@ def _judge(setting: Setting, fitted: Fitted, query: Query, clean_p: np.ndarray) 
             found["own_gradient_dot"] = judge(-changes[:, 0], own)
             found["own_rain"] = [judge(-changes[:, i], own) for i in range(1, len(directions))]
     if setting.baselines:
-        w = 1 / fitted.spectrum.eigenvalues[:fitted.k]
+        w = 1 / values[:k]
         found["loss"] = judge(losses(fitted.logits, case.y), case.wrong)
-        found["self_influence"] = judge(self_influence(fitted.A[:, :fitted.k], w), case.wrong)
+        found["self_influence"] = judge(self_influence(fitted.A[:, :k], w), case.wrong)
         if query.classes is not None:
             scores = rule(softmax(fitted.logits), case.y, query.classes, sign)
             found["rule"] = judge(scores, case.wrong)
@@ -233,11 +242,28 @@ def judge(scores: np.ndarray, wrong: np.ndarray) -> float:
     return round(auc_r(wrong[order], n), 5)
 
 
-def by_k(A: np.ndarray, eigenvalues: np.ndarray, c: np.ndarray, wrong: np.ndarray) -> list[float]:
+def by_k(A: np.ndarray, eigenvalues: np.ndarray, c: np.ndarray, wrong: np.ndarray,
+         k: int | None = None, A_new: np.ndarray | None = None) -> list[float]:
     """AUC_R of Rain++ at k = 1 ... m, the inverse filter: the product's own filter and changes, so
-    that a ruin of either shows here. A: (N, m)."""
-    changes = deletion_changes_by_k(A, filter_weights(eigenvalues), c)
-    return [judge(-change, wrong) for change in changes]
+    that a ruin of either shows here. At the automatic `k` it is what a complaint calls for that k:
+    `deletion_changes`, or, with A_new, `replacement_changes`. A, A_new: (N, m)."""
+    w = filter_weights(eigenvalues)
+    moved = A if A_new is None else A - A_new
+    found = [judge(-change, wrong) for change in deletion_changes_by_k(moved, w, c)]
+    if k is not None:
+        changes = (deletion_changes(A[:, :k], w[:k], c[:k]) if A_new is None
+                   else replacement_changes(A[:, :k], A_new[:, :k], w[:k], c[:k]))
+        found[k - 1] = judge(-changes, wrong)
+    return found
+
+
+def relabel_back(fitted: Fitted, c: np.ndarray, rows: np.ndarray) -> float:
+    """Of mislabelled rows, the share whose relabelling to the clean class the complaint welcomes:
+    `relabel_changes` at the automatic k is below 0 there. rows: numbers of rows."""
+    k, w = fitted.k, filter_weights(fitted.spectrum.eigenvalues)
+    changes = relabel_changes(fitted.J[rows], fitted.case.y[rows], w[:k], c[:k])
+    back = changes[np.arange(len(rows)), fitted.case.clean_y[rows]]
+    return round(float((back < 0).mean()), 5)
 
 
 def cg_steps(operator, gradient: np.ndarray, n: int) -> tuple[list[np.ndarray], str]:
