@@ -471,11 +471,15 @@ def test_figure_4_has_every_error_of_tables_2_and_3_and_the_chance_of_each():
         for rate in rates}
     setting = {"data": "mnist", "architecture": "mlp", "error": "flip", "rate": 0.1}
     records = [{"setting": setting, "k": 1, "chance": chance, "queries": {
-        "Q3": {"rain": [0.2, peak], "rain++": [0.1, 0.4]}, "Q3:4": {"rain++": [1.0]}}}
+        "Q3": {"rain": [0.2, peak], "rain++": [0.1, 0.4], "value": 257, "clean": 260, "truth": 255,
+               "complaint": "too high"}, "Q3:4": {"rain++": [1.0]}}}
         for peak, chance in ((0.5, 0.01), (0.7, 0.03))]
     (key, seeds), = peaks.points(records).items()
     assert key == ("mnist, mlp, flip", 0.1, "Q3") and [s["rain"] for s in seeds] == [0.5, 0.7]
     assert [s["chance"] for s in seeds] == [0.01, 0.03] and seeds[0]["automatic"] == 0.1
+    # The error lowered the count; "too high" asks for more of that.
+    assert seeds[0]["against"] and not peaks.against({"value": 3, "clean": 3, "complaint": "-"})
+    assert not peaks.against({"value": 250, "clean": 260, "complaint": "too low"})
 
 
 def test_intervals_over_seeds_are_of_what_all_seeds_have():

@@ -114,6 +114,19 @@ def _as_asked(judged: dict, intervention: str) -> bool:
     return change < 0 if judged["complaint"] == "too high" else change > 0
 
 
+def _turned(records) -> str:
+    """In how many rankings the complaint asks for more of what the noise did."""
+    from pgrain.demo.paper.peaks import against
+    judged = [j for r in records for j in r["queries"].values()]
+    zero = [j for j in judged if max(j["rain++"]) < 0.05]
+    if not judged:
+        return ""
+    return (f"Of the {len(judged)} rankings, complaints of {sum(map(against, judged))} ask for "
+            "more of what the noise did to the value, seen from the clean model's; of the "
+            f"{len(zero)} in which deletion has a peak below 0.05, {sum(map(against, zero))}: the "
+            "direction is not what makes deletion fail in the others.")
+
+
 def render(records, folder: Path, scale) -> str:
     every = [r for r in records if r["kind"] in ("setting", "denoising")]
     own = [r for r in every if r["kind"] == "denoising"]
@@ -143,7 +156,8 @@ def render(records, folder: Path, scale) -> str:
             + draw.table(["data, model", "rate", "query", "seeds", "complaint", "delete: peak",
                           "automatic k", "seed 0 through SQL", "denoise: peak", "automatic k",
                           "seed 0 through SQL", "chance"], rankings)
-            + "\n\nMean over seeds ± half a 95 % interval; of two seeds, both values.")
+            + "\n\nMean over seeds ± half a 95 % interval; of two seeds, both values. "
+            + _turned(every))
     if counts:
         text += ("\n\n"
                  + draw.caption("The query's value before and after training anew. N is the number "

@@ -30,9 +30,10 @@ def _save(figure, path: Path) -> None:
 
 def lines(path: Path, given: Sequence[Line], *, x: str, y: str, log_y: bool = False,
           log_x: bool = False, marks: Sequence[tuple[str, int]] = (), pairs: bool = False,
-          points: bool = False) -> None:
+          points: bool = False, outside: bool = False) -> None:
     """One line a series. marks: (series, x) gets a dot; pairs: series come in twos of one colour,
-    the first dashed; points: every value gets a dot."""
+    the first dashed; points: every value gets a dot; outside: the legend is below
+    the axes."""
     figure, (axes,) = _axes()
     for number, (name, xs, ys) in enumerate(given):
         style = {"color": f"C{number // 2}", "linestyle": "-" if number % 2 else "--"} if pairs \
@@ -47,7 +48,9 @@ def lines(path: Path, given: Sequence[Line], *, x: str, y: str, log_y: bool = Fa
         axes.set_yscale("log")
     if log_x:
         axes.set_xscale("log")
-    if given:
+    if given and outside:
+        axes.legend(fontsize="x-small", ncols=3, loc="upper center", bbox_to_anchor=(0.5, -0.16))
+    elif given:
         axes.legend(fontsize="small", ncols=2 if len(given) > 4 else 1)
     _save(figure, path)
 

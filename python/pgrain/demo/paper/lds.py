@@ -240,11 +240,18 @@ def _halves_text(records) -> str:
             + draw.table(["model", "seeds", "parameters", "k", *methods, "two retrainings"], rows)
             + "\n\nMean over seeds ± half a 95 % interval. “Best k” knows the answer. “Two "
             "retrainings” is the rank correlation r of the same subsets trained with two seeds. "
+            "Rain is its last step, "
+            f"number {_steps(records)}. "
             "Scores are held against the mean of the two, so that even a perfect prediction would "
             f"reach about √(2r / (1 + r)) only: {', '.join(ceilings)}. Loss, self-influence and "
             "the rule are no predictions of a query; they stand for “removing suspects lowers it”. "
             + ("EK-FAC is kronfluence's, on dense layers alone."
                if any("ekfac" in r["scores"] for r in records) else "EK-FAC is not among them."))
+
+
+def _steps(records) -> str:
+    """What `steps[-1:]` was: conjugate gradient may end before the number asked for."""
+    return f"{records[0]['setting']['cg']} or, where it stopped by itself, the one before"
 
 
 def ceiling(agreement: float) -> float:

@@ -105,6 +105,7 @@ def write(path: Path, scale: Scale, records: Records, note: str = "") -> None:
         **{data: _rows(scale, data) for data in ("mnist", "fashion", "adult", "reviews")},
         wide=f"Wide residual networks learn {scale.colour} here" if scale.wide_resnets
         else "Where there is a WRN-10, in figure 2, it learns a part of Fashion-MNIST",
+        hessian=", ".join(f"{name} {n:,}" for name, n in scale.sample.items()), cg=scale.cg,
         models=models.replace("{", "(").replace("}", ")").replace("'", "")).strip()]
     parts += [section(name, scale, records, folder) for name in NAMES]
     path.parent.mkdir(parents=True, exist_ok=True)

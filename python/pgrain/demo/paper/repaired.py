@@ -87,8 +87,21 @@ def measure(what: dict, say) -> dict:
 
 
 def error(predicted: float, row: dict) -> float:
-    """|predicted - actual| as a share of the actual change."""
+    """|predicted - actual| as a share of the actual change; infinite where nothing changed and
+    something was predicted."""
+    if row["actual"] == row["before"]:
+        return 0.0 if predicted == row["actual"] else float("inf")
     return abs(predicted - row["actual"]) / abs(row["actual"] - row["before"])
+
+
+def _unchanged(records) -> str:
+    """Rounds after which the value is what it was."""
+    rows = [row for record in records for row in record["rounds"]
+            if row["rows_edited"] and row["actual"] == row["before"]]
+    if not rows:
+        return ""
+    return (f"After {len(rows)} of the rounds the value was what it had been: the relative error "
+            "is infinite there; it counts in the median and for the interval.")
 
 
 def _edited(records) -> str:
@@ -116,10 +129,9 @@ def render(records, folder: Path, scale) -> str:
                 rows.append([name, row["intervention"], f"{row['before']:{digits}}",
                              f"{row['target']:{digits}}", *["–"] * 8])
                 continue
-            if row["actual"] != row["before"]:
-                of = errors.setdefault((name, row["intervention"]), [])
-                of.append((error(row["predicted"], row), error(row["first"], row),
-                           row["low"] <= row["actual"] <= row["high"]))
+            of = errors.setdefault((name, row["intervention"]), [])
+            of.append((error(row["predicted"], row), error(row["first"], row),
+                       row["low"] <= row["actual"] <= row["high"]))
             rows.append([name, row["intervention"], f"{row['before']:{digits}}",
                          f"{row['target']:{digits}}", row["rows_edited"], row["wrong"],
                          f"{row['predicted']:{digits}}",
@@ -139,7 +151,8 @@ def render(records, folder: Path, scale) -> str:
             "order: the value plus the sum of `effect` of the same rows. Where a net was not at "
             "its minimum, going on with training changes the value by itself: the last but one "
             f"column, which no plan foresees. {_edited(records)}The error as a share of what "
-            "training changed; predicting no change at all has 1:\n\n"
+            "training changed; predicting no change at all has 1. "
+            + _unchanged(records) + "\n\n"
             + draw.table(["data, model, error, query", "intervention", "rounds",
                           "median error of the plan", "of first order", "inside the interval"],
                          summary))
