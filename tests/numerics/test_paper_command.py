@@ -110,7 +110,9 @@ def test_missing_data_can_be_left_out(tmp_path, only_fashion, monkeypatch):
     assert nothing.exit_code == 1 and "no page was written" in nothing.output
 
 
-def test_a_page_of_nothing_is_no_page(tmp_path):
+def test_a_page_of_nothing_is_no_page(tmp_path, monkeypatch):
+    # Without --records they are looked for below the current folder.
+    monkeypatch.chdir(tmp_path)
     written = tmp_path / "docs" / "p.md"
     written.parent.mkdir()
     written.write_text("what was here")

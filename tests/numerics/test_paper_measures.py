@@ -28,6 +28,7 @@ from pgrain.demo.paper import (
     peaks,
     peers,
     points,
+    repaired,
     two_errors,
 )
 from pgrain.demo.paper.cases import Case, Setting, load
@@ -269,6 +270,60 @@ def test_two_errors_of_records_with_and_without_the_queries_of_our_own():
     assert "| cnn, 40%, 1 seed | Q3:9 |" in written
     assert "| mlp, 40%, 5 seeds | Q3:9@4 |" in written and "| cnn, 40%, 1 seed | Q3:9@4 |" \
         not in written
+
+
+def test_complaints_that_point_against_the_error_are_marked():
+    def run(complaint):
+        return {"queries": {"Q3:1": {"complaint": complaint}, "Q3:7": {"complaint": "too high"}}}
+
+    # Ones are labelled seven: too few ones and too many sevens are what the error did.
+    assert not two_errors.turned(run("too low"), "Q3:1")
+    assert two_errors.turned(run("too high"), "Q3:1")
+    assert two_errors.mark([run("too high"), run("too low")], "Q3:1") == " †1"
+    assert two_errors.mark([run("too low")], "Q3:7") == ""
+
+
+def test_a_repair_that_changed_nothing_counts_as_infinitely_wrong():
+    row = {"before": 224.0, "actual": 224.0}
+    assert repaired.error(234.0, row) == float("inf") and repaired.error(224.0, row) == 0
+    assert repaired.error(234.0, {"before": 224.0, "actual": 244.0}) == 0.5
+    record = {"setting": {"data": "mnist", "architecture": "mlp", "error": "flip"}, "query": "Q3",
+              "n_rows": 9, "n_parameters": 5, "drift": 1.0, "truth": 255.0, "rounds": [
+                  {"intervention": "delete", "target": 234.0, "rows_edited": 34, "wrong": 34,
+                   "predicted": 234.0, "first": 230.0, "low": 229.0, "high": 240.0, **row}]}
+    written = repaired.render([record], KEPT.parent, SCALES["small"])
+    assert "| mnist, mlp, flip, Q3 | delete | 1 | inf | inf | 0 of 1 |" in written
+    assert "relative error is infinite" in written
+
+
+def test_the_sweep_is_split_by_what_the_error_did():
+    judged = {"truth": 0.0, "complaint": "too high", "rain++": [0.95]}
+    record = {"setting": {"data": "mnist", "swept": ["Q1:1-5", "Q1:0-2"]}, "queries": {
+        "Q1:1-5": {**judged, "value": 50.0, "clean": 100.0},
+        "Q1:0-2": {**judged, "value": 200.0, "clean": 100.0, "rain++": [0.1]}}}
+    written = magnitude._directions([record])
+    assert "| mnist | Q1 | a flipped class | lowered | 1 | 100% |" in written
+    assert "| mnist | Q1 | other classes | raised | 1 | 0% |" in written
+    assert "in 1 of 2 queries the complaint asks for more" in written
+
+
+def test_rain_that_met_nonpositive_curvature_is_counted():
+    records = [{"queries": {"Q1": {"rain_status": status}}} for status in (
+        "not converged after 8 products", "nonpositive curvature at product 3")]
+    assert "in 1 of these 2 runs" in iterations.stopped(records, 8)
+    assert "in none of these 1 runs" in iterations.stopped(records[:1], 8)
+
+
+def test_the_automatic_k_is_ranked_by_the_changes_of_a_complaint(monkeypatch):
+    rng = np.random.default_rng(0)
+    A, c, wrong = rng.normal(size=(40, 3)), rng.normal(size=3), np.arange(40) < 5
+    values = np.array([3.0, 2.0, 1.0])
+    plain = measure.by_k(A, values, c, wrong)
+    assert measure.by_k(A, values, c, wrong, 2) == plain
+    moved = measure.by_k(A, values, c, wrong, 2, A / 2)
+    assert moved == plain
+    monkeypatch.setattr(measure, "deletion_changes", lambda *given: np.arange(40) * -1.0)
+    assert measure.by_k(A, values, c, wrong, 2) == [plain[0], 0.0, plain[2]]
 
 
 def test_intervals():

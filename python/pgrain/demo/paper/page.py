@@ -101,7 +101,8 @@ def write(path: Path, scale: Scale, records: Records, note: str = "") -> None:
     models = ", ".join(f"{name} {dict(options)}" if options else f"{name} of default size"
                        for name, options in ((n, scale.options.get(n, ())) for n in scale.sample))
     parts = [_template("page_head.md").format(
-        scale=scale.name, machine=f"{machine()} {note}".strip(), device=device(),
+        scale=scale.name, device=device(),
+        machine=f"{machine()} {note.rstrip('.')}{'.' if note else ''}".strip(),
         **{data: _rows(scale, data) for data in ("mnist", "fashion", "adult", "reviews")},
         wide=f"Wide residual networks learn {scale.colour} here" if scale.wide_resnets
         else "Where there is a WRN-10, in figure 2, it learns a part of Fashion-MNIST",
