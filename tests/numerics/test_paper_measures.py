@@ -198,25 +198,6 @@ def test_costs_are_those_of_what_is_most_alike():
     assert costs.predict(Job("other", {}), table) == costs.SECONDS
 
 
-def test_a_section_of_lost_records_stays_until_as_many_are_measured(tmp_path, monkeypatch):
-    pytest.importorskip("matplotlib")
-    folder = tmp_path / "paper"
-    (folder / "earlier").mkdir(parents=True)
-    (folder / "earlier" / "controls.md").write_text(
-        "<!-- measured: 2; commit: abc1234; sizes: fashion; note: two cores -->\n\nas it was\n")
-    records = Records(tmp_path / "records")
-    before = page.section("controls", SCALES["small"], records, folder)
-    assert "as it was" in before and "abc1234" in before
-    for number, shown in ((1, True), (4, False)):
-        job = experiment("controls").jobs(SCALES["small"])[number]
-        records.measure(job, lambda: {
-            "k": 1, "chance": 0.1, "n_rows": 10, "n_parameters": 5,
-            "queries": {"Q3": {"rain++": [0.123], "gradient_dot": 0.2}}})
-        after = page.section("controls", SCALES["small"], records, folder)
-        assert ("as it was" in after) == ("Measured since" in after) == shown
-        assert "0.123" in after
-
-
 @pytest.mark.parametrize("name", NAMES)
 def test_every_section_is_written_from_the_records_that_are_kept_with_their_sizes(name, tmp_path):
     pytest.importorskip("matplotlib")

@@ -5,11 +5,10 @@ from __future__ import annotations
 import os
 import platform
 import re
-import tempfile
 from importlib.metadata import version
 from pathlib import Path
 
-from pgrain.demo.paper import draw, earlier
+from pgrain.demo.paper import draw
 from pgrain.demo.paper.experiments import NAMES, experiment
 from pgrain.demo.paper.records import Records, commit
 from pgrain.demo.paper.scales import Scale
@@ -45,40 +44,20 @@ def _load(records: list[dict]) -> str:
             if loads else "")
 
 
-def _since(one, found: list[dict], scale: Scale) -> str:
-    """The tables of what has been measured since a section that is kept from earlier was."""
-    if not found:
-        return ""
-    with tempfile.TemporaryDirectory() as folder:
-        text = one.render(found, Path(folder), scale)
-    tables = [part for part in text.split("\n\n") if part.startswith("|")]
-    commits = ", ".join(sorted({r["commit"] for r in found if "commit" in r}))
-    return "\n\n".join([f"\n\nMeasured since, at {commits}:", *tables]) if tables else ""
-
-
 def section(name: str, scale: Scale, records: Records, folder: Path) -> str:
     """One experiment: how to make it alone, what the paper reports, what was found; `folder` takes
-    the plots. From the records, or, while they are fewer than those of a section kept from
-    earlier, that one."""
+    the plots."""
     one = experiment(name)
     jobs = one.jobs(scale)
     found = records.all(jobs)
-    old = earlier.read(folder, name) if scale.name == "small" else None
-    command = f"`pgrain paper {name} --scale {scale.name}`"
-    if old is not None and len(found) < min(old.measured, len(jobs)):
-        head = (f"{command}: {old.measured} configurations, measured at commit {old.commit} "
-                f"({old.note}); their records are lost, the section is as it was written then. "
-                f"{len(found)} of {len(jobs)} have been measured since. {old.sizes}.")
-        body = old.text + _since(one, found, scale)
-    else:
-        used = sum(record.get("cpu", 0) for record in found)
-        commits = ", ".join(sorted({r["commit"] for r in found if "commit" in r}))
-        head = (f"{command}: {len(found)} of {len(jobs)} configurations measured, {used:,.0f} s of "
-                f"processor time{f', commit {commits}' if commits else ''}"
-                f"{_load(found) if hasattr(one, 'TIMED') else ''}.")
-        body = one.render(found, folder, scale) if found else draw.table([], [])
-    return "\n\n".join([f"## {one.TITLE}", head.strip(), f"**Reported:** {one.REPORTED}",
-                        body.strip()])
+    used = sum(record.get("cpu", 0) for record in found)
+    commits = ", ".join(sorted({r["commit"] for r in found if "commit" in r}))
+    head = (f"`pgrain paper {name} --scale {scale.name}`: {len(found)} of {len(jobs)} "
+            f"configurations measured, {used:,.0f} s of processor time"
+            f"{f', commit {commits}' if commits else ''}"
+            f"{_load(found) if hasattr(one, 'TIMED') else ''}.")
+    body = one.render(found, folder, scale) if found else draw.table([], [])
+    return "\n\n".join([f"## {one.TITLE}", head, f"**Reported:** {one.REPORTED}", body.strip()])
 
 
 def _rows(scale: Scale, data: str) -> str:
