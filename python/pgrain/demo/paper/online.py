@@ -39,5 +39,5 @@ def render(records, folder: Path, scale) -> str:
             + "\n\nms. The last column is figure 7: the projection of the objective from stored "
             "Jacobians, with the ranking of all training rows, on random arrays of the "
             "stored shapes and untrained weights. Each number of Rain is the median of "
-            f"{draw.span([r.get('rain_calls', 2) for r in records])} calls on a machine that was "
-            "not idle: that it does not always rise with the iterations is noise.")
+            f"{draw.span([r.get('rain_calls', 2) for r in records])} calls; that it "
+            "does not always rise with the iterations is noise.")
