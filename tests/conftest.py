@@ -16,6 +16,7 @@ import contextlib
 import itertools
 import os
 import shutil
+import subprocess
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -67,6 +68,16 @@ class Database:
         """The first column of the first row."""
         row = self.execute(query, parameters).fetchone()
         return None if row is None else row[0]
+
+    def dumped_into(self, empty: Database) -> Database:
+        """`empty` with what pg_dump writes of this one."""
+        dump = subprocess.run([self.cluster.server.program("pg_dump"), self.dsn()],
+                              capture_output=True, text=True, check=True).stdout
+        restored = subprocess.run([self.cluster.server.program("psql"), "-qX", "-v",
+                                   "ON_ERROR_STOP=1", empty.dsn()], input=dump, text=True,
+                                  capture_output=True)
+        assert restored.returncode == 0, restored.stderr
+        return empty
 
     def close(self) -> None:
         for connection in self._others:

@@ -453,14 +453,7 @@ def test_duplicates_go_but_for_one(database, worker):
 
 
 def test_dump_keeps_repairs_and_their_values(income, module_database):
-    import subprocess
-    dump = subprocess.run([income.cluster.server.program("pg_dump"), income.dsn()],
-                          capture_output=True, text=True, check=True).stdout
-    copy = module_database(extension=False)
-    restored = subprocess.run([income.cluster.server.program("psql"), "-qX", "-v",
-                               "ON_ERROR_STOP=1", copy.dsn()], input=dump, text=True,
-                              capture_output=True)
-    assert restored.returncode == 0, restored.stderr
+    copy = income.dumped_into(module_database(extension=False))
     query = "SELECT name, kind, features, options FROM pgrain.interventions ORDER BY name"
     assert copy.rows(query) == income.rows(query)
     query = "SELECT intervention, train_key, value FROM pgrain.intervention_value ORDER BY 1, 2"

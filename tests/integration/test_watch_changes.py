@@ -14,7 +14,7 @@ import time
 import psycopg
 import pytest
 from psycopg import errors
-from watch_checks import agree, agree_in, folded
+from watch_checks import CONFLICTS, agree, agree_in, folded, until_current, wander
 
 from pgrain.worker.watch_rows import LOCK_CLASS
 
@@ -121,24 +121,8 @@ def test_interleaved_changes(shop, seed, most, crowded, stack):
         session.commit()
     for step in range(48):
         session = rng.choice(sessions)
-        try:
-            action = rng.random()
-            if action < 0.6:
-                change(rng, session)
-            elif action < 0.7:
-                with contextlib.suppress(ZeroDivisionError), session.transaction():
-                    change(rng, session)
-                    raise ZeroDivisionError    # rolled back to a savepoint
-            elif action < 0.75:
-                session.execute("UPDATE hours SET name = name || '*' WHERE hour = %s",
-                                [rng.randrange(8)])
-            elif action < 0.9:
-                session.commit()
-            else:
-                session.rollback()
-        except (errors.LockNotAvailable, errors.DeadlockDetected, errors.UniqueViolation,
-                errors.SerializationFailure, errors.InFailedSqlTransaction):
-            session.rollback()
+        wander(rng, session, change, (*CONFLICTS, errors.UniqueViolation,
+                                      errors.SerializationFailure))
         if step == 20:
             shop.worker.kill()
             shop.worker.start()
@@ -151,13 +135,6 @@ def test_interleaved_changes(shop, seed, most, crowded, stack):
     folded(shop)
     until_current(shop)
     all_agree(shop)
-
-
-def until_current(database, seconds=20):
-    deadline = time.monotonic() + seconds
-    while not database.value("SELECT bool_and(current) FROM pgrain.watches"):
-        assert time.monotonic() < deadline, database.rows("SELECT * FROM pgrain.watches")
-        time.sleep(0.1)
 
 
 def waiting(database, watch) -> int:

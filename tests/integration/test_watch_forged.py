@@ -32,6 +32,7 @@ FORGERIES = {
     "half a number": lambda note: with_part(note, "factor:0", "a", b"\0"),
     "no numbers": lambda note: with_part(note, "factor:0", "a", None),
     "no JSON": lambda note: with_part(note, "group", "metas", "["),
+    "nested without end": lambda note: with_part(note, "group", "metas", "[" * 100_000),
     "half a value": lambda note: with_part(note, "digest:0", "a", b"\0\0\0\x20\0"),
     "a value of no type": lambda note: with_part(note, "digest:0", "a", b"\0\0\0\x04\0\0\0\7"),
     "values without an end": lambda note: with_part(note, "digest:0", "a", b"\xff\xff\xff\xfc"),

@@ -247,13 +247,7 @@ def test_rows_of_columns(shop, worker):
 def test_dump_and_restore(shop, module_database, worker):
     """Watches come along; their states are computed again by the first worker."""
     watch(shop, "kept", COUNT.format("stock"))
-    dump = subprocess.run([shop.cluster.server.program("pg_dump"), shop.dsn()],
-                          capture_output=True, text=True, check=True).stdout
-    copy = module_database(extension=False)
-    restored = subprocess.run([shop.cluster.server.program("psql"), "-qX", "-v",
-                               "ON_ERROR_STOP=1", copy.dsn()], input=dump, text=True,
-                              capture_output=True)
-    assert restored.returncode == 0, restored.stderr
+    copy = shop.dumped_into(module_database(extension=False))
     # Its notes are bounded before a worker has been there, too.
     copy.execute("CREATE OR REPLACE FUNCTION pgrain._most_notes(OUT notes bigint, OUT bytes "
                  "bigint, OUT patience interval) LANGUAGE sql IMMUTABLE AS "

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 
 import pytest
+from psycopg import errors
+
+CONFLICTS = (errors.LockNotAvailable, errors.DeadlockDetected, errors.InFailedSqlTransaction)
 
 
 def cells(database, query, keys=("hour",)):
@@ -40,3 +44,33 @@ def folded(database):
     while database.value("SELECT count(*) FROM pgrain.watch_note"):
         assert time.monotonic() < deadline, "notes are not folded"
         time.sleep(0.05)
+
+
+def until_current(database, seconds=20):
+    deadline = time.monotonic() + seconds
+    while not database.value("SELECT bool_and(current) FROM pgrain.watches"):
+        assert time.monotonic() < deadline, database.rows("SELECT * FROM pgrain.watches")
+        time.sleep(0.1)
+
+
+def wander(rng, session, change, conflicts=CONFLICTS):
+    """One step of a session with an open transaction: a change, one that is rolled back to a
+    savepoint, a change of the other table, the end of the transaction; it is rolled back where
+    others are in the way."""
+    try:
+        action = rng.random()
+        if action < 0.6:
+            change(rng, session)
+        elif action < 0.7:
+            with contextlib.suppress(ZeroDivisionError), session.transaction():
+                change(rng, session)
+                raise ZeroDivisionError    # rolled back to a savepoint
+        elif action < 0.75:
+            session.execute("UPDATE hours SET name = name || '*' WHERE hour = %s",
+                            [rng.randrange(8)])
+        elif action < 0.9:
+            session.commit()
+        else:
+            session.rollback()
+    except conflicts:
+        session.rollback()

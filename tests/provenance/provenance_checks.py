@@ -8,7 +8,7 @@ from decimal import Decimal
 import numpy as np
 import pytest
 from provenance_family_parts import EXPECTED, IF_KNOWN, ROW, TEXTS, Query
-from provenance_harness import Lab, shapes_of
+from provenance_harness import Lab, enumerate_expectation, random_probabilities, shapes_of
 
 
 def evaluate(lab: Lab, circuit, query: Query, predicted):
@@ -49,6 +49,27 @@ def check_expectation(circuit, query: Query, P, expected) -> int:
                                    err_msg="probability of the rows")
         compared += 1
     return compared
+
+
+def check_exact(circuit, query: str, exact: dict) -> None:
+    """What is said to be exact, at probabilities of the query's own, and the slopes there."""
+    rng = np.random.default_rng(len(query))
+    P = random_probabilities(rng, circuit)
+    texts_of = tuple(c for c, d in enumerate(circuit.columns) if exact.get(d.name) == TEXTS)
+    assert check_expectation(circuit, Query(query, exact), P,
+                             enumerate_expectation(circuit, P, None, texts_of))
+    check_gradient(circuit, P, rng)
+
+
+def check_classes(schema: Lab, query: str, labellings) -> object:
+    """The circuit of a query, equal to PostgreSQL's result under each of these labellings of its
+    values of model m; labellings(n): of n values."""
+    circuit, capture = schema.circuit(query)
+    values = schema.values("m", circuit)
+    for labels in labellings(len(values)):
+        schema.relabel("m", dict(zip(values, labels, strict=True)))
+        circuit.value(schema.predicted(circuit)).compare(schema.result(capture))
+    return circuit
 
 
 def key_of(circuit, fixed: list[int], texts) -> tuple:

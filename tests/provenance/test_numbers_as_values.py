@@ -11,9 +11,9 @@ import itertools
 
 import numpy as np
 import pytest
-from provenance_checks import check_expectation, check_gradient
-from provenance_family_parts import EXPECTED, ROW, Query
-from provenance_harness import Lab, enumerate_expectation, random_probabilities
+from provenance_checks import check_classes, check_exact, check_gradient
+from provenance_family_parts import EXPECTED, ROW
+from provenance_harness import Lab, random_probabilities
 
 from pgrain.errors import UnsupportedOperator
 
@@ -91,28 +91,19 @@ def schema(lab: Lab) -> Lab:
     return lab
 
 
-def check_classes(schema: Lab, query: str):
-    circuit, capture = schema.circuit(query)
-    values = schema.values("m", circuit)
-    for labels in itertools.product(CLASSES, repeat=len(values)):
-        schema.relabel("m", dict(zip(values, labels, strict=True)))
-        circuit.value(schema.predicted(circuit)).compare(schema.result(capture))
-    return circuit
+def checked(schema: Lab, query: str):
+    return check_classes(schema, query, lambda n: itertools.product(CLASSES, repeat=n))
 
 
 @pytest.mark.parametrize("query", EXACT)
 def test_exact(schema: Lab, query: str) -> None:
-    circuit = check_classes(schema, query)
-    rng = np.random.default_rng(len(query))
-    P = random_probabilities(rng, circuit)
-    assert check_expectation(circuit, Query(query, {"n": EXPECTED, ROW: ""}), P,
-                             enumerate_expectation(circuit, P))
-    check_gradient(circuit, P, rng)
+    circuit = checked(schema, query)
+    check_exact(circuit, query, {"n": EXPECTED, ROW: ""})
 
 
 @pytest.mark.parametrize("query", EQUAL)
 def test_equal_on_classes(schema: Lab, query: str) -> None:
-    circuit = check_classes(schema, query)
+    circuit = checked(schema, query)
     rng = np.random.default_rng(len(query))
     check_gradient(circuit, random_probabilities(rng, circuit), rng)
 
@@ -132,4 +123,4 @@ def test_large_groups(schema: Lab) -> None:
     """An extreme of 60 rows, integers that make 3 661 sums, five distinct numbers 12 times each."""
     for of in ("max(v)", "sum(2 * i)", "sum(i % 5)", "sum(1.5 * (i % 3))", "avg(i % 3)"):
         query = f"SELECT DISTINCT {of} AS m FROM many WHERE {P} = 'a'"
-        check_classes(schema, query)
+        checked(schema, query)

@@ -11,9 +11,9 @@ import itertools
 
 import numpy as np
 import pytest
-from provenance_checks import check_expectation, check_gradient
-from provenance_family_parts import EXPECTED, IF_KNOWN, ROW, TEXTS, Query
-from provenance_harness import Lab, enumerate_expectation, random_probabilities
+from provenance_checks import check_classes, check_exact, check_gradient
+from provenance_family_parts import EXPECTED, IF_KNOWN, ROW, TEXTS
+from provenance_harness import Lab, random_probabilities
 
 CLASSES = ["a", "b"]
 P = "pgrain.predict('m', x)"
@@ -90,28 +90,23 @@ def schema(lab: Lab) -> Lab:
     return lab
 
 
-def check_classes(schema: Lab, query: str):
-    circuit, capture = schema.circuit(query)
-    values = schema.values("m", circuit)
-    every = list(itertools.product(CLASSES, repeat=len(values))) if len(values) < 9 else [
-        np.random.default_rng(i).choice(CLASSES, len(values)).tolist() for i in range(9)]
-    for labels in every[::max(len(every) // 32, 1)]:
-        schema.relabel("m", dict(zip(values, labels, strict=True)))
-        circuit.value(schema.predicted(circuit)).compare(schema.result(capture))
-    return circuit
+def some(n: int) -> list:
+    """Labels of n values: some 32 of all, nine at random where there are too many."""
+    every = list(itertools.product(CLASSES, repeat=n)) if n < 9 else [
+        np.random.default_rng(i).choice(CLASSES, n).tolist() for i in range(9)]
+    return every[::max(len(every) // 32, 1)]
+
+
+def checked(schema: Lab, query: str):
+    return check_classes(schema, query, some)
 
 
 @pytest.mark.parametrize("table", TABLES)
 @pytest.mark.parametrize(("query", "exact"), EXACT)
 def test_exact(schema: Lab, query: str, exact: dict, table: str) -> None:
     query = query.format(t=table, p=P)
-    circuit = check_classes(schema, query)
-    rng = np.random.default_rng(len(query))
-    P_ = random_probabilities(rng, circuit)
-    texts_of = tuple(c for c, d in enumerate(circuit.columns) if exact.get(d.name) == TEXTS)
-    assert check_expectation(circuit, Query(query, exact), P_,
-                             enumerate_expectation(circuit, P_, None, texts_of))
-    check_gradient(circuit, P_, rng)
+    circuit = checked(schema, query)
+    check_exact(circuit, query, exact)
 
 
 def distribution(p: np.ndarray) -> np.ndarray:
@@ -126,7 +121,7 @@ def distribution(p: np.ndarray) -> np.ndarray:
 def test_extremes_of_large_groups(schema: Lab, of: str) -> None:
     """Thirty rows a group, too many for diagrams: by convolutions, exact."""
     counted = COUNTS[of].format(t="wide", p=P)
-    circuit = check_classes(schema, f"SELECT max(n) AS top, min(n) AS least FROM ({counted}) AS k")
+    circuit = checked(schema, f"SELECT max(n) AS top, min(n) AS least FROM ({counted}) AS k")
     rng = np.random.default_rng(7)
     P_ = random_probabilities(rng, circuit)
     group_of = dict(schema.rows("SELECT x, g FROM wide"))
@@ -146,7 +141,7 @@ def test_extremes_of_large_groups(schema: Lab, of: str) -> None:
 def test_the_greatest_of_many_groups(schema: Lab, of: str) -> None:
     """Twenty groups, too many for diagrams: each one's chance to be the greatest, exact."""
     counted = COUNTS[of].format(t="(SELECT x, row_number() OVER () % 20 AS g FROM wide) AS t", p=P)
-    circuit = check_classes(schema, f"WITH k AS ({counted}) SELECT g FROM k WHERE n = "
+    circuit = checked(schema, f"WITH k AS ({counted}) SELECT g FROM k WHERE n = "
                                     "(SELECT max(n) FROM k)")
     rng = np.random.default_rng(8)
     P_ = random_probabilities(rng, circuit)
@@ -167,7 +162,7 @@ def test_the_greatest_of_many_groups(schema: Lab, of: str) -> None:
 @pytest.mark.parametrize("test", AGAINST[:8])
 def test_many_groups(schema: Lab, test: str) -> None:
     """More groups than diagrams take up: PostgreSQL's answer on classes, and a slope."""
-    circuit = check_classes(schema, f"WITH k AS ({COUNTS['where'].format(t='many', p=P)}) SELECT g "
+    circuit = checked(schema, f"WITH k AS ({COUNTS['where'].format(t='many', p=P)}) SELECT g "
                                     f"FROM k WHERE {test}")
     rng = np.random.default_rng(len(test))
     check_gradient(circuit, random_probabilities(rng, circuit), rng)

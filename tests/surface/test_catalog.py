@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import subprocess
 
 import psycopg
 import pytest
@@ -202,13 +201,7 @@ def test_dump_and_restore_keep_models(small, module_database, worker):
     small.execute("SELECT pgrain.apply('colour', '{3}', 'delete')")
     before = small.rows("SELECT model, version, classes, n_rows FROM pgrain.models")
     labels = small.rows("SELECT id, pgrain.predict('colour', x) FROM items ORDER BY id")
-    dump = subprocess.run([small.cluster.server.program("pg_dump"), small.dsn()],
-                          capture_output=True, text=True, check=True).stdout
-    copy = module_database(extension=False)
-    restored = subprocess.run([small.cluster.server.program("psql"), "-qX", "-v",
-                               "ON_ERROR_STOP=1", copy.dsn()], input=dump, text=True,
-                              capture_output=True)
-    assert restored.returncode == 0, restored.stderr
+    copy = small.dumped_into(module_database(extension=False))
     assert copy.rows("SELECT model, version, classes, n_rows FROM pgrain.models") == before
     assert copy.rows("SELECT model, train_key, intervention FROM pgrain.edits") == [
         ("colour", "3", "delete")]

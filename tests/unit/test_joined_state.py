@@ -152,6 +152,8 @@ def test_limits(monkeypatch):
     taken(JoinedState(), 0, rows, world, 1)
     with pytest.raises(LimitExceeded, match="sums of one table"):
         taken(JoinedState(), 0, [*rows, (1, 0, 0, 1.0)], world, 1)
+    # What meets nothing is not kept, and does not count.
+    taken(JoinedState(), 0, [*rows, *((0, None, v, 1.0) for v in range(12))], world, 1)
     monkeypatch.setattr(joined_state, "_PAIRS", 5)
     state = JoinedState()
     for side in (0, 1):

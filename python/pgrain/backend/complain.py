@@ -520,12 +520,13 @@ def _match(plpy, evaluation: dict, number: int, match: dict) -> list[int]:
 
     If no row of the result meets its WHERE, those that are possible but absent may.
     """
+    known: Known = evaluation["known"]
     try:
-        rows = _select(plpy, evaluation["known"], match)
+        rows = _select(plpy, known, match)
         if not rows and match["more"]:
-            match, _ = session.call(plpy, "match", {"evaluation": evaluation["evaluation"],
-                                                    "complaint": number})
-            rows = _select(plpy, evaluation["known"], match)
+            answer, _ = session.call(plpy, "match", {"evaluation": evaluation["evaluation"],
+                                                     "complaint": number})
+            rows = _select(plpy, known, answer)
     except plpy.SPIError as error:
-        raise hints.of_condition(plpy, match["sql"], error) from None
+        raise hints.of_condition(plpy, known.plan["columns"], error) from None
     return rows

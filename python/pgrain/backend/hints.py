@@ -9,8 +9,6 @@ from pgrain.errors import PgrainError
 
 _NAME = re.compile(r'\s*((?:(?:"[^"]+"|[^\W\d]\w*)\.)?(?:"[^"]+"|[^\W\d]\w*))\s*;?\s*')
 _DENIED = re.compile(r"permission denied for (?:table|view|materialized view|foreign table) (.+)")
-_CONDITION = " AS q\nWHERE ("      # of provenance/output.py: what is before are the output's rows
-_ROW_NUMBER = "SELECT _pgrain_row AS output_row"
 
 
 def of_query(plpy, text: str, error) -> PgrainError:
@@ -45,18 +43,13 @@ def of_relation(plpy, text: str) -> str | None:
     return f"There is a relation of that name: write SELECT * FROM {name[1]}."
 
 
-def of_condition(plpy, sql: str, error) -> PgrainError:
-    """The plpy.SPIError of a complaint's WHERE, which `sql` evaluates, as ours: it says where it
-    is from, and which columns there are."""
+def of_condition(plpy, columns: list[str], error) -> PgrainError:
+    """The plpy.SPIError of a complaint's WHERE as ours: it says where it is from, and which
+    columns the query's output has."""
     failure = from_postgres(error)
     if failure.sqlstate[:2] not in ("22", "42"):
         return failure
-    try:
-        rows = sql.partition(_CONDITION)[0].replace(_ROW_NUMBER, "SELECT *", 1)
-        names = plpy.execute(plpy.prepare(f"{rows} AS q LIMIT 0", ["jsonb"]), ["[]"]).colnames()
-    except plpy.SPIError:       # a name of the query's own that reads like the condition
-        return failure
-    listed = ", ".join(plpy.quote_ident(name) for name in names[1:])
+    listed = ", ".join(plpy.quote_ident(name) for name in columns)
     hints = [failure.hint]
     if failure.sqlstate == "42703":
         hints.append("A text in it stands in single quotes: station = 'North'.")

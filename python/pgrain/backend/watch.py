@@ -480,7 +480,8 @@ def _match(plpy, found: Standing, sql: str, output: str) -> list[int]:
     try:
         return complain.selected(plpy, found.conditions, sql, output)
     except plpy.SPIError as error:
-        raise hints.of_condition(plpy, sql, error) from None
+        columns = [column["name"] for column in json.loads(found.shape)["columns"]]
+        raise hints.of_condition(plpy, columns, error) from None
 
 
 def cells(plpy, found: Standing, include_absent: bool) -> list[tuple] | None:

@@ -151,13 +151,8 @@ class JoinedState:
                 for other in others.values():
                     shared.add(*((weights, other) if side == 0 else (other, weights)), spread)
         touched |= {"s" + key for key in self.shared.add(shared.tally(), sign)}
-        numbers = atom_count(shape) * lineage.n_classes
-        for wanted, most in ((len(self.sides[side].cells), MOST),
-                             (self.values.counts[side], min(MOST, MOST_NUMBERS // numbers))):
-            if wanted > most:
-                raise LimitExceeded(
-                    f"the watch of a join would keep {wanted:,} sums of one table, of at most "
-                    f"{most:,}", hint=_HINT)
+        _check_room(len(self.sides[side].cells), MOST)
+        _check_room(self.values.counts[side], _most_values(shape, lineage.n_classes))
         return touched
 
     def copy(self) -> JoinedState:
@@ -268,6 +263,19 @@ def side_of(kept: dict, side: int) -> dict:
     return kept["sides"][side] if "sides" in kept else kept
 
 
+# --- limits ------------------------------------------------------------------------------------
+
+def _most_values(shape: dict, n_classes: int) -> int:
+    """How many values of one side may be kept."""
+    return min(MOST, MOST_NUMBERS // (atom_count(shape) * n_classes))
+
+
+def _check_room(wanted: int, most: int) -> None:
+    if wanted > most:
+        raise LimitExceeded(f"the watch of a join would keep {wanted:,} sums of one table, of at "
+                            f"most {most:,}", hint=_HINT)
+
+
 # --- rows by value -----------------------------------------------------------------------------
 
 def _weighed(kept: dict, side: int, annotated, lineage: Lineage) -> Iterable[tuple]:
@@ -281,14 +289,14 @@ def _weighed(kept: dict, side: int, annotated, lineage: Lineage) -> Iterable[tup
     atoms = atoms_of(annotated, lineage)
     places, of_group = [], np.full(len(lineage.texts), -1, np.int64)
     known: dict[tuple[str, str], int] = {}
+    columns = [column for its, column in kept["shown"] if its == side]
     for group, texts in enumerate(lineage.texts):
         met = _met(kept, side, texts)
         if met is None:
             continue
-        shown = [texts[column] for its, column in kept["shown"] if its == side]
+        shown = [texts[column] for column in columns]
         row = json.dumps([canonical(text, shape["columns"][column]["type_oid"])
-                          for text, (its, column) in zip(
-                              shown, (s for s in kept["shown"] if s[0] == side), strict=True)])
+                          for text, column in zip(shown, columns, strict=True)])
         if (met, row) not in known:
             known[met, row] = len(places)
             places.append((met, row, shown))
@@ -296,9 +304,6 @@ def _weighed(kept: dict, side: int, annotated, lineage: Lineage) -> Iterable[tup
     there = np.flatnonzero(rows.variables[0] < n_variables)
     pairs, of_pair = np.unique(rows.factor[there] * n_variables + rows.variables[0][there],
                                return_inverse=True)
-    if len(pairs) > MOST:
-        raise LimitExceeded(f"the watch of a join would keep {len(pairs):,} sums of one table, of "
-                            f"at most {MOST:,}", hint=_HINT)
     weights = {w: rows.weights[w][there] for atom in atoms for w in atom[:2]}
     sums = {w: np.bincount(of_pair, some, len(pairs)) for w, some in weights.items()}
     some = {w: np.bincount(of_pair, its != 0, len(pairs)) for w, its in weights.items()}
@@ -313,6 +318,7 @@ def _weighed(kept: dict, side: int, annotated, lineage: Lineage) -> Iterable[tup
     entry = entries[np.repeat(first, n) + np.arange(len(pair)) - np.repeat(np.cumsum(n) - n, n)]
     place = of_group[lineage.group_of_entry[entry]]
     codes, to = np.unique(place * n_variables + pairs[pair] % n_variables, return_inverse=True)
+    _check_room(len(codes), _most_values(shape, n_classes))     # each is there before, or after
     shaped = (len(codes), len(atoms), n_classes)
     counts, totals = np.zeros(shaped, np.int64), np.zeros(shaped)
     classes = lineage.entries[entry, 1]

@@ -169,6 +169,7 @@ class Complaints:
             while len(self._plans) > PLANS:
                 self._plans.popitem(last=False)
         return {"plan": key, "capture": made.sql, "result": made.result_sql,
+                "columns": [column.name for column in made.output_columns],
                 "fetch": {name: made.fetch_sql(name) for name in models},
                 "nested_loops": made.nested_loops, "stamped": made.stamped_sql,
                 "fingerprint": made.fingerprint_sql,

@@ -86,8 +86,9 @@ class Folder(Poller):
         except psycopg.Error as error:      # its row is its creator's: the others go on
             if connection.closed or isinstance(error, psycopg.OperationalError):
                 raise
-            self._say("watch cannot be folded", number, _reason(error), sqlstate=error.sqlstate)
-            return error.diag.message_primary
+            reason = _reason(error)
+            self._say("watch cannot be folded", number, reason, sqlstate=error.sqlstate)
+            return reason
         except Exception as error:
             log.error("watch cannot be folded", watch=number, traceback=traceback.format_exc())
             return f"{type(error).__name__}: {error}"

@@ -12,7 +12,7 @@ from pgrain.watch.joins import equality_sql, is_join, joined_shape, taken_apart
 from pgrain.watch.plan import check_alert, shape
 from pgrain.watch.state import StandingCircuit, key_of
 
-_RELATIVE = 1e-6    # of the largest number of a column; a mistake in the sums is no smaller
+_RELATIVE = 1e-6    # of a column's largest number, and of 1: what is small beside these may differ
 
 
 def plan_join(capture, params: dict) -> dict:

@@ -35,7 +35,7 @@ def as_noted() -> Iterator[None]:
         if error.sqlstate != "XX000":
             raise
         raise _strange(error.detail or error.message) from error
-    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError,
+    except (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError,
             struct.error) as error:
         raise _strange(f"{type(error).__name__}: {error}") from error
 

@@ -306,8 +306,8 @@ class Watches:
         touched: set[str] = set()
         for side in sorted({its for its, _, _ in notes}):
             with as_noted():
-                if side not in range(len(kept.get("sides", "1"))):
-                    raise ValueError(f"side {side}")
+                if side and "sides" not in kept:
+                    raise ValueError("it is of a second table, and there is one")
                 of_side = side_of(kept, side)
             for sign, rows in batches([(sign, rows) for its, sign, rows in notes if its == side]):
                 noted = self._noted(of_side, rows, resident, spectrum, last_seq)

@@ -15,7 +15,7 @@ from scipy.sparse.csgraph import connected_components
 from pgrain.interrupts import check
 from pgrain.provenance.algebra.wiring import CERTAIN, NEVER, Wiring, expand
 from pgrain.provenance.gates.diagram import Paths
-from pgrain.provenance.gates.kernels import heads
+from pgrain.provenance.gates.kernels import combine, heads
 from pgrain.provenance.gates.threshold import cheapest
 
 NODES = 4096            # nodes of one diagram on one level, at most
@@ -304,19 +304,14 @@ def _mark(of: np.ndarray, literals: np.ndarray, value: np.ndarray, n: int) -> np
 
 
 def _words(kinds: list[str], sums: np.ndarray) -> list[np.ndarray]:
-    """Columns that tell the rows of `sums` apart, the counts among them several to a word."""
-    keys, word, size = [], None, 1
-    for kind, column in zip(kinds, sums.T, strict=True):
-        if kind not in ("count", "some"):
-            keys.append(column)
-            continue
-        radix = int(column.max(initial=0)) + 1
-        if word is None or size > (1 << 62) // radix:
-            keys += [] if word is None else [word]
-            word, size = column.astype(np.int64), radix
-        else:
-            word, size = word * radix + column.astype(np.int64), size * radix
-    return keys if word is None else [*keys, word]
+    """Columns that tell the rows of `sums` apart, the counts among them in one."""
+    counted = [kind in ("count", "some") for kind in kinds]
+    counts = [column.astype(np.int64) for column, is_count in zip(sums.T, counted, strict=True)
+              if is_count]
+    keys = [column for column, is_count in zip(sums.T, counted, strict=True) if not is_count]
+    if counts:
+        keys.append(combine(counts, [int(column.max(initial=0)) + 1 for column in counts]))
+    return keys
 
 
 def _gather(out: np.ndarray, kind: str, at: np.ndarray, value: np.ndarray) -> None:

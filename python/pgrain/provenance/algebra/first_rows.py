@@ -9,11 +9,12 @@ from __future__ import annotations
 import numpy as np
 
 from pgrain.provenance.algebra.diagrams import Column, build
-from pgrain.provenance.algebra.overlaps import decide
+from pgrain.provenance.algebra.overlaps import decide, mentioned_twice
 from pgrain.provenance.algebra.wiring import NEVER, expand
-from pgrain.provenance.gates.kernels import distinct, heads
+from pgrain.provenance.gates.kernels import heads
+from pgrain.provenance.gates.threshold import cheapest
 
-PAIRS = 1 << 11         # rows and those before them, at most: the first 64 of a list
+PAIRS = 1 << 11         # of a row and one before it, in all lists: 64 rows of a single one
 
 
 def exact(wiring, part: np.ndarray, literals: np.ndarray, term: np.ndarray, offset: int,
@@ -27,8 +28,9 @@ def exact(wiring, part: np.ndarray, literals: np.ndarray, term: np.ndarray, offs
     made = np.full(len(part), -1)
     order = np.argsort(part, kind="stable")
     part, literals = part[order], literals[order]
-    rows = np.flatnonzero(_shared(wiring, part, literals, term[order])[part]
-                          & (literals[:, 0] != NEVER))
+    rows = np.flatnonzero(
+        mentioned_twice(wiring, int(part.max(initial=-1)) + 1, part, literals, term[order])[part]
+        & (literals[:, 0] != NEVER))
     if not len(rows):
         return made
     start = heads(part)
@@ -40,7 +42,7 @@ def exact(wiring, part: np.ndarray, literals: np.ndarray, term: np.ndarray, offs
     before = leader - first
     if offset == 0 and limit is not None:
         rows = rows[before[rows] >= limit]      # those before are kept whenever they are there
-    rows = rows[np.cumsum(before[rows]) <= PAIRS]
+    rows = rows[cheapest(before[rows].astype(np.float64), PAIRS)]
     instance, earlier = expand(first[rows], before[rows])
     found = None if not len(rows) else build(wiring, len(rows), [
         Column("some", np.arange(len(rows)), literals[rows]),
@@ -53,16 +55,4 @@ def exact(wiring, part: np.ndarray, literals: np.ndarray, term: np.ndarray, offs
         holds &= count < offset + limit
     fits, decided = decide(wiring, found, holds)
     made[order[rows[fits]]] = decided
-    return made
-
-
-def _shared(wiring, part, literals, term) -> np.ndarray:
-    """(parts,) bool: two terms of a part mention one variable."""
-    row, column = np.nonzero(literals > NEVER)
-    owner, made = wiring.owner, np.zeros(int(part.max(initial=-1)) + 1, bool)
-    most = int(owner.max(initial=0)) + 2
-    pairs, pair = distinct(part[row] * most + owner[literals[row, column]] + 1)
-    terms = int(term.max(initial=0)) + 1
-    count = np.bincount(distinct(pair * terms + term[row])[0] // terms, minlength=len(pairs))
-    made[pairs[count > 1] // most] = True
     return made

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from pgrain import settings
-from pgrain.provenance.algebra import chains, comparisons, jointly, spelled
+from pgrain.provenance.algebra import chains, comparisons, jointly, overlaps, spelled
 from pgrain.provenance.algebra.blocks import Aggregate, Number
 from pgrain.provenance.algebra.given import Conditional, OfThere
 from pgrain.provenance.algebra.possible import Rows, arithmetic
@@ -163,12 +163,7 @@ class Groups:
                 block = self.group
                 for column in owners.T:
                     block = distinct(block * (int(column.max(initial=0)) + 2) + column + 1)[1]
-                term, column = np.nonzero(owners >= 0)
-                most = int(owners.max(initial=0)) + 1
-                of, pair = distinct(self.group[term] * most + owners[term, column])
-                blocks = int(block.max(initial=0)) + 1
-                both = distinct(pair * blocks + block[term])[0] // blocks
-                made[of[np.bincount(both, minlength=len(of)) > 1] // most] = True
+                made = overlaps.mentioned_twice(wiring, self.n, self.group, self.literals, block)
             self.made["tangled"] = made
         return self.made["tangled"]
 
@@ -373,7 +368,6 @@ class Groups:
             if together is not None:
                 self.assembly.exactly[self.block.number, j] = "exact, by diagrams of the groups"
                 return self._if_there(together)
-        if aggregate.function in ("min", "max"):
             found = spelled.by_value(base, number, terms.row)
             if found is not None:
                 at, _, value, literal = found

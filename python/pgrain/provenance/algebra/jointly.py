@@ -476,7 +476,7 @@ def places(rows, atom: Atom, bounds: np.ndarray | None = None) -> np.ndarray | N
 
 
 def of_numbers(groups, j: int) -> np.ndarray | None:
-    """(n,) places in X of an aggregate over numbers given that the groups are there; None if one
+    """(n,) places in X of an aggregate, given that the groups are there; None if one
     of them is too large."""
     number = Number(("x", 0), [("aggregate", j, groups.grouping.aggregates[j].function)])
     joint = Joint(groups)

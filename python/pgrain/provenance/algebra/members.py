@@ -42,7 +42,7 @@ class Members:
         kept = kept[np.argsort(terms.group[kept], kind="stable")]
         group, row, literals = terms.group[kept], terms.row[kept], terms.literals[kept]
         count = np.bincount(group, minlength=groups.n)
-        self.count, self.most = count, int(count.max(initial=0))
+        self.most = int(count.max(initial=0))
         if self.most > MOST:
             return
         known = {(id(inner), of.tobytes()): (inner, of)

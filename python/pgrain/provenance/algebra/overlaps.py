@@ -153,6 +153,19 @@ def _terms(known: Disjunctions, buckets: Buckets, literal: np.ndarray, group: np
             np.concatenate([known.unknown[term], np.zeros(len(alone), bool)]))
 
 
+def mentioned_twice(wiring, n: int, group: np.ndarray, literals: np.ndarray, term: np.ndarray
+                    ) -> np.ndarray:
+    """(n,) bool: groups in which two terms mention one variable. literals: (T, L) of rows, each of
+    a group and of a term (T,)."""
+    row, column = np.nonzero(literals > NEVER)
+    owner, made = wiring.owner, np.zeros(n, bool)
+    most, terms = int(owner.max(initial=0)) + 1, int(term.max(initial=0)) + 1
+    pairs, pair = distinct(group[row] * most + owner[literals[row, column]])
+    both = distinct(pair * terms + term[row])[0] // terms
+    made[pairs[np.bincount(both, minlength=len(pairs)) > 1] // most] = True
+    return made
+
+
 def _shared(wiring, parts: list[tuple], n: int) -> np.ndarray:
     """(n,) bool: conjunctions of which two parts mention one variable."""
     owner, found = wiring.owner, []

@@ -85,8 +85,11 @@ def of_linear(rows, linear):
     unique, which = np.unique(of[counted], return_inverse=True)
     which, sizes = which.reshape(-1), size[unique]
     place, value = expand(np.zeros(len(unique), np.int64), sizes)
-    literal = count_is(rows, groups, unique[place], j, value.astype(np.float64), place) \
-        if len(unique) else np.zeros(0, np.int64)
+    key = "is", j, unique.tobytes(), groups is rows     # both sides of n = (SELECT max(n) …) ask
+    if key not in groups.made:
+        groups.made[key] = count_is(rows, groups, unique[place], j, value.astype(np.float64),
+                                    place) if len(unique) else np.zeros(0, np.int64)
+    literal = groups.made[key]
     entry, at = expand((np.cumsum(sizes) - sizes)[which], sizes[which])
     row = np.concatenate([counted[entry], alone])
     count = np.concatenate([value[at], np.zeros(len(alone), np.int64)])

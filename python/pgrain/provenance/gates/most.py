@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import numpy as np
 
-from pgrain.provenance.gates.blocks import Owners
 from pgrain.provenance.gates.kernels import add_at, distinct, heads
 from pgrain.provenance.gates.network import Gradient, Layer, State
 
@@ -79,9 +78,6 @@ class AgainstCounts(Layer):
         self.cell = self.first[self.of] + of_place
         self.in_own = np.where(self.own[self.row] >= 0, self.first[self.own[self.row]]
                                if len(self.first) else 0, -1)
-
-    def prepare(self, owners) -> None:
-        self._n_p = Owners.of(owners).n_p
 
     @staticmethod
     def cells(set_of, row, value, candidate_set, of, of_value) -> int:
