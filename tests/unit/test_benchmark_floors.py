@@ -80,3 +80,16 @@ def test_the_page_says_why_there_is_no_floor():
     assert "| 2: bytes | 1.5 × |" in page
     assert f"| {bench_floors.ITSELF} |  |" in page
     assert np.isclose(bench.entries[0].distance, 1.5)
+
+
+def test_a_slower_machine_is_not_a_regression():
+    """Each time is twice what it was, one four times; memory does not depend on the machine."""
+    old = {("s", f"t{n}"): 1.0 for n in range(5)} | {("s", "rate"): 100.0, ("s", "size"): 10.0}
+    entries = [{"section": "s", "what": f"t{n}", "value": 4.0 if n == 3 else 2.0, "unit": "ms"}
+               for n in range(5)]
+    entries += [{"section": "s", "what": "rate", "value": 50.0, "unit": "rows/s"},
+                {"section": "s", "what": "size", "value": 15.0, "unit": "MB"}]
+    told = bench_page._slower({"entries": entries}, old, "abc")
+    assert "2.00 times" in told
+    assert [line for line in told.splitlines() if line.startswith("- ")] == [
+        "- s: t3: 1 → 4 ms (4.0 ×)", "- s: size: 10 → 15 MB (1.5 ×)"]
