@@ -40,6 +40,8 @@ CREATE TABLE pgrain.watch_state (
     epoch       bigint NOT NULL,     -- that of pgrain._watch_cut since which all is noted:
     draining    boolean NOT NULL DEFAULT false,  -- see pgrain._may_note
     alert_holds boolean,
+    problem     text,                -- why it is kept, but cannot be read
+    problem_since timestamptz,
     built_at    timestamptz NOT NULL DEFAULT now(),
     folded_at   timestamptz
 );
@@ -420,16 +422,16 @@ SELECT w.name, w.query, w.alert, s.alert_holds, pg_get_userbyid(o) AS owner, w.m
        CASE WHEN c.current THEN NULL
             WHEN m.model IS NULL THEN format('model "%s" does not exist any more', w.model)
             WHEN m.active_version IS NULL THEN format('model "%s" is not trained', w.model)
-            WHEN pg_has_role(o, 'USAGE') THEN p.problem
-            WHEN p.watch IS NOT NULL THEN 'it cannot be computed' END AS problem,
-       CASE WHEN NOT c.current THEN p.since END AS problem_since
+            WHEN pg_has_role(o, 'USAGE') THEN coalesce(p.problem, s.problem)
+            WHEN coalesce(p.problem, s.problem) IS NOT NULL THEN 'it cannot be computed' END AS problem,
+       CASE WHEN NOT c.current THEN coalesce(p.since, s.problem_since) END AS problem_since
 FROM pgrain.watch w LEFT JOIN pgrain.model m ON m.model = w.model
 LEFT JOIN pgrain.model_version v ON v.version = m.active_version
 LEFT JOIN pgrain.watch_state s ON s.watch = w.watch
 LEFT JOIN pgrain.watch_problem p ON p.watch = w.watch
 CROSS JOIN LATERAL pgrain._watch_owner(w.watch) AS o
 CROSS JOIN LATERAL (SELECT coalesce(
-    s.watch IS NOT NULL AND s.print = pgrain._watch_print(w.watch)
+    s.watch IS NOT NULL AND s.problem IS NULL AND s.print = pgrain._watch_print(w.watch)
     AND s.version = m.active_version AND s.spectrum IS NOT DISTINCT FROM (
         SELECT x.spectrum FROM pgrain.spectrum x WHERE x.spectrum = v.active_spectrum)
     AND s.epoch = pgrain._watch_cut(w.watch) AND NOT EXISTS (

@@ -53,6 +53,34 @@ def test_ranking_equals_that_of_the_query(shop):
             assert mine[1:] == pytest.approx(theirs[1:], rel=1e-4, abs=1e-9)
 
 
+def test_what_is_told_is_what_is_told_of_the_query(shop):
+    """Predictions that are certain move nothing; those of no rows are none."""
+    shop.execute("CREATE TABLE sure (x float8[], hour integer)")
+    shop.execute("INSERT INTO sure SELECT ARRAY[1000000.0 * sign(i % 3 - 1), 2000000], i % 2 "
+                 "FROM generate_series(0, 8) AS i WHERE i % 3 <> 1")
+    query = ("SELECT count(*) FILTER (WHERE pgrain.predict('colour', x) = 'red') AS red, "
+             "count(*) FILTER (WHERE pgrain.predict('colour', x) = 'blue' AND hour > 7) AS late "
+             "FROM sure")
+    shop.execute("CALL pgrain.watch('sure', %s)", [query])
+    told = {}
+    with shop.connect() as session:
+        notices = []
+        session.add_notice_handler(lambda notice: notices.append(notice.message_primary))
+        for complaint in ("red too high", "red too low", "late too low", "red <= 1000"):
+            for asked in ("sure", query):
+                notices.clear()
+                rows = session.execute("SELECT train_id, score, effect FROM pgrain.complain("
+                                       "%s, %s, 5)", [asked, complaint]).fetchall()
+                told.setdefault(complaint, []).append((rows, list(notices)))
+    for complaint, (standing, scratch) in told.items():
+        assert standing == scratch, complaint
+    (rows, (notice,)), _ = told["red too high"]
+    assert len(rows) == 5 and notice.startswith("every score is 0: to first order no training row")
+    (rows, (notice,)), _ = told["late too low"]
+    assert rows == [] and "depend on no prediction" in notice
+    shop.execute("SELECT pgrain.unwatch('sure'); DROP TABLE sure")
+
+
 def test_a_where_that_fails_says_so_as_for_the_query(shop):
     for query in ("mismatches", QUERY):
         with pytest.raises(psycopg.errors.UndefinedColumn) as caught:

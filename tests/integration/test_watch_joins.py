@@ -288,6 +288,56 @@ def test_alerts(shop):
     shop.execute("SELECT pgrain.unwatch('loud')")
 
 
+def test_more_pairs_of_sums_than_are_multiplied(shop):
+    """It is folded, says that it cannot be read, and can be read when there are fewer again."""
+    for name in ("wide", "broad"):
+        shop.execute(f"CREATE TABLE {name} AS SELECT k, g, ARRAY[k % 7 - 3, g / 9.0] AS x "
+                     "FROM generate_series(1, 820) AS k, generate_series(1, 20) AS g")
+    query = ("SELECT s.g, h.g AS other, count(*) AS n FROM wide AS s JOIN broad AS h "
+             f"ON {SAME} AND s.k = h.k GROUP BY s.g, h.g")
+    shop.execute("CALL pgrain.watch('wide', %s, 'n > 900')", [query])
+    rows = "SELECT rank, train_id, score FROM pgrain.complain({}, 'n too high WHERE g = 3', 9)"
+    before = built(shop)
+    # (The worker tries to compute what has no state after ten seconds.)
+    deadline = time.monotonic() + 10
+    while shop.value("SELECT count(*) FROM pgrain.watch_problem"):
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    with shop.connect() as session:
+        notices = []
+        session.add_notice_handler(lambda notice: notices.append(notice.message_primary))
+        ranked = session.execute(rows.format("'wide'")).fetchall()
+        assert len(ranked) == 9 and notices == []
+        for name in ("wide", "broad"):
+            shop.execute(f"INSERT INTO {name} SELECT k, g, ARRAY[k % 7 - 3, g / 9.0] "
+                         "FROM generate_series(821, 840) AS k, generate_series(1, 20) AS g")
+        for _ in range(2):      # with notes that wait, and when they are folded
+            notices.clear()
+            assert session.execute(rows.format("'wide'")).fetchall() == session.execute(
+                rows.format(f"$${query}$$")).fetchall()
+            assert [*map(str, notices)] == [
+                'pgrain: watch "wide" is too large (the watch of a join would multiply 1,008,000 '
+                "pairs of sums, of at most 1,000,000); this answer is computed from its query"]
+            folded(shop)
+        current, problem, since, groups = shop.rows(
+            "SELECT current, problem, problem_since, groups FROM pgrain.watches "
+            "WHERE name = 'wide'")[0]
+        assert not current and "1,008,000 pairs of sums" in problem and since and groups > 50_000
+        shop.execute("UPDATE broad SET x = x WHERE k = 1")
+        folded(shop)
+        assert shop.rows("SELECT problem_since FROM pgrain.watches WHERE name = 'wide'") == [
+            (since,)]
+        shop.execute("DELETE FROM wide WHERE k > 820")
+        folded(shop)
+        assert shop.rows("SELECT current, problem, problem_since FROM pgrain.watches "
+                         "WHERE name = 'wide'") == [(True, None, None)]
+        assert built(shop) == before, "it was folded all along"
+        notices.clear()
+        found = session.execute(rows.format("'wide'")).fetchall()
+        assert [row[1] for row in found] == [row[1] for row in ranked] and notices == []
+    shop.execute("SELECT pgrain.unwatch('wide'); DROP TABLE wide, broad")
+
+
 def test_dump_and_restore(shop, module_database, worker):
     copy = shop.dumped_into(module_database(extension=False))
     copy.worker = worker(copy)

@@ -91,6 +91,8 @@ def by_pairs(left, right, world):
 
 
 def check(state, left, right, world):
+    parts = [joined_state._Part(part, SHAPE, side) for side, part in enumerate(state.sides)]
+    assert state.meetings.pairs == len(joined_state._meeting(*parts)[0])
     circuit = StandingCircuit(state.standing(SHAPE), SHAPE, M)
     expected = by_pairs(left, right, world)
     assert {tuple(texts) for texts in circuit.texts} == set(expected)
@@ -145,6 +147,27 @@ def test_sums_are_those_over_all_pairs(seed):
     assert state.rows() == {} and not any(state.values.counts)
 
 
+def test_sums_are_multiplied_once_a_state(monkeypatch):
+    rng = np.random.default_rng(0)
+    world, calls = make_world(rng, 12), []
+    multiplied = JoinedState._multiplied
+    monkeypatch.setattr(JoinedState, "_multiplied",
+                        lambda self, kept: calls.append(self) or multiplied(self, kept))
+    state = JoinedState()
+    for side in (0, 1):
+        taken(state, side, some_rows(rng, 9), world, 1)
+    for _ in range(3):
+        state.standing(SHAPE)
+    assert calls == [state]
+    other = state.copy()
+    taken(other, 0, [(0, 0, 1, 5.0)], world, 1)
+    other.standing(SHAPE)
+    state.standing(SHAPE)
+    assert calls == [state, other]
+    taken(state, 1, [(0, 0, 1, 5.0)], world, 1)
+    assert state.standing(SHAPE).cells.keys() and calls == [state, other, state]
+
+
 def test_limits(monkeypatch):
     rng = np.random.default_rng(0)
     world, rows = make_world(rng, 12), [(0, 0, v, 1.0) for v in range(12)]
@@ -158,5 +181,11 @@ def test_limits(monkeypatch):
     state = JoinedState()
     for side in (0, 1):
         taken(state, side, [(g, 0, 0, 1.0) for g in range(2)], world, 1)
-    with pytest.raises(LimitExceeded, match="pairs of sums"):
+    with pytest.raises(LimitExceeded, match="multiply 12 pairs of sums, of at most 5"):
         state.standing(SHAPE)
+    assert state.too_large and state.copy().too_large
+    assert JoinedState.loaded(((key, *row) for key, row in state.rows().items()), SHAPE).too_large
+    taken(state, 0, [(1, 0, 0, 1.0)], world, -1)
+    assert state.meetings.pairs == 6 and state.too_large
+    taken(state, 1, [(g, 0, 0, 1.0) for g in range(2)], world, -1)
+    assert state.too_large is None and state.standing(SHAPE).cells == {}

@@ -23,7 +23,8 @@ _HOMES = {
     "repair": "complaints_hold plan_for_repair repair",
     "session": "load_session=load load_model",
     "vectors": "complaint_vector rank",
-    "watch": "build_watch=build load_watch=load load_watch_cells=load_cells unwatch watch",
+    "watch": "load_watch=load load_watch_cells=load_cells",
+    "watch_making": "build_watch=build unwatch watch",
 }
 _ENTRIES = {name: (module, there or name) for module, names in _HOMES.items()
             for name, _, there in (part.partition("=") for part in names.split())}

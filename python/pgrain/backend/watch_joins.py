@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pgrain.backend import session, watch
+from pgrain.backend import session, watch_making
 from pgrain.backend.spi import query
 from pgrain.errors import UnsupportedOperator
 
@@ -12,7 +12,7 @@ def parts(plpy, plan: dict, answer: dict, alert: str | None) -> tuple[list[dict]
     the queries of its sides."""
     tables, sides = [], []
     for text in answer["queries"]:
-        of_side, made = watch.parts_of_one(plpy, *watch.asked(plpy, text), None)
+        of_side, made = watch_making.parts_of_one(plpy, *watch_making.asked(plpy, text), None)
         tables += of_side
         sides.append(made)
     made, _ = session.call(plpy, "watch_plan", {

@@ -20,12 +20,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
-from dataclasses import dataclass
 
 import numpy as np
 
 from pgrain.errors import LimitExceeded
 from pgrain.provenance.lineage import Lineage
+from pgrain.watch.joined_values import Meetings, Values, Weights
 from pgrain.watch.plan import reading
 from pgrain.watch.state import (
     State,
@@ -43,88 +43,20 @@ from pgrain.watch.state import (
 MOST = 100_000               # sums by key and class, and values, of one side
 MOST_NUMBERS = 4_000_000     # weights of one side: values x aggregates x classes
 _PAIRS = 1_000_000           # of sums that are multiplied for one reading
-_BUCKETS = 4096
 _HINT = ("Join on columns with fewer values, let conditions choose fewer rows, or complain about "
          "the query itself.")
-
-
-@dataclass(frozen=True)
-class Weights:
-    """What one value has on one side, for one row of the output's columns of that side.
-
-    texts: of these columns; counts: (A, R) int64 contributions; sums: (A, R) float64 weights, by
-    atom and class.
-    """
-
-    texts: list
-    counts: np.ndarray
-    sums: np.ndarray
-
-    def plus(self, other: Weights, sign: int) -> Weights:
-        """These and (-1: without) those."""
-        counts = self.counts + sign * other.counts
-        return Weights(self.texts, counts,
-                       np.where(counts == 0, 0.0, self.sums + sign * other.sums))
-
-
-_NONE: dict = {}     # never changed
-
-
-def _bucket(at: tuple) -> int:
-    return int.from_bytes(at[2][:2], "big") % _BUCKETS
-
-
-class Values:
-    """(side, key, digest) -> {row of the output: `Weights`}.
-
-    In buckets by the digest, of which a copy shares those that are not changed: so a change does
-    not cost by the number of values.
-    """
-
-    def __init__(self, buckets: list[dict] | None = None, counts: tuple = (0, 0)):
-        self._buckets = [_NONE] * _BUCKETS if buckets is None else list(buckets)
-        self._own: set[int] = set()     # buckets that no other has
-        self.counts = list(counts)      # of each side
-
-    def get(self, at: tuple) -> dict[str, Weights]:
-        """What is there of a value, not to be changed."""
-        return self._buckets[_bucket(at)].get(at, _NONE)
-
-    def put(self, at: tuple, row: str, weights: Weights | None) -> None:
-        """Keep the weights of a value; None: they are all gone."""
-        bucket = _bucket(at)
-        if bucket not in self._own:
-            self._buckets[bucket] = dict(self._buckets[bucket])
-            self._own.add(bucket)
-        found = dict(self._buckets[bucket].get(at, {}))
-        self.counts[at[0]] += (weights is not None) - (row in found)
-        if weights is None:
-            found.pop(row, None)
-        else:
-            found[row] = weights
-        if found:
-            self._buckets[bucket][at] = found
-        else:
-            self._buckets[bucket].pop(at, None)
-
-    def items(self) -> Iterable[tuple[tuple, dict[str, Weights]]]:
-        """All of them."""
-        for bucket in self._buckets:
-            yield from bucket.items()
-
-    def copy(self) -> Values:
-        """Values that can be changed without changing these."""
-        self._own = set()
-        return Values(self._buckets, tuple(self.counts))
 
 
 class JoinedState:
     """The state of one watch of a join; the same methods as `State`."""
 
-    def __init__(self, sides=None, shared: State | None = None, values: Values | None = None):
+    def __init__(self, sides=None, shared: State | None = None, values: Values | None = None,
+                 meetings: Meetings | None = None):
         self.sides = sides or (State(), State())
         self.shared = shared or State()
         self.values = values or Values()
+        self.meetings = meetings or Meetings()
+        self._standing: State | None = None     # what `standing` has made of this
 
     # --- changes -----------------------------------------------------------------------------
 
@@ -134,10 +66,15 @@ class JoinedState:
 
         22023 where an outlier has gone and the state is to be computed anew; 54000 over a limit.
         """
+        self._standing = None
         shape = kept["sides"][side]
         annotated = reading(shape)
-        touched = {f"{side}{key}" for key in self.sides[side].add(
-            tally(annotated, shape, lineage, predicted, P, J), sign)}
+        added, cells = tally(annotated, shape, lineage, predicted, P, J), self.sides[side].cells
+        before = [key in cells for key in added.keys]
+        touched = {f"{side}{key}" for key in self.sides[side].add(added, sign)}
+        for key, texts, there in zip(added.keys, added.texts, before, strict=True):
+            if (key in cells) != there:
+                self._meets(kept, side, texts, -1 if there else 1)
         shared = _Shared(kept)
         for at, row, variable, weights in _weighed(kept, side, annotated, lineage):
             before = self.values.get(at).get(row)
@@ -155,18 +92,23 @@ class JoinedState:
         _check_room(self.values.counts[side], _most_values(shape, lineage.n_classes))
         return touched
 
+    def _meets(self, kept: dict, side: int, texts: list, by: int) -> None:
+        met = _met(kept, side, texts, predictions=True)
+        if met is not None:
+            self.meetings.add(side, met, by)
+
     def copy(self) -> JoinedState:
         """A state that can be added to without changing this one."""
         return JoinedState(tuple(side.copy() for side in self.sides), self.shared.copy(),
-                           self.values.copy())
+                           self.values.copy(), self.meetings.copy())
 
     @property
     def bytes(self) -> int:
         """About how much memory it takes."""
         some = next(iter(self.values.items()), None)
         one = 0 if some is None else 600 + 2 * next(iter(some[1].values())).sums.nbytes
-        return sum(part.bytes for part in (*self.sides, self.shared)) \
-            + one * sum(self.values.counts)
+        parts = [*self.sides, self.shared, *filter(None, [self._standing])]
+        return sum(part.bytes for part in parts) + one * sum(self.values.counts)
 
     # --- as rows of pgrain.watch_cell ----------------------------------------------------------
 
@@ -200,8 +142,10 @@ class JoinedState:
                 made.shared.cells[key[1:]] = unpack(texts, data, len(kept["atoms"]))
                 continue
             if key[0] != "v":
-                made.sides[int(key[0])].cells[key[1:]] = unpack(
-                    texts, data, atom_count(kept["sides"][int(key[0])]))
+                side = int(key[0])
+                cell = made.sides[side].cells[key[1:]] = unpack(
+                    texts, data, atom_count(kept["sides"][side]))
+                made._meets(kept, side, cell[0], 1)
                 continue
             side, met, digest, row = json.loads(key[1:])
             shape = atom_count(kept["sides"][side]), len(kept["classes"])
@@ -214,8 +158,24 @@ class JoinedState:
 
     # --- reading -------------------------------------------------------------------------------
 
+    @property
+    def too_large(self) -> str | None:
+        """Why these sums are not multiplied, as a sentence's end; None where they are."""
+        if self.meetings.pairs <= _PAIRS:
+            return None
+        return (f"the watch of a join would multiply {self.meetings.pairs:,} pairs of sums, of at "
+                f"most {_PAIRS:,}")
+
     def standing(self, kept: dict) -> State:
-        """The cells of the output, as those of a watch of one table; to be read alone."""
+        """The cells of the output, as those of a watch of one table; to be read alone. Made once;
+        54000 where that takes too many products."""
+        if self.too_large:
+            raise LimitExceeded(self.too_large, hint=_HINT)
+        if self._standing is None:
+            self._standing = self._multiplied(kept)
+        return self._standing
+
+    def _multiplied(self, kept: dict) -> State:
         parts = [_Part(state, kept, side) for side, state in enumerate(self.sides)]
         first, second = _meeting(*parts)
         keys: dict[str, int] = {}
@@ -419,7 +379,7 @@ class _Part:
 
 
 def _meeting(left: _Part, right: _Part) -> tuple[np.ndarray, np.ndarray]:
-    """Numbers of the sums of both sides that meet; 54000 if they are too many."""
+    """Numbers of the sums of both sides that meet."""
     number = {met: place for place, met in enumerate(dict.fromkeys(right.met))}
     of_right = np.array([number[met] for met in right.met], np.int64)
     of_left = np.array([number.get(met, -1) for met in left.met], np.int64)
@@ -427,9 +387,6 @@ def _meeting(left: _Part, right: _Part) -> tuple[np.ndarray, np.ndarray]:
     met = of_right[order]
     begins = np.searchsorted(met, of_left, "left")
     n = np.searchsorted(met, of_left, "right") - begins
-    if n.sum() > _PAIRS:
-        raise LimitExceeded(f"the watch of a join would multiply {n.sum():,} pairs of sums, of at "
-                            f"most {_PAIRS:,}", hint=_HINT)
     first = np.repeat(np.arange(len(of_left)), n)
     second = order[np.repeat(begins, n) + np.arange(len(first)) - np.repeat(np.cumsum(n) - n, n)]
     return first, second

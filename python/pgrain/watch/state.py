@@ -115,6 +115,8 @@ class State:
         """The state whose `rows` these (key, texts, data) are."""
         return State({key: unpack(texts, data, atom_count(kept)) for key, texts, data in rows})
 
+    too_large = None     # (see `JoinedState`)
+
     def standing(self, kept: dict) -> State:
         """The cells of the output: of a watch of one table, these."""
         return self
@@ -331,10 +333,12 @@ class StandingCircuit:
                       np.zeros_like(numbers), hard)
 
     def gradient(self, P, weights: dict) -> dict[str, np.ndarray]:
-        """V^T grad of the sum of weight x relaxed cell, (m,) float64, under the model's name."""
-        c = np.zeros(self.sums.shape[2] - 2)
+        """V^T grad of the sum of weight x relaxed cell, (m,) float64, under the model's name;
+        nothing where no row can contribute."""
+        c, depends = np.zeros(self.sums.shape[2] - 2), False
         for (row, column), weight in weights.items():
             n_atom, t_atom = self.atom_of[column]
+            depends = depends or self.counts[row, n_atom] > 0
             n, slope_n = self.sums[row, n_atom, 1], self.sums[row, n_atom, 2:]
             if t_atom is None:
                 c += weight * slope_n
@@ -344,7 +348,7 @@ class StandingCircuit:
                 c += weight * slope_t
             elif n > 0:
                 c += weight * (slope_t / n - slope_n * total / n ** 2)
-        return {self.shape["model"]: c}
+        return {self.shape["model"]: c} if depends else {}
 
     def probability(self, P, row: int, column: int, text: str) -> float:
         """No cell of an aggregate shows a text."""

@@ -371,10 +371,7 @@ class Complaints:
             effect = objective.effect_gradient()
         ranking = self._ranker.rank(variables, gradient, effect, params["top_k"], intervention,
                                     options, notices)
-        if ranking and not ranking.moves():
-            notices.append("every score is 0: to first order no training row moves the "
-                           "complained cells")
-        return ranking.answer(params, notices), []
+        return ranking.answer(params, notices + ranking.told()), []
 
     def vector(self, state: dict, params: dict, blobs: list) -> tuple:
         """The complaint as a vector of numbers (`vectors`), a blob; none if nothing is violated."""

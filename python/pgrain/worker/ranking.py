@@ -167,9 +167,11 @@ class Ranking:
     def __bool__(self) -> bool:
         return any(len(suspects.at) for _, _, suspects in self.parts)
 
-    def moves(self) -> bool:
-        """Whether any score is other than 0."""
-        return any(suspects.scores.any() for _, _, suspects in self.parts)
+    def told(self) -> list[str]:
+        """A notice where no score is other than 0."""
+        if not self or any(suspects.scores.any() for _, _, suspects in self.parts):
+            return []
+        return ["every score is 0: to first order no training row moves the complained cells"]
 
     def answer(self, params: dict, notices: list[str]) -> dict:
         """What a request for a ranking is told: `rows`, or `ranked`, packed by columns."""

@@ -23,6 +23,7 @@ from pgrain.worker.watches import Rebuild, Watches
 log = structlog.get_logger()
 LOOK_SECONDS = 2.0          # between two looks at what no note tells
 LONGEST_PAUSE = 60.0        # between two tries to compute a state that failed
+LIMIT_PAUSE = 20.0          # ... that is over a limit, at least: times what the last try took
 SAY_AGAIN_SECONDS = 3600.0  # between two lines in the log about a watch that say the same
 
 
@@ -67,6 +68,8 @@ class Folder(Poller):
                     bury(connection, row["watch"])
                 else:
                     reasons[row["watch"]] = reasons.get(row["watch"]) or row["reason"]
+            for row in connection.execute(_CURED).fetchall():
+                self._cured(connection, row["watch"], reasons)
         for number, reason in reasons.items():
             if reason is not None and self._failed.get(number, (0.0,))[0] <= time.monotonic():
                 self._rebuild(connection, number, reason)
@@ -116,6 +119,7 @@ class Folder(Poller):
         connection of its own that ends with it."""
         if number not in self._failed:
             log.info("watch is computed again", watch=number, reason=reason)
+        began = time.monotonic()
         try:
             with self._connect() as own:
                 # One thread for all watches: where somebody has locked a table, the others go on.
@@ -133,11 +137,21 @@ class Folder(Poller):
             problem(connection, number, None)
         except psycopg.Error as error:
             pause = min(2 * self._failed.get(number, (0.0, 0.5))[1], LONGEST_PAUSE)
+            if error.sqlstate == "54000":   # until there are fewer rows
+                pause = max(pause, LIMIT_PAUSE * (time.monotonic() - began))
             self._failed[number] = (time.monotonic() + pause, pause)
             why = _reason(error)
             self._say("watch cannot be computed", number, why, sqlstate=error.sqlstate)
             problem(connection, number, why)
             bury(connection, number)
+
+    def _cured(self, connection, number: int, reasons: dict[int, str | None]) -> None:
+        """A watch with a problem: is there nothing to be done for it, it has been computed, as by
+        whoever makes it while this thread tries, too."""
+        if (reasons.get(number) is None
+                and self._failed.get(number, (0.0,))[0] <= time.monotonic()):
+            self._failed.pop(number, None)
+            problem(connection, number, None)
 
     def _say(self, event: str, number: int, why: str, **more) -> None:
         """Into the log; what was said of a watch is said again when it is another reason, or after
@@ -168,6 +182,10 @@ SELECT n.watch, s.generation, coalesce(s.draining, false) AS draining, {_CUT.for
 FROM (SELECT watch FROM pgrain.watch_note
       UNION SELECT watch FROM pgrain.watch_state WHERE draining) AS n
 LEFT JOIN pgrain.watch_state s USING (watch)"""
+# With a problem, and a state that may be right.
+_CURED = """
+SELECT p.watch FROM pgrain.watch_problem p JOIN pgrain.watch_state s USING (watch)
+WHERE NOT s.draining AND s.print <> ''"""
 _STALE = f"""
 SELECT w.watch, {_CUT.format("w")}, CASE WHEN s.watch IS NULL THEN 'there is no state yet'
     WHEN s.print IS DISTINCT FROM pgrain._watch_print(w.watch)

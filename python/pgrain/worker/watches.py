@@ -10,34 +10,33 @@ from __future__ import annotations
 import json
 import threading
 from collections import OrderedDict
-from dataclasses import dataclass, field
 
 import numpy as np
 import psycopg
 import structlog
 
 from pgrain.complaint.grammar import parse
-from pgrain.complaint.objective import Objective, all_rows, complained_column
+from pgrain.complaint.objective import complained_column
 from pgrain.errors import LimitExceeded, NotReady, ObjectInUse
 from pgrain.provenance.lineage import read_lineage
-from pgrain.provenance.output import Output, match_sql
+from pgrain.provenance.output import match_sql
 from pgrain.store.versions import read_secret
 from pgrain.watch.joined_state import JoinedState, side_of, state_of
 from pgrain.watch.joins import is_join
 from pgrain.watch.plan import NEW, OLD, check_alert, note_sql, reading, shape, tables
 from pgrain.watch.state import StandingCircuit, State
 from pgrain.wire.identity import hasher as keyed_hasher
-from pgrain.worker.complaints import Complaints, evaluation_of, not_precomputed, slopes
+from pgrain.worker.complaints import Complaints, evaluation_of, not_precomputed
 from pgrain.worker.ranking import NOTHING, Projected, Ranker
 from pgrain.worker.resident import Resident, Residents
 from pgrain.worker.watch_joins import confirm, plan_join, shape_of
 from pgrain.worker.watch_notes import as_noted, batches, named, raw_value, rows_of
+from pgrain.worker.watch_reading import Read, cells
 from pgrain.worker.watch_rows import LOCK_CLASS, renew, trimmed
 
 log = structlog.get_logger()
 STATES = 64              # of watches, at most GENERATIONS of each, of about so many bytes in all
 GENERATIONS = 4
-COMPLAINTS = 32          # about a state, of which it is known what they ask for
 STATES_BYTES = 128 << 20
 
 
@@ -139,6 +138,8 @@ class Watches:
                                [number, params["notes"]])
             connection.execute(_FORGET_OTHERS, [number, row["owner"]])
             connection.execute("DELETE FROM pgrain.watch_cell WHERE watch = %s", [number])
+            # (of the worker's own try, for example, while whoever makes the watch was at it)
+            connection.execute("DELETE FROM pgrain.watch_problem WHERE watch = %s", [number])
             with connection.cursor() as cursor:
                 cursor.executemany(
                     "INSERT INTO pgrain.watch_cell (watch, key, texts, data) "
@@ -161,7 +162,8 @@ class Watches:
                     version = excluded.version, spectrum = excluded.spectrum,
                     pairs = excluded.pairs, notes_print = excluded.notes_print,
                     print = excluded.print, changes = excluded.changes,
-                    before = excluded.before, built_at = excluded.built_at
+                    before = excluded.before, built_at = excluded.built_at,
+                    problem = NULL, problem_since = NULL
                 RETURNING generation""",
                 [number, variables.resident.row.version, variables.spectrum, pairs,
                  params["notes_print"], params["print"], changes, before, row["epoch"],
@@ -234,10 +236,14 @@ class Watches:
             # state, for workers and sessions know states by it.
             generation = connection.execute(
                 "UPDATE pgrain.watch_state SET folded_at = clock_timestamp(), generation = "
-                "greatest(generation + 1, floor(extract(epoch FROM clock_timestamp()) * 1e6)) "
-                "WHERE watch = %s RETURNING generation", [number]).fetchone()["generation"]
-            self._alert(connection, number, row["alert"], row["alert_holds"], state, kept,
-                        row["pairs"])
+                "greatest(generation + 1, floor(extract(epoch FROM clock_timestamp()) * 1e6)), "
+                "problem = %(why)s, problem_since = CASE WHEN %(why)s::text IS NOT NULL "
+                "THEN coalesce(problem_since, clock_timestamp()) END "
+                "WHERE watch = %(watch)s RETURNING generation",
+                {"why": state.too_large, "watch": number}).fetchone()["generation"]
+            if state.too_large is None:
+                self._alert(connection, number, row["alert"], row["alert_holds"], state, kept,
+                            row["pairs"])
         self._remember(number, generation, state, kept)
         return None
 
@@ -358,28 +364,22 @@ class Watches:
             return {"need_state": True}, []
         made, kept = known
         resident = self._residents.version(params["version"])
-        if params.get("notes"):
-            made = made.copy()
-            notes = [(note["side"], note["sign"],
-                      [(tag, meta, *(next(rest) if there else None for there in present))
-                       for tag, meta, present in note["rows"]])
-                     for note in params["notes"]]
-            self._add(made, kept, notes, resident, params["spectrum"], params["last_seq"])
-            ready = Read.of(made, kept, params["pairs"])
-        else:
-            with self._lock:
-                ready = self._evaluated.get(key)
-            if ready is None:
-                try:
-                    ready = Read.of(made, kept, params["pairs"])
-                except LimitExceeded as error:      # a join that has grown
-                    return {"ad hoc": error.message}, []
-                with self._lock:
-                    if key in self._states:     # it goes with its state
-                        self._evaluated[key] = ready
+        try:
+            if params.get("notes"):
+                made = made.copy()
+                notes = [(note["side"], note["sign"],
+                          [(tag, meta, *(next(rest) if there else None for there in present))
+                           for tag, meta, present in note["rows"]])
+                         for note in params["notes"]]
+                self._add(made, kept, notes, resident, params["spectrum"], params["last_seq"])
+                ready = Read.of(made, kept, params["pairs"])
+            else:
+                ready = self._ready(key, made, kept, params["pairs"])
+        except LimitExceeded as error:      # a join that has grown
+            return {"too large": error.message}, []
         circuit, value = ready.circuit, ready.value
         if params.get("cells"):
-            return {"rows": _cells(circuit, value, ready.relaxed, params["include_absent"])}, []
+            return {"rows": cells(circuit, value, ready.relaxed, params["include_absent"])}, []
         complaints = [parse(text) for text in params["complaints"]]
         if any(complaint.column is None for complaint in complaints):
             return {"ad hoc": "complaints about rows need the rows"}, []
@@ -392,6 +392,17 @@ class Watches:
         matches = params["matches"] or [None] * len(complaints)
         return self._rank(ready, complaints, matches, resident, params), []
 
+    def _ready(self, key: tuple, made: State | JoinedState, kept: dict, pairs: int) -> Read:
+        """A state as it is read, for as long as the state itself is kept."""
+        with self._lock:
+            ready = self._evaluated.get(key)
+        if ready is None:
+            ready = Read.of(made, kept, pairs)
+            with self._lock:
+                if key in self._states:
+                    self._evaluated[key] = ready
+        return ready
+
     def _rank(self, ready: Read, complaints, matches, resident, params) -> dict:
         model = ready.circuit.shape["model"]
         if params["spectrum"] is None:
@@ -400,9 +411,10 @@ class Watches:
         notices = list(told)
         if gradient is None:
             return NOTHING.answer(params, notices)
-        return self._ranker.rank(
+        ranking = self._ranker.rank(
             {model: Projected(resident, params["spectrum"])}, gradient, effect, params["top_k"],
-            params["intervention"], params["options"], notices).answer(params, notices)
+            params["intervention"], params["options"], notices)
+        return ranking.answer(params, notices + ranking.told())
 
 
 # Notes of who is not the owner of the watch (any more) count for nothing.
@@ -411,53 +423,6 @@ _FORGET_OTHERS = "DELETE FROM pgrain.watch_note WHERE watch = %s AND owner <> %s
 
 class Rebuild(Exception):
     """The notes cannot be folded; what was deleted is rolled back."""
-
-
-@dataclass
-class Read:
-    """A state that is read: its circuit, the output on classes and on probabilities, and what
-    complaints about it ask for."""
-
-    circuit: StandingCircuit
-    value: Output
-    relaxed: Output
-    _asked: dict[tuple, tuple] = field(default_factory=dict)
-
-    @staticmethod
-    def of(state: State | JoinedState, kept: dict, pairs: int) -> Read:
-        """That of a state."""
-        circuit = StandingCircuit(state.standing(kept), kept, pairs)
-        return Read(circuit, circuit.output(hard=True), circuit.output(hard=False))
-
-    def asked(self, complaints: list, matches: list) -> tuple:
-        """(gradient, effect's gradient, notices) of complaints about the rows `matches` (None: all
-        of them), as `slopes` has them; not to be changed."""
-        key = tuple(it.text for it in complaints), tuple(
-            rows if rows is None else tuple(rows) for rows in matches)
-        known = self._asked.get(key)
-        if known is None:
-            matched = [all_rows(self.value) if rows is None else rows for rows in matches]
-            objective = Objective(complaints, self.circuit, self.value, self.relaxed, matched, {})
-            gradient, notices = slopes(objective)
-            effect = None if gradient is None else objective.effect_gradient()
-            known = gradient, effect, notices
-            if len(self._asked) < COMPLAINTS:
-                self._asked[key] = known
-        return known
-
-
-def _cells(circuit: StandingCircuit, value, relaxed, include_absent: bool) -> list[list]:
-    """Rows of pgrain.provenance. `variables` is null: a state of sums has forgotten which."""
-    rows = []
-    for row in value.json_rows(include_absent):
-        at, output = row["row"] - 1, json.dumps(row["output"])
-        for number, column in enumerate(circuit.columns):
-            if not column.model_dependent:
-                continue
-            cells = (value.numbers[at, number], relaxed.numbers[at, number])
-            rows.append([row["row"], output, column.name,
-                         *(None if np.isnan(cell) else float(cell) for cell in cells), None])
-    return rows
 
 
 def _functions(capture) -> list[str]:
