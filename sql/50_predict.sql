@@ -22,7 +22,7 @@ CREATE FUNCTION pgrain.predict(model text, x float8[]) RETURNS text
 LANGUAGE plpython3u STABLE STRICT PARALLEL UNSAFE COST 100 AS $python$
 @QUICK ARRAYS@
 @BACKEND@
-SD["known"] = backend.known_arrays()
+SD["known"] = backend.known()
 return backend.predict(plpy, model, x, "float8")
 $python$;
 

@@ -18,7 +18,7 @@ _HOMES = {
     "keys": "protect_keys",
     "models": "activate alter_model apply create_model detach drop_model revert",
     "plan_repair": "plan_repair",
-    "predict": "known known_arrays predict predict_proba",
+    "predict": "known predict predict_proba",
     "predict_batch": "predict_next predict_open",
     "repair": "complaints_hold plan_for_repair repair",
     "session": "load_session=load load_model",

@@ -19,6 +19,7 @@ import os
 import time
 from collections import OrderedDict
 from itertools import islice
+from struct import Struct
 from sys import getsizeof
 
 from pgrain.backend import place
@@ -81,6 +82,8 @@ class Model:
         self._idle = 0          # values still to come of which none is remembered
         self.nothing: list = [None, None, None, None]
         self.nothing[2] = self.last = self._newest = self.nothing
+        # Makes bytes of as many numbers as the last new array had.
+        self.packed, self._packed_bytes = None, -1
         self.live: OrderedDict[bytes, bytes] = OrderedDict()
         self.ahead = None       # see backend/ahead.py
         self.trusted = 0.0
@@ -136,8 +139,14 @@ class Model:
             for node in self.met.values():      # else they would hold those that are to go
                 node[2] = self.nothing
             self.nothing[2] = self.last = self.nothing
-        node = self.met[value] = ([None, label, self.nothing, value] if an_array else
-                                  [value, label, self.nothing, None])
+        if an_array:
+            node = [None, label, self.nothing, value]
+            if len(value) != self._packed_bytes:
+                self._packed_bytes = len(value)
+                self.packed = Struct(f"{len(value) // 8}d").pack
+        else:
+            node = [value, label, self.nothing, None]
+        self.met[value] = node
         self.last[2] = self.last = self._newest = node      # from left to right
         self._unmet += size
         self._met_bytes += size

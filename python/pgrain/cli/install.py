@@ -61,17 +61,18 @@ try:
         return ahead[1]
 except KeyError:
     pass"""
-# The same for an array: equal lists may differ (0 and -0), the bytes of their numbers do not.
+# The same for an array: equal lists may differ (0 and -0), the bytes of their numbers do not. What
+# cannot be packed as so many numbers (NULLs, more dimensions, another length) goes the long way.
 QUICK_ARRAYS_TOKEN = "@QUICK ARRAYS@"
 QUICK_WAY_OF_ARRAYS = """\
 try:
-    models, clock, pause, packed = SD["known"]
+    models, clock, pause = SD["known"]
     known = models[model]
     ahead, now = known.last[2], clock()
-    if known.until > now < known.trusted and ahead[3] and ahead[3] == packed("d", x).tobytes():
+    if known.until > now < known.trusted and known.packed(*x) == ahead[3]:
         known.until, known.last = now + pause, ahead
         return ahead[1]
-except (KeyError, TypeError):
+except Exception:
     pass"""
 VERSION_TOKEN = "@VERSION@"
 
