@@ -1,5 +1,5 @@
-"""The sums of a new watch of a join beside the circuit of its query: a state that says anything else
-is not stored."""
+"""The sums of a new watch of a join beside the circuit of its query: a state that says anything
+else is not stored."""
 
 from __future__ import annotations
 
