@@ -11,6 +11,7 @@ measured stay on the page as they are.
 from __future__ import annotations
 
 import argparse
+import random
 import re
 import time
 from collections.abc import Iterator
@@ -19,7 +20,7 @@ from pathlib import Path
 
 from bench_common import machine, say
 from bench_memory import memory
-from load import DATABASE, Load
+from load import DATABASE, MIX, SCRIPTS, Load
 
 from pgrain.demo.timing import private_server
 
@@ -94,8 +95,33 @@ def watch(run) -> Iterator[None]:
         yield
 
 
+def mix(run) -> Iterator[None]:
+    """ten of what `make load` asks, by its weights; every 20th time a model is trained, too"""
+    drawn = random.Random(1)
+    kinds = {"predict": ("predict", 47), "predict_new": ("predict new values", 1_000_000),
+             "complain": ("complain", 47), "complain_watch": ("complain on the watch", 47),
+             "watch": ("watch against query", 0)}
+    writes = {name: re.sub(r"^\\.*\n", "", (SCRIPTS / f"{name}.sql").read_text(), flags=re.M)
+              for name in ("insert", "delete")}
+    for number in range(10**9):
+        for name in drawn.choices(list(MIX), list(MIX.values()), k=10):
+            if name in writes:
+                run(writes[name].replace(":n", str(drawn.randint(1, 10**9))))
+            else:
+                kind, most = kinds[name]
+                question = drawn.randint(0, most)
+                run("SELECT ask(%s, %s, statement_of(%s, %s))", kind, question, kind, question)
+        if number % 20 == 19:
+            run("SELECT pgrain.apply('moving', ARRAY[%s::text], 'relabel:blue')",
+                str(1 + number % 300))
+            run("CALL pgrain.train('moving')")
+            run("CALL pgrain.precompute('moving')")
+            run("SELECT pgrain.revert('moving')")
+        yield
+
+
 # Part -> how many operations.
-PARTS = {cycles: 100, complaints: 20_000, shapes: 600, values: 1500, watch: 2000}
+PARTS = {cycles: 100, complaints: 20_000, shapes: 600, values: 1500, watch: 2000, mix: 1500}
 
 
 def measure(part, operations: int, minutes: float) -> Part:

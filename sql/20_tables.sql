@@ -18,7 +18,10 @@ CREATE TABLE pgrain.model (
     options        jsonb NOT NULL,
     active_version bigint,
     created_by     name NOT NULL DEFAULT current_user,
-    created_at     timestamptz NOT NULL DEFAULT now()
+    created_at     timestamptz NOT NULL DEFAULT now(),
+    -- who has said last where the training rows are; a worker that looks at them unasked may see what
+    -- that role may. NULL, in databases that were made by 0.1.0: created_by
+    pointed_by     name DEFAULT current_user
 );
 
 CREATE TABLE pgrain.model_version (
@@ -145,8 +148,11 @@ BEGIN
     IF NOT (SELECT rolsuper FROM pg_catalog.pg_roles WHERE rolname = caller) THEN
         IF TG_TABLE_NAME = 'job' THEN
             NEW.submitted_by := caller;
-        ELSE
+        ELSIF TG_TABLE_NAME = 'attachment' THEN
             NEW.attached_by := caller;
+        ELSIF TG_OP = 'INSERT' OR (NEW.training_table, NEW.key, NEW.features, NEW.label, NEW.created_by, NEW.pointed_by)
+              IS DISTINCT FROM (OLD.training_table, OLD.key, OLD.features, OLD.label, OLD.created_by, OLD.pointed_by) THEN
+            NEW.pointed_by := caller;
         END IF;
     END IF;
     RETURN NEW;
@@ -154,6 +160,8 @@ END $$;
 CREATE TRIGGER as_caller BEFORE INSERT ON pgrain.job
     FOR EACH ROW EXECUTE FUNCTION pgrain._as_caller();
 CREATE TRIGGER as_caller BEFORE INSERT OR UPDATE ON pgrain.attachment
+    FOR EACH ROW EXECUTE FUNCTION pgrain._as_caller();
+CREATE TRIGGER as_caller BEFORE INSERT OR UPDATE ON pgrain.model
     FOR EACH ROW EXECUTE FUNCTION pgrain._as_caller();
 
 CREATE TABLE pgrain.worker (

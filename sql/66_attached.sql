@@ -206,7 +206,17 @@ BEGIN
         END;
         EXIT;           -- locked until this is committed: one at a time
     END LOOP;
+    DELETE FROM pgrain.training_state t WHERE NOT EXISTS (
+        SELECT FROM pgrain.model m WHERE m.model = t.model);
+    DELETE FROM pgrain.attachment_problem p WHERE NOT EXISTS (
+        SELECT FROM pgrain.attachment x WHERE x.model = p.model AND x.relation = p.relation);
+    DELETE FROM pgrain.held h WHERE NOT EXISTS (
+        SELECT FROM pg_stat_get_activity(h.pid) AS p WHERE p.pid = h.pid AND p.backend_start = h.started);
     -- of watches that have ended
+    DELETE FROM pgrain.watch_lock l USING (
+        SELECT x.ctid AS at FROM pgrain.watch_lock x
+        WHERE NOT EXISTS (SELECT FROM pgrain.watch w WHERE w.watch = x.watch) FOR UPDATE SKIP LOCKED) AS free
+    WHERE l.ctid = free.at;
     PERFORM pgrain._drop_cut(number) FROM (
         SELECT substring(c.relname FROM '^_watch_(\d+)_cut$')::bigint AS number FROM pg_class c
         WHERE c.relnamespace = 'pgrain'::regnamespace AND c.relkind = 'S') AS cut

@@ -53,12 +53,17 @@ BEGIN
     RETURN setval(name::regclass, 2 * pg_current_xact_id()::text::bigint);
 END $$;
 
--- Also of a watch that comes out of a dump, before a worker has been there.
+-- Also of a watch that comes out of a dump, before a worker has been there. Whoever makes a watch
+-- computes its state: no worker begins meanwhile.
 CREATE FUNCTION pgrain._begin_notes() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
     IF pgrain._watch_cut(NEW.watch) IS NULL THEN
         PERFORM pgrain._note_again(NEW.watch);
+    END IF;
+    INSERT INTO pgrain.watch_lock (watch) VALUES (NEW.watch) ON CONFLICT DO NOTHING;
+    IF current_setting('session_replication_role') = 'origin' THEN
+        PERFORM pgrain._hold('watch', NEW.watch::text);
     END IF;
     RETURN NULL;
 END $$;
@@ -101,10 +106,7 @@ BEGIN
     END IF;
     IF too_much
        -- Who computes the state takes away what waits.
-       AND NOT EXISTS (SELECT FROM pg_locks l WHERE l.locktype = 'advisory' AND l.granted
-                       AND l.classid = 1885827682 AND l.objid::bigint = NEW.watch & 2147483647
-                       AND l.database = (SELECT d.oid FROM pg_database d
-                                         WHERE d.datname = current_database())) THEN
+       AND pgrain._holder('watch', NEW.watch::text) IS NULL THEN
         PERFORM setval(format('pgrain._watch_%s_cut', NEW.watch)::regclass,
                        2 * pg_current_xact_id()::text::bigint + 1);
     END IF;

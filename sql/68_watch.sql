@@ -76,6 +76,12 @@ CREATE INDEX ON pgrain.watch_note (watch);
 ALTER TABLE pgrain.watch_note ALTER a SET STORAGE EXTERNAL, ALTER b SET STORAGE EXTERNAL,
     ALTER c SET STORAGE EXTERNAL;
 
+-- Whoever changes a watch's state or takes its notes away has its row here locked meanwhile. Nobody
+-- but the worker may lock it, which of pgrain.watch (whose row its creator may delete) nobody knows.
+CREATE TABLE pgrain.watch_lock (
+    watch bigint PRIMARY KEY
+);
+
 -- Why the worker could not compute a watch's state when it tried last, and since when it can't. No
 -- foreign key: the worker would wait for whoever ends a watch.
 CREATE TABLE pgrain.watch_problem (

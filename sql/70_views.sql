@@ -47,12 +47,24 @@ SELECT a.model, a.relation, a.features, coalesce(s.n_values, 0) AS stored_values
        (SELECT min(l.pid) FROM pg_locks l WHERE l.granted AND l.mode = 'AccessExclusiveLock'
             AND l.database = (SELECT d.oid FROM pg_database d WHERE d.datname = current_database())
             AND (l.relation = a.relation OR l.relation IN (
-                SELECT p.relid FROM pg_partition_tree(a.relation) AS p))) AS locked_by
+                SELECT p.relid FROM pg_partition_tree(a.relation) AS p))) AS locked_by,
+       p.problem, p.since AS problem_since, p.hint
 FROM pgrain.attachment a JOIN pgrain.model m USING (model)
 JOIN pg_class c ON c.oid = a.relation
 LEFT JOIN pgrain.attachment_state s ON s.model = a.model AND s.relation = a.relation
-     AND s.version = m.active_version;
-COMMENT ON VIEW pgrain.attached IS 'inference relations known beforehand; stored_values: distinct feature values when it was read last; locked_by: the process that keeps everybody from reading it';
+     AND s.version = m.active_version
+LEFT JOIN pgrain.attachment_problem p ON p.model = a.model AND p.relation = a.relation;
+COMMENT ON VIEW pgrain.attached IS 'inference relations known beforehand; stored_values: distinct feature values when it was read last; locked_by: the process that keeps everybody from reading it; problem: why the worker cannot read it';
+
+-- Whether a version was trained with an edit that is in force: the one place that says so. Versions of
+-- 0.1.0 have not recorded up to which edit they had read them.
+CREATE VIEW pgrain._version_edit AS
+SELECT v.model, v.version, e.train_key, e.intervention,
+       CASE WHEN v.metrics ->> 'edits' IS NULL THEN e.applied_at <= v.created_at
+            ELSE coalesce(e.applied_at <= (v.metrics ->> 'edits_until')::timestamptz, false)
+            END AS learned
+FROM pgrain.model_version v JOIN pgrain.training_edit e ON e.model = v.model;
+COMMENT ON VIEW pgrain._version_edit IS 'edits in force, beside each version of their model: whether it was trained with them';
 
 CREATE VIEW pgrain.edits AS
 SELECT e.model,

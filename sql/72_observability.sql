@@ -30,40 +30,49 @@ COMMENT ON VIEW pgrain.sizes IS 'one row a model version: how many bytes are sto
 CREATE VIEW pgrain.staleness AS
 SELECT model, version, trained_at, precomputed_at, edits_since_training, changed_rows,
        not_attached, problem IS NOT NULL AS stale, problem,
-       CASE WHEN problem IS NOT NULL THEN format(statement, model, relation) END AS hint
+       CASE WHEN problem IS NOT NULL THEN coalesce(hint, format(statement, model, relation)) END AS hint,
+       new_rows, gone_rows, looked_at
 FROM (
     SELECT m.model, m.active_version AS version, v.created_at AS trained_at,
-           s.created_at AS precomputed_at, greatest(e.n, e.gone) AS edits_since_training, s.changed_rows,
-           a.n AS not_attached, a.relation,
+           s.created_at AS precomputed_at, greatest(e.n, e.gone) AS edits_since_training,
+           t.changed_rows, t.new_rows, t.gone_rows, t.looked_at, a.n AS not_attached, a.relation,
            CASE WHEN c.oid IS NULL THEN 'its training table is gone'
                 WHEN g.name IS NOT NULL THEN format('its training table has no column "%s" any more', g.name)
                 WHEN m.active_version IS NULL THEN 'not trained'
+                WHEN r.problem IS NOT NULL THEN format('its training table cannot be read: %s', r.problem)
                 WHEN e.n > 0 THEN 'edits since it was trained'
                 WHEN e.gone > 0 THEN 'edits taken back since it was trained'
                 WHEN s.spectrum IS NULL THEN 'no spectrum of the active version'
-                WHEN s.changed_rows > 0 THEN 'training rows have changed since it was trained'
+                WHEN t.rows > 0 THEN format('training rows since it was trained: %s new, %s gone, %s changed',
+                                            t.new_rows, t.gone_rows, t.changed_rows)
                 WHEN a.n > 0 THEN 'an attached relation has no stored predictions' END AS problem,
+           -- (where the table is there and has its columns)
+           CASE WHEN c.oid IS NOT NULL AND g.name IS NULL AND m.active_version IS NOT NULL THEN r.hint END AS hint,
            CASE WHEN c.oid IS NULL THEN 'SELECT pgrain.alter_model(%1$L, ''the_table'')'
                 WHEN g.name = m.key THEN 'SELECT pgrain.alter_model(%1$L, key => ''its_name_now'')'
                 WHEN g.name = m.label THEN 'SELECT pgrain.alter_model(%1$L, label => ''its_name_now'')'
                 WHEN g.name IS NOT NULL THEN 'SELECT pgrain.alter_model(%1$L, features => ''{all_their_names_now}'')'
-                WHEN m.active_version IS NULL OR e.n > 0 OR e.gone > 0 THEN 'CALL pgrain.train(%1$L)'
+                WHEN m.active_version IS NULL OR r.problem IS NOT NULL OR e.n > 0 OR e.gone > 0
+                    THEN 'CALL pgrain.train(%1$L)'
                 WHEN s.spectrum IS NULL THEN 'CALL pgrain.precompute(%1$L)'
-                WHEN s.changed_rows > 0 THEN 'CALL pgrain.train(%1$L)'
+                WHEN t.rows > 0 THEN 'CALL pgrain.train(%1$L)'
                 ELSE 'CALL pgrain.attach(%1$L, %2$L)' END AS statement
     FROM pgrain.model m
     LEFT JOIN pg_class c ON c.oid = m.training_table
     LEFT JOIN pgrain.model_version v ON v.version = m.active_version
     LEFT JOIN pgrain.spectrum s ON s.spectrum = v.active_spectrum
+    LEFT JOIN pgrain.training_state r ON r.model = m.model
+    -- What was counted beside another version says nothing about this one.
+    LEFT JOIN LATERAL (
+        SELECT r.new_rows, r.gone_rows, r.changed_rows, r.looked_at,
+               r.new_rows + r.gone_rows + r.changed_rows AS rows
+        WHERE r.version = m.active_version) AS t ON true
     -- What came since, and how many of those that the version was trained with are there no more (or
     -- not as they were); one that replaces another is both. Versions of 0.1.0 do not know the latter.
     CROSS JOIN LATERAL (
-        SELECT count(*) FILTER (WHERE NOT known) AS n,
-               coalesce(abs((v.metrics ->> 'edits')::bigint - count(*) FILTER (WHERE known)), 0) AS gone
-        FROM (SELECT CASE WHEN v.metrics ->> 'edits' IS NULL THEN e.applied_at <= v.created_at
-                     ELSE coalesce(e.applied_at <= (v.metrics ->> 'edits_until')::timestamptz, false)
-                     END AS known
-              FROM pgrain.training_edit e WHERE e.model = m.model AND v.version IS NOT NULL) AS e) AS e
+        SELECT count(*) FILTER (WHERE NOT e.learned) AS n,
+               coalesce(abs((v.metrics ->> 'edits')::bigint - count(*) FILTER (WHERE e.learned)), 0) AS gone
+        FROM pgrain._version_edit e WHERE e.version = v.version) AS e
     CROSS JOIN LATERAL (
         SELECT count(*) AS n, min(a.relation::text) AS relation FROM pgrain.attachment a
         JOIN pg_class r ON r.oid = a.relation
@@ -75,4 +84,4 @@ FROM (
         WHERE NOT EXISTS (SELECT FROM pg_attribute t WHERE t.attrelid = c.oid
                           AND t.attname = f.name AND NOT t.attisdropped)) AS g ON c.oid IS NOT NULL
 ) AS found;
-COMMENT ON VIEW pgrain.staleness IS 'one row a model: what is out of date, and the statement that mends it';
+COMMENT ON VIEW pgrain.staleness IS 'one row a model: what is out of date, and the statement that mends it; new_rows, gone_rows, changed_rows: of the training table beside what the active version learned, as a worker found them at looked_at (null: nobody has looked since it became active)';

@@ -38,7 +38,7 @@ BEGIN
                                             'drop_intervention', 'edits_sql', 'cancel', 'forget',
                                             'unwatch', '_arm_watch', '_hint_at',
                                             'protect_keys', '_ensure_secret', '_drop_predictions',
-                                            '_plan_repair', '_holds') THEN
+                                            '_plan_repair', '_holds', '_hold_repair', '_leave') THEN
             EXECUTE format('GRANT EXECUTE ON FUNCTION %s TO %I', routine.signature, role);
         ELSIF admin AND routine.prokind = 'p' THEN
             EXECUTE format('GRANT EXECUTE ON PROCEDURE %s TO %I', routine.signature, role);
@@ -50,6 +50,7 @@ BEGIN
         EXECUTE format('GRANT SELECT, INSERT, UPDATE, DELETE ON pgrain.model,
             pgrain.model_version, pgrain.attachment, pgrain.training_edit, pgrain.intervention
             TO %I', role);
+        EXECUTE format('GRANT SELECT ON pgrain._version_edit TO %I', role);
         -- What expressions gave for rows that this role may not read is not for it to see.
         EXECUTE format('GRANT INSERT ON pgrain.intervention_value TO %I', role);
         EXECUTE format('GRANT SELECT, INSERT ON pgrain.repair_round TO %I', role);

@@ -30,7 +30,8 @@ GRANT USAGE ON SCHEMA pgrain TO pgrain_worker;
 GRANT SELECT ON ALL TABLES IN SCHEMA pgrain TO pgrain_worker;
 GRANT INSERT, UPDATE, DELETE ON pgrain.model_version, pgrain.version_chunk, pgrain.spectrum,
     pgrain.spectrum_chunk, pgrain.prediction_chunk, pgrain.job, pgrain.worker,
-    pgrain.intervention_ready, pgrain.weights, pgrain.attachment_state TO pgrain_worker;
+    pgrain.intervention_ready, pgrain.weights, pgrain.attachment_state, pgrain.training_state,
+    pgrain.attachment_problem TO pgrain_worker;
 GRANT DELETE ON pgrain.training_edit, pgrain.intervention_value TO pgrain_worker;
 GRANT INSERT ON pgrain.erasure TO pgrain_worker;
 GRANT UPDATE (fitted) ON pgrain.intervention TO pgrain_worker;
@@ -43,3 +44,6 @@ GRANT EXECUTE ON FUNCTION pgrain._tidy(), pgrain._forget_hints(oid[], boolean) T
 GRANT EXECUTE ON FUNCTION pgrain._watch_print(bigint), pgrain._watch_owner(bigint), pgrain._make_watch_functions(bigint),
     pgrain._arm_watch(bigint), pgrain._watch_cut(bigint), pgrain._note_again(bigint) TO pgrain_worker;
 GRANT UPDATE (active_version) ON pgrain.model TO pgrain_worker;
+GRANT INSERT, UPDATE ON pgrain.watch_lock TO pgrain_worker;
+GRANT EXECUTE ON FUNCTION pgrain._holder(text, text), pgrain._hold(text, text), pgrain._leave(text, text)
+    TO pgrain_worker;

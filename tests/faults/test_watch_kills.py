@@ -139,7 +139,8 @@ def test_a_watch_equals_its_query_after_kills_in_catching_up(shop, until):
     assert shop.value("SELECT count(*) FROM pgrain.spectrum_chunk WHERE kind = 'attached'"
                       ) == len(shop.rows(digests)), "a chunk without its projections"
     until(lambda: not shop.value(
-        "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory'") and not shop.rows(BUSY),
+        "SELECT count(*) FROM pgrain.held WHERE pgrain._holder(what, name) IS NOT NULL")
+        and not shop.rows(BUSY),
         "no lock and no transaction is left")
 
 

@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import time
-
-from pgrain.worker.jobs import LOCK_CLASS
-
 
 def test_models_view_says_what_is_stored(small):
     row = small.rows("""SELECT version, classes, n_rows, n_parameters, alpha, stored_pairs, k,
@@ -66,22 +62,3 @@ def test_precompute_says_which_rows_changed_since_training(small):
     assert ranked == set(range(1, 241)) - {5, 6, 7}
     assert "3 training rows have changed" in small.value(
         "SELECT message FROM pgrain.jobs ORDER BY job DESC LIMIT 1")
-
-
-def test_who_has_the_lock_of_a_job_is_in_its_message(small, as_role):
-    """Anybody may take advisory locks: the job waits and says for whom."""
-    nobody = as_role(small, "nobody_special")
-    first = small.value("SELECT max(job) + 1 FROM pgrain.jobs")
-    nobody.execute("SELECT pg_advisory_lock(%s, n) FROM generate_series(%s::int, %s::int) AS n",
-                   [LOCK_CLASS, first, first + 9])
-    small.execute("CALL pgrain.train('colour', wait => false)")
-
-    def until(message, statement):
-        deadline = time.monotonic() + 30
-        while small.value(statement) != message:
-            assert time.monotonic() < deadline, small.rows("SELECT * FROM pgrain.progress")
-            time.sleep(0.1)
-    until(f"waits: process {nobody.info.backend_pid} has the advisory lock of this job",
-          "SELECT message FROM pgrain.progress")
-    nobody.execute("SELECT pg_advisory_unlock_all()")
-    until("succeeded", "SELECT state FROM pgrain.jobs ORDER BY job DESC LIMIT 1")

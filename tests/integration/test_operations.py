@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 import shutil
 import socket
 import subprocess
+import time
 import urllib.request
 from pathlib import Path
 
@@ -29,6 +31,7 @@ def watched(module_database, server):
     it.worker = WorkerProcess(server, it.name, name=f"{it.name}-watched", arguments=(
         "--metrics", str(port), "--log-format", "json", "--log-level", "debug"))
     it.worker.start()
+    it.metrics_port = port
     it.metrics = lambda: urllib.request.urlopen(  # noqa: S310
         f"http://127.0.0.1:{port}/metrics", timeout=10).read().decode()
     it.execute("CREATE TABLE t AS SELECT i AS id, (i * 37 % 50)::float8 AS x, CASE WHEN "
@@ -64,6 +67,52 @@ def test_prometheus_counts_what_was_asked_and_what_came_of_it(watched):
     assert value(after, "pgrain_connections") >= 1 and value(after, "pgrain_requests_present") == 0
     assert value(after, "process_resident_memory_bytes") > 1e7
     assert f'database="{watched.name}"' in after
+
+
+def test_prometheus_is_asked_nonsense(watched):
+    """Its port is open to all on the machine: garbage and silence cost the worker nothing."""
+    port = watched.metrics_port
+
+    def say(text: bytes) -> bytes:
+        with socket.create_connection(("127.0.0.1", port), timeout=20) as caller:
+            caller.sendall(text)
+            with contextlib.suppress(ConnectionError):
+                return caller.recv(100)     # a timeout is an error
+        return b""
+
+    threads = lambda: len(list(Path(f"/proc/{watched.worker.pid}/task").iterdir()))  # noqa: E731
+    before = threads()
+    for text in (b"\x00\xff" * 5000 + b"\r\n\r\n", b"GET /metrics HTTP/9.9\r\n\r\n",
+                 b"POST /metrics HTTP/1.1\r\nContent-Length: 99999999999\r\n\r\n",
+                 b"GET " + b"/" * 100_000, b"GET /metrics?name[]=%00 HTTP/1.1\r\n\r\n",
+                 b"GET /metrics HTTP/1.1\r\n" + b"A: b\r\n" * 50_000):
+        say(text)
+    began = time.monotonic()
+    with contextlib.ExitStack() as silent:
+        for _ in range(50):
+            silent.enter_context(socket.create_connection(("127.0.0.1", port)))
+        assert say(b"") == b"" and time.monotonic() - began < 15, "silence is not waited for"
+        deadline = time.monotonic() + 30
+        while threads() > before + 5:
+            assert time.monotonic() < deadline, "each silent caller keeps a thread"
+            time.sleep(0.2)
+    assert 'database="' in watched.metrics()
+    assert watched.value("SELECT ok FROM pgrain.doctor() WHERE what = 'worker'")
+
+
+@pytest.mark.parametrize("where", ["99999", "127.0.0.1:123456", "nothing", "host:", "-1"])
+def test_a_place_for_metrics_that_is_none(watched, server, where):
+    one = WorkerProcess(server, watched.name, name=f"{watched.name}-nowhere",
+                        arguments=("--metrics", where))
+    one.start(wait=False)
+    try:
+        deadline = time.monotonic() + 40
+        while "no address for metrics" not in one.log_tail(10_000):
+            assert time.monotonic() < deadline, one.log_tail(10_000)
+            time.sleep(0.2)
+        assert "Traceback" not in one.log_tail(10_000)
+    finally:
+        one.stop()
 
 
 def test_log_lines_are_json_with_the_number_of_request_or_job(watched):

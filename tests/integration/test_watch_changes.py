@@ -16,8 +16,6 @@ import pytest
 from psycopg import errors
 from watch_checks import CONFLICTS, agree, agree_in, folded, until_current, wander
 
-from pgrain.worker.watch_rows import LOCK_CLASS
-
 JOINED = """SELECT h.name, pgrain.predict('colour', s.x) AS label, count(*) AS n,
  count(*) FILTER (WHERE pgrain.predict('colour', s.x) = s.claim) AS same, sum(s.weight) AS total
  FROM stock AS s JOIN hours AS h ON h.hour = s.hour WHERE s.weight > 1
@@ -422,8 +420,8 @@ def alone(database, first, count):
 @contextlib.contextmanager
 def unfolded(database):
     """The worker answers, and folds nothing: somebody else seems to be at it."""
-    with database.connect() as other:
-        other.execute("SELECT pg_advisory_lock(%s, watch::int) FROM pgrain.watch", [LOCK_CLASS])
+    with database.connect() as other, other.transaction():
+        other.execute("SELECT FROM pgrain.watch_lock FOR UPDATE")
         yield
 
 

@@ -9,8 +9,6 @@ import pytest
 from psycopg import errors
 from watch_checks import agree, folded
 
-from pgrain.worker.watch_rows import LOCK_CLASS
-
 QUERY = "SELECT hour, count(*) AS n FROM {} WHERE pgrain.predict('colour', x) = 'red' GROUP BY hour"
 COLUMNS = ("tags", "metas", "a", "b", "c")
 
@@ -59,8 +57,8 @@ def shop(small):
 @contextlib.contextmanager
 def held(shop, number: int):
     """The worker folds nothing of this watch meanwhile."""
-    with shop.connect() as other:
-        other.execute("SELECT pg_advisory_lock(%s, %s)", [LOCK_CLASS, number])
+    with shop.connect() as other, other.transaction():
+        other.execute("SELECT FROM pgrain.watch_lock WHERE watch = %s FOR UPDATE", [number])
         yield
 
 

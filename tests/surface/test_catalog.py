@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import subprocess
 
 import psycopg
 import pytest
@@ -20,15 +21,17 @@ ADMIN = USER | {"protect_keys",
                 "create_intervention", "drop_intervention", "edits_sql", "rank", "forget",
                 "train", "import_weights", "precompute", "attach", "cancel", "repair",
                 "_plan_repair", "_holds", "_ensure_secret", "_drop_predictions", "watch",
-                "unwatch", "_arm_watch", "_hint_at"}
+                "unwatch", "_arm_watch", "_hint_at", "_hold_repair", "_leave"}
 VIEWS = {"settings", "sizes", "staleness",
          "attached", "edits", "erasures", "interventions", "jobs", "models", "progress",
          "versions", "watches", "workers"}
 TABLES = {"protected_keys", "attachment_hint", "attachment_state",
-          "attachment", "erasure", "installation", "intervention", "intervention_ready",
+          "attachment", "attachment_problem", "erasure", "held", "installation", "intervention",
+          "intervention_ready",
           "intervention_value", "job", "model", "model_version", "prediction_chunk",
           "repair_round", "spectrum", "spectrum_chunk", "training_edit", "version_chunk", "watch",
-          "watch_cell", "watch_note", "watch_problem", "watch_state", "weights", "worker"}
+          "watch_cell", "watch_lock", "watch_note", "watch_problem", "watch_state", "weights",
+          "worker", "training_state"}
 
 SIGNATURES = """
 f activate(model text, version bigint) -> void
@@ -106,7 +109,8 @@ def test_members(fresh):
             AND d.deptype = 'e' AND d.classid = 'pg_class'::regclass
         WHERE c.relnamespace = 'pgrain'::regnamespace""")}
     assert {name for name, kind in relations.items() if kind == "r"} == TABLES
-    assert {name for name, kind in relations.items() if kind == "v"} == VIEWS
+    assert {name for name, kind in relations.items() if kind == "v"} == VIEWS | {
+        "_version_edit"}
 
 
 def test_markers(fresh):
@@ -164,7 +168,7 @@ def test_rights(fresh, as_role):
         assert relations("somebody", right) == set()
     assert relations("analyst", "SELECT") == VIEWS
     assert relations("modeller", "SELECT") == VIEWS | writable | {
-        "job", "repair_round", "watch", "protected_keys"}
+        "job", "repair_round", "watch", "protected_keys", "_version_edit"}
     for right in ("INSERT", "UPDATE", "DELETE"):
         assert relations("analyst", right) == set()
         assert relations("modeller", right) - {
@@ -194,6 +198,61 @@ def test_drop_extension_leaves_nothing(database):
     assert own.value("SELECT count(*) FROM pg_namespace WHERE nspname = 'pgrain'") == 0
     assert own.value("SELECT count(*) FROM t") == 0
     own.execute("CREATE EXTENSION pgrain")
+
+
+def test_the_schema_is_pgrain(fresh):
+    """Names in functions are qualified: in another schema nothing would work."""
+    fresh.execute("CREATE SCHEMA elsewhere")
+    with pytest.raises(psycopg.errors.FeatureNotSupported, match="does not support SET SCHEMA"):
+        fresh.execute("ALTER EXTENSION pgrain SET SCHEMA elsewhere")
+    fresh.execute("DROP SCHEMA elsewhere")
+
+
+def test_dumps_of_every_form(small, module_database, tmp_path):
+    """In parallel (as docs/user/operations.md says), over a database that has it all already, and
+    without data."""
+    program, count = small.cluster.server.program, "SELECT count(*) FROM pgrain.model"
+    subprocess.run([program("pg_dump"), "-Fd", "-j", "2", "-f", tmp_path / "dump", small.dsn()],
+                   check=True)
+    other = module_database(extension=False)
+
+    def restore(*options) -> None:
+        done = subprocess.run([program("pg_restore"), "--exit-on-error", *options, "-d",
+                               other.dsn(), tmp_path / "dump"], capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+
+    def in_parallel(*options) -> None:
+        listed = subprocess.run([program("pg_restore"), "-l", tmp_path / "dump"], check=True,
+                                capture_output=True, text=True).stdout.splitlines(keepends=True)
+        for name, own in (("others", False), ("own", True)):
+            (tmp_path / name).write_text("".join(
+                line for line in listed if (" TABLE DATA pgrain " in line) is own))
+        restore("-j", "4", "-L", tmp_path / "others", *options)
+        restore("-L", tmp_path / "own")
+
+    in_parallel()
+    assert other.value(count) == small.value(count) > 0
+    other.execute("INSERT INTO items SELECT id + 5000, x, claim, hour FROM items")
+    for options in (("--clean", "--if-exists"), None, ("--clean", "--single-transaction")):
+        if options is None:
+            in_parallel("--clean", "--if-exists")
+        else:
+            restore(*options)
+        assert other.value(count) == small.value(count), options
+        assert other.value("SELECT count(*) FROM items") == small.value(
+            "SELECT count(*) FROM items"), options
+    bare = module_database(extension=False)
+    text = subprocess.run([program("pg_dump"), "--schema-only", small.dsn()], check=True,
+                          capture_output=True, text=True).stdout
+    done = subprocess.run([program("psql"), "-qX", "-v", "ON_ERROR_STOP=1", bare.dsn()], input=text,
+                          capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert bare.value(count) == 0
+    bare.execute("INSERT INTO items (id, x) VALUES (1, '{1,2}')")
+    assert bare.value("SELECT count(*) FROM pgrain.attachment_hint") == 1
+    bare.execute("SELECT pgrain._tidy()")
+    assert bare.value("SELECT count(*) FROM pgrain.attachment_hint") == 0
+    assert bare.value("SELECT count(*) FROM pg_trigger WHERE tgname = '_pgrain_attached'") == 0
 
 
 def test_dump_and_restore_keep_models(small, module_database, worker):

@@ -16,8 +16,8 @@ MANY_NOTES = 5000       # a worker that runs has a watch computed anew before th
 @entry_point
 def doctor(plpy) -> list[tuple]:
     """Rows (what, ok, detail, hint)."""
-    return [_extension(plpy), *_worker(plpy), *_models(plpy), _jobs(plpy), _watches(plpy),
-            *_notes(plpy)]
+    return [_extension(plpy), *_worker(plpy), *_models(plpy), *_attached(plpy), _jobs(plpy),
+            _watches(plpy), *_notes(plpy)]
 
 
 def _extension(plpy) -> tuple:
@@ -62,13 +62,16 @@ def settings_rows(plpy) -> list[tuple]:
 
 def _models(plpy) -> list[tuple]:
     rows = query(plpy, """
-        SELECT model, version, k, stored_pairs, n_rows, training_table::text, key, label,
+        SELECT m.model, m.version, k, stored_pairs, n_rows, key, label,
                EXISTS (SELECT FROM pg_catalog.pg_class c WHERE c.oid = training_table) AS there,
                (SELECT pg_catalog.min(f.name) FROM pg_catalog.unnest(features || key || label)
                     AS f (name) WHERE NOT EXISTS (
                     SELECT FROM pg_catalog.pg_attribute a WHERE a.attrelid = training_table
-                    AND a.attname = f.name AND NOT a.attisdropped)) AS lacks
-        FROM pgrain.models ORDER BY model""")
+                    AND a.attname = f.name AND NOT a.attisdropped)) AS lacks,
+               s.problem, s.hint, s.new_rows, s.gone_rows, s.changed_rows,
+               pg_catalog.date_trunc('second', s.looked_at)::text AS looked_at
+        FROM pgrain.models AS m JOIN pgrain.staleness AS s ON s.model = m.model
+        ORDER BY m.model""")
     checks = []
     for row in rows:
         name, hint, detail = row["model"], None, f"version {row['version']}, {row['n_rows']} rows"
@@ -84,13 +87,34 @@ def _models(plpy) -> list[tuple]:
             hint = f"SELECT pgrain.alter_model({quoted(name)}, {what})"
         elif row["version"] is None:
             detail, hint = "not trained", f"CALL pgrain.train({quoted(name)})"
+        elif (row["problem"] or "").startswith("its training table"):
+            detail, hint = row["problem"], row["hint"]
         elif row["k"] is None:
             detail += ", no spectrum"
             hint = f"CALL pgrain.precompute({quoted(name)})"
         else:
             detail += f", k = {row['k']} of {row['stored_pairs']} stored pairs"
+            if row["looked_at"] is not None:
+                detail += (f"; training rows since: {row['new_rows']} new, "
+                           f"{row['gone_rows']} gone, {row['changed_rows']} changed "
+                           f"(at {row['looked_at']})")
         checks.append((f"model {name}", hint is None, detail, hint))
     return checks
+
+
+def _attached(plpy) -> list[tuple]:
+    """Relations that the worker cannot read: their new values are computed live."""
+    rows = query(plpy, """
+        SELECT model, relation::text, problem, hint,
+               pg_catalog.date_trunc('second', problem_since)::text AS since
+        FROM pgrain.attached WHERE problem IS NOT NULL ORDER BY relation::text, model""")
+    return [(f"attached {row['relation']}", False,
+             f"cannot be read for model {row['model']} since {row['since']}, so its new values are "
+             f"computed live: {row['problem']}",
+             (f"{row['hint']} " if row["hint"] else "") + "When that is mended it is read again "
+             "within a minute, or ten where it shows in reading only; or end it: "
+             f"SELECT pgrain.detach({quoted(row['model'])}, {quoted(row['relation'])})")
+            for row in rows]
 
 
 def _jobs(plpy) -> tuple:

@@ -92,7 +92,7 @@ def alter_model(plpy, name: str | None, relation: str | None, key: str | None,
     check_features(relation, features, columns, kind)
     grant_to_worker(plpy, relation)
     query(plpy, "UPDATE pgrain.model SET training_table = $2::pg_catalog.regclass, key = $3, "
-                "features = $4::name[], label = $5 WHERE model = $1",
+                "features = $4::name[], label = $5, pointed_by = current_user WHERE model = $1",
           ["text", "text", "name", "text[]", "name"], [name, relation, key, features, label])
     session.forget_models(plpy)
 
@@ -218,10 +218,9 @@ def revert(plpy, name: str | None, keys: list[str] | None) -> None:
     version = require_model(plpy, name)["active_version"]
     gone = query(plpy, """
         WITH gone AS (DELETE FROM pgrain.training_edit WHERE model = $1
-                      AND ($2 IS NULL OR train_key = ANY ($2)) RETURNING applied_at)
-        SELECT pg_catalog.count(*) AS n FROM gone JOIN pgrain.model_version v ON v.version = $3
-        WHERE gone.applied_at <= CASE WHEN v.metrics ->> 'edits' IS NULL THEN v.created_at
-            ELSE (v.metrics ->> 'edits_until')::timestamptz END
+                      AND ($2 IS NULL OR train_key = ANY ($2)) RETURNING train_key)
+        SELECT pg_catalog.count(*) AS n FROM gone JOIN pgrain._version_edit e USING (train_key)
+        WHERE e.version = $3 AND e.model = $1 AND e.learned
         """, ["text", "text[]", "bigint"], [name, keys, version])[0]["n"]
     if gone:
         plpy.notice(f"version {version} was trained with {gone} of the edits taken back; they "

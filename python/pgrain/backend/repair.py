@@ -21,7 +21,6 @@ from pgrain.backend.spi import entry_point, query, writes_nothing
 from pgrain.errors import InsufficientPrivilege, InvalidArgument, ObjectInUse
 
 ROUNDS = 5
-_LOCK_CLASS = 0x70677270   # "pgrp": advisory locks of repairs are (this, hash of the model's name)
 _OPTIONS = PLAN_OPTIONS | {"rounds", "train", "precompute"}
 
 
@@ -121,8 +120,7 @@ def repair(plpy, name: str, text: str, complaints: list[str], intervention: str,
         raise
     finally:
         if locked is not None:
-            query(plpy, "SELECT pg_catalog.pg_advisory_unlock($1, pg_catalog.hashtext($2))",
-                  ["integer", "text"], [_LOCK_CLASS, locked])
+            query(plpy, "SELECT pgrain._leave('repair', $1)", ["text"], [locked])
     if not edited:
         plpy.notice("no training row would help, so nothing was edited")
         return
@@ -169,8 +167,7 @@ class _Undo:
 
 def _alone(plpy, model: str) -> None:
     """55006 where another session repairs the model: their edits would be trained together."""
-    mine = query(plpy, "SELECT pg_catalog.pg_try_advisory_lock($1, pg_catalog.hashtext($2)) AS x",
-                 ["integer", "text"], [_LOCK_CLASS, model])[0]["x"]
+    mine = query(plpy, "SELECT pgrain._hold_repair($1) AS x", ["text"], [model])[0]["x"]
     if not mine:
         raise ObjectInUse(f'a repair of model "{model}" is already under way',
                           hint="Wait for it to end; see pgrain.progress.")

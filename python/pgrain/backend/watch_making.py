@@ -24,13 +24,11 @@ from pgrain.errors import (
     InsufficientPrivilege,
     InvalidArgument,
     NotReady,
-    ObjectInUse,
     PgrainError,
     UnsupportedOperator,
 )
 
 _ALERT_BYTES = 7900        # PostgreSQL's notifications carry less than 8000
-_BUILD_LOCK = 0x70677262   # "pgrb": advisory locks of builds are (this, number of the watch)
 _FLOATS = (700, 701)       # float4, float8
 # STABLE functions of PostgreSQL's own whose result changes from one statement to the next.
 _MOVING = ("now", "transaction_timestamp", "statement_timestamp", "current_setting", "age",
@@ -69,7 +67,10 @@ def watch(plpy, name: str, text: str, alert: str | None) -> None:
     if failure is not None:
         plpy.rollback()
         query(plpy, "DELETE FROM pgrain.watch WHERE watch = $1", ["bigint"], [number])
-        plpy.commit()
+    # (held since its row was made: pgrain._begin_notes)
+    query(plpy, "SELECT pgrain._leave('watch', $1)", ["text"], [str(number)])
+    plpy.commit()
+    if failure is not None:
         raise failure
 
 
@@ -239,9 +240,6 @@ def build(plpy, number: int) -> None:
     if found.print is None:
         raise NotReady(f'triggers of watch "{found.name}" are missing or off',
                        hint="The worker makes them again; see its log.")
-    if not query(plpy, "SELECT pg_catalog.pg_try_advisory_xact_lock($1, $2) AS mine",
-                 ["integer", "integer"], [_BUILD_LOCK, number & 0x7FFFFFFF])[0]["mine"]:
-        raise ObjectInUse(f'watch "{found.name}" is being computed already')
     evaluation = complain._evaluate(plpy, found.query, complaints=[], options={"verify": "always"})
     complain._verify(plpy, evaluation)
     # (the worker compares what these add up to with that)

@@ -50,6 +50,19 @@ _SETTINGS = {"search_path": psycopg.sql.SQL("pg_catalog, pg_temp"), "statement_t
 _UNLOGGED = {"log_parameter_max_length": 0, "log_parameter_max_length_on_error": 0}
 
 
+def hold(connection: psycopg.Connection, what: str, name: object) -> bool:
+    """Take a job, relation or watch for the process of this connection; False where another one has
+    it (sql/25_held.sql)."""
+    return connection.execute("SELECT pgrain._hold(%s, %s) AS mine",
+                              [what, str(name)]).fetchone()["mine"]
+
+
+def leave(connection: psycopg.Connection, what: str, name: object) -> None:
+    """Give it up; it goes with the connection, too."""
+    if not connection.closed:
+        connection.execute("SELECT pgrain._leave(%s, %s)", [what, str(name)])
+
+
 def failure(error: psycopg.Error) -> PgrainError:
     """What a session reads of a statement of the worker's that failed. DETAIL, which may quote a
     row, is left to the worker's log."""

@@ -107,12 +107,31 @@ def caught_up(connection: psycopg.Connection, model: str, relation: int, version
         ON CONFLICT (model, relation, version) DO UPDATE
             SET n_values = excluded.n_values, read_at = clock_timestamp()""",
         {"model": model, "relation": relation, "version": version, "n": n_values})
+    can_be_read(connection, model, relation)
 
 
 def fell_behind(connection: psycopg.Connection, model: str, relation: int, version: int) -> None:
     """Take back `caught_up`."""
     connection.execute("DELETE FROM pgrain.attachment_state WHERE model = %s "
                        "AND relation = %s::oid AND version = %s", [model, relation, version])
+
+
+def cannot_read(connection: psycopg.Connection, model: str, relation: int, problem: str,
+                hint: str | None) -> bool:
+    """Record why an attached relation cannot be read; whether that is news."""
+    return connection.execute("""
+        INSERT INTO pgrain.attachment_problem AS p (model, relation, problem, hint)
+        SELECT a.model, a.relation, %(problem)s, %(hint)s FROM pgrain.attachment a
+        WHERE a.model = %(model)s AND a.relation = %(relation)s::oid
+        ON CONFLICT (model, relation) DO UPDATE SET problem = excluded.problem, hint = excluded.hint
+        WHERE (p.problem, p.hint) IS DISTINCT FROM (excluded.problem, excluded.hint)""",
+        {"model": model, "relation": relation, "problem": problem, "hint": hint}).rowcount > 0
+
+
+def can_be_read(connection: psycopg.Connection, model: str, relation: int) -> bool:
+    """Take that back; whether there was something to take back."""
+    return connection.execute("DELETE FROM pgrain.attachment_problem WHERE model = %s "
+                              "AND relation = %s::oid", [model, relation]).rowcount > 0
 
 
 def attachments(connection: psycopg.Connection, model: str) -> list[dict]:

@@ -16,6 +16,7 @@ from pgrain.settings import CHUNK_ROWS
 from pgrain.store import predictions, relations, spectra, versions
 from pgrain.wire.identity import DIGEST_BYTES
 from pgrain.worker import compaction
+from pgrain.worker.polling import said
 from pgrain.worker.resident import Resident, load_version
 
 
@@ -73,10 +74,10 @@ def store_all(job, resident: Resident, known: set[bytes], spectrum: int | None,
         except _ALTERED as error:
             if job.connection.closed:
                 raise
-            reason = (error.diag.message_primary if isinstance(error, psycopg.Error)
-                      else error.message)
+            reason, hint = said(error)
             predictions.fell_behind(job.connection, job.model, attachment["relation"],
                                     resident.row.version)
+            predictions.cannot_read(job.connection, job.model, attachment["relation"], reason, hint)
             note += f"; attached {attachment['name']} is left out: {reason}"
     return seqs, note
 

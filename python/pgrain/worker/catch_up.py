@@ -4,7 +4,8 @@ Nothing depends on it but speed. It is told by hints (statement triggers, sql/66
 every `SWEEP_SECONDS`, by PostgreSQL's counters of written rows, for what no trigger sees; views and
 foreign tables, which have neither, are read again every `BLIND_SECONDS`. A relation is read as a
 whole, so it rests for `RESTS` times as long as that took. One that somebody has locked is tried
-again every `LOCKED_SECONDS`; `pgrain.attached.locked_by` says who.
+again every `LOCKED_SECONDS`; `pgrain.attached.locked_by` says who. One that cannot be read is in
+`pgrain.attached.problem`, with why.
 """
 
 from __future__ import annotations
@@ -15,11 +16,13 @@ from types import SimpleNamespace
 
 import psycopg
 import structlog
+from psycopg import sql
 
 from pgrain.errors import PgrainError, WorkerUnreachable
-from pgrain.store.database import Shared
+from pgrain.store import predictions, relations
+from pgrain.store.database import Shared, hold, leave
 from pgrain.worker import attach_job
-from pgrain.worker.polling import Poller, there
+from pgrain.worker.polling import Poller, said, there
 
 log = structlog.get_logger()
 SWEEP_SECONDS = 60.0
@@ -27,7 +30,6 @@ BLIND_SECONDS = 900.0
 RESTS = 10
 FAILED_SECONDS = 600.0
 LOCKED_SECONDS = 5.0
-LOCK_CLASS = 0x70677263   # "pgrc": advisory locks are (this, relation)
 
 
 class _Locked(Exception):
@@ -44,6 +46,7 @@ class CatchUp(Poller):
         self._dirty: set[int] = set()
         self._rests: dict[int, float] = {}      # relation -> not before
         self._locked: set[int] = set()          # of which it was said that somebody has locked it
+        self._refused: set[tuple[str, int]] = set()     # models' relations that a check has refused
         self._written: dict[int, int] = {}      # relation -> rows written, as last counted
         self._swept = time.monotonic()
         self._blind = time.monotonic()
@@ -82,6 +85,7 @@ class CatchUp(Poller):
             if connection.closed:
                 raise
             log.warning("what was dropped cannot be tidied up", error=str(error).strip())
+        self._check(connection)
         blind = self._swept - self._blind > BLIND_SECONDS
         if blind:
             self._blind = self._swept
@@ -91,11 +95,39 @@ class CatchUp(Poller):
             if before != row["written"] or (blind and row["blind"]):
                 self._dirty.add(row["relation"])
 
+    def _check(self, connection) -> None:
+        """Note which relations could not be read now, before somebody needs it: without rights,
+        columns, or their roles. One that can be read again is. (What else may be wrong shows when
+        it is read, as it does for foreign tables, whose server this would ask.)"""
+        for row in connection.execute(_CHECKED).fetchall():
+            relation = row["relation"]
+            try:
+                with relations.reading(connection, relation, row["features"], row["attached_by"],
+                                       self._waits("check")) as name:
+                    connection.execute(sql.SQL("SELECT FROM {} LIMIT 0").format(name))
+            except _Locked:
+                continue
+            except (PgrainError, psycopg.DatabaseError) as error:
+                if connection.closed:
+                    raise
+                self._refused.add((row["model"], relation))
+                self._cannot(connection, row["model"], relation, error)
+            else:
+                if (row["model"], relation) in self._refused:
+                    self._refused.discard((row["model"], relation))
+                    self._dirty.add(relation)
+                    self._rests.pop(relation, None)
+
+    @staticmethod
+    def _cannot(connection, model: str, relation: int, error: Exception) -> None:
+        if predictions.cannot_read(connection, model, relation, *said(error)):
+            log.warning("cannot catch up", model=model, relation=relation, error=said(error)[0])
+
     def _catch_up(self, connection, relation: int) -> None:
         began = time.monotonic()
-        if not connection.execute("SELECT pg_try_advisory_lock(%s, %s::bigint::bit(32)::int) "
-                                  "AS mine", [LOCK_CLASS, relation]).fetchone()["mine"]:
+        if not hold(connection, "relation", relation):
             return              # another worker of this database is at it
+        model = None
         try:
             # Hints of later changes come later; those of this moment are answered by what follows.
             connection.execute(_FORGET, [relation])
@@ -103,11 +135,12 @@ class CatchUp(Poller):
                     "SELECT a.model FROM pgrain.attachment a JOIN pgrain.model m USING (model) "
                     "WHERE a.relation = %s::oid AND m.active_version IS NOT NULL",
                     [relation]).fetchall():
+                model = row["model"]
                 message = attach_job.run(SimpleNamespace(
-                    connection=connection, model=row["model"],
+                    connection=connection, model=model,
                     arguments={"relation": relation}, report=self._report, waits=self._waits),
                     leave_out=True)
-                log.info("caught up", model=row["model"], relation=relation, found=message)
+                log.info("caught up", model=model, relation=relation, found=message)
             self._rests[relation] = time.monotonic() + RESTS * (time.monotonic() - began)
             self._locked.discard(relation)
         except WorkerUnreachable:
@@ -122,12 +155,14 @@ class CatchUp(Poller):
         except (PgrainError, psycopg.errors.DatabaseError) as error:
             if connection.closed:
                 raise
+            self._dirty.add(relation)
             self._rests[relation] = time.monotonic() + FAILED_SECONDS
-            log.warning("cannot catch up", relation=relation, error=str(error).strip())
+            if model is None:
+                log.warning("cannot catch up", relation=relation, error=str(error).strip())
+            else:
+                self._cannot(connection, model, relation, error)
         finally:
-            if not connection.closed:
-                connection.execute("SELECT pg_advisory_unlock(%s, %s::bigint::bit(32)::int)",
-                                   [LOCK_CLASS, relation])
+            leave(connection, "relation", relation)
 
     @staticmethod
     def _waits(phase: str) -> Callable[[str], None]:
@@ -146,6 +181,9 @@ _TREE = """WITH RECURSIVE tree (root, oid) AS (
     UNION
     SELECT tree.root, i.inhrelid FROM tree JOIN pg_inherits i ON i.inhparent = tree.oid)
 """
+_CHECKED = """
+SELECT a.model, a.relation::oid::bigint AS relation, a.features::text[] AS features, a.attached_by
+FROM pgrain.attachment a JOIN pg_class c ON c.oid = a.relation WHERE c.relkind <> 'f'"""
 _HINTED = _TREE + """SELECT DISTINCT tree.root::bigint AS relation FROM tree
 WHERE EXISTS (SELECT FROM pgrain.attachment_hint h WHERE h.relation = tree.oid)"""
 _FORGET = """WITH RECURSIVE tree (oid) AS (

@@ -77,11 +77,9 @@ def _from_counts(connection, model: str, keys: list[str]) -> None:
     connection.execute("""
         UPDATE pgrain.model_version v SET metrics = v.metrics || pg_catalog.jsonb_build_object(
             'edits', (v.metrics ->> 'edits')::bigint - gone.n)
-        FROM (SELECT v.version, count(*) AS n FROM pgrain.model_version v
-              JOIN pgrain.training_edit e ON e.model = v.model
-                  AND e.applied_at <= (v.metrics ->> 'edits_until')::timestamptz
-              WHERE v.model = %s AND e.train_key = ANY (%s) GROUP BY v.version) AS gone
-        WHERE v.version = gone.version""", [model, keys])
+        FROM (SELECT version, count(*) AS n FROM pgrain._version_edit
+              WHERE learned AND model = %s AND train_key = ANY (%s) GROUP BY version) AS gone
+        WHERE v.version = gone.version AND v.metrics ->> 'edits' IS NOT NULL""", [model, keys])
 
 
 def _from_version(connection, version: int, keys: set[str]) -> set[str]:

@@ -1,8 +1,8 @@
 """Taking and running jobs.
 
-A job is taken with FOR UPDATE SKIP LOCKED and held by an advisory lock of the connection that runs
-it. When a worker dies its lock goes with its connection, so a job that says "running" without a
-lock is an orphan and is taken again, from its last finished step.
+A job is taken with FOR UPDATE SKIP LOCKED and held by the server's process that runs it
+(pgrain.held). When a worker dies that process ends, so a job that says "running" and that nobody
+has is an orphan and is taken again, from its last finished step.
 """
 
 from __future__ import annotations
@@ -18,16 +18,14 @@ import psycopg
 import structlog
 
 from pgrain.errors import Cancelled, PgrainError, WorkerUnreachable
-from pgrain.store.database import Shared
+from pgrain.store.database import Shared, hold, leave
 from pgrain.worker import attach_job, metrics, precompute_job, train_job
 from pgrain.worker.polling import there
 
 log = structlog.get_logger()
-LOCK_CLASS = 0x70677261   # "pgra": advisory locks of jobs are (this, job number)
 POLL_SECONDS = 1.0
 REPORT_SECONDS = 0.5
 MOST_ATTEMPTS = 5
-HELD_SECONDS = 3.0      # a worker that has a job's lock says at once that it runs
 
 STEPS = {"train": train_job.run, "precompute": precompute_job.run, "attach": attach_job.run}
 
@@ -92,7 +90,6 @@ class Runner(threading.Thread):
         self._connect, self._looks, self._worker = connect, looks, worker
         self.stopping = threading.Event()
         self._current: Job | None = None
-        self._held: dict[int, float] = {}       # job -> since when somebody has its lock
 
     def interrupt(self, number: int) -> None:
         """End the statement that a cancelled job is in: it may wait for a lock, where it cannot see
@@ -128,15 +125,11 @@ class Runner(threading.Thread):
     def take(self, connection) -> bool:
         """Run one job if there is one; whether there was."""
         for candidate in connection.execute("""
-                SELECT job, state FROM pgrain.job WHERE state IN ('queued', 'running') ORDER BY job
-                """).fetchall():
+                SELECT job, pgrain._holder('job', job::text) AS holder FROM pgrain.job
+                WHERE state IN ('queued', 'running') ORDER BY job""").fetchall():
             number = candidate["job"]
-            if not connection.execute("SELECT pg_try_advisory_lock(%s, %s) AS mine",
-                                      [LOCK_CLASS, number]).fetchone()["mine"]:
-                if candidate["state"] == "queued":
-                    self._say_who_has(connection, number)
+            if candidate["holder"] is not None or not hold(connection, "job", number):
                 continue
-            self._held.pop(number, None)
             try:
                 # Before the job is claimed: where no more connections are to be had, it waits.
                 with self._connect("progress of a job") as reporter:
@@ -147,21 +140,8 @@ class Runner(threading.Thread):
                         return True
             finally:
                 self._current = None
-                if not connection.closed:
-                    connection.execute("SELECT pg_advisory_unlock(%s, %s)", [LOCK_CLASS, number])
+                leave(connection, "job", number)
         return False
-
-    def _say_who_has(self, connection, number: int) -> None:
-        """In the job's message and the log: anybody may take advisory locks, of any number."""
-        if time.monotonic() - self._held.setdefault(number, time.monotonic()) < HELD_SECONDS:
-            return
-        self._held[number] = time.monotonic() + 60.0    # once a minute
-        row = connection.execute(_HOLDER, [LOCK_CLASS, number]).fetchone()
-        if row is not None:
-            message = f"waits: process {row['pid']} has the advisory lock of this job"
-            log.warning("a job cannot be taken", job=number, why=message)
-            connection.execute("UPDATE pgrain.job SET message = %s WHERE job = %s AND "
-                               "state = 'queued'", [message, number])
 
     def _claim(self, connection, reporter, number: int) -> Job | None:
         row = connection.execute("""
@@ -232,12 +212,6 @@ class Runner(threading.Thread):
             [state, message, *2 * [json.dumps(error.to_dict()) if error else None], state,
              number])
         metrics.job(kind, state)
-
-
-_HOLDER = """
-SELECT pid FROM pg_locks WHERE locktype = 'advisory' AND granted AND classid = %s::bigint::oid
-AND objid = %s::bigint::oid AND objsubid = 2
-AND database = (SELECT oid FROM pg_database WHERE datname = current_database())"""
 
 
 def _connection_is_lost(connection: psycopg.Connection, error: psycopg.Error) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import os
 import resource
 import signal
@@ -30,6 +31,7 @@ from pgrain.worker.memory import Memory
 
 log = structlog.get_logger()
 WAIT_SECONDS = 2.0
+SAY_SECONDS = 10.0      # what a worker waits for is said again
 HEARTBEAT_SECONDS = 3.0
 
 
@@ -67,6 +69,7 @@ def run(options: Options) -> int:
     from pgrain.worker.handlers import Handlers
     from pgrain.worker.jobs import Runner
     from pgrain.worker.server import Server, user_id
+    from pgrain.worker.training_look import TrainingLook
     from pgrain.worker.watch_folder import Folder
 
     memory = Memory()
@@ -123,7 +126,9 @@ def run(options: Options) -> int:
     threading.Thread(target=server.serve, name="accept", daemon=True).start()
     folder = Folder(lambda: connect(dsn, "watches"), looks, lambda: handlers.watches)
     catch_up = CatchUp(lambda: connect(dsn, "catching up"), looks)
-    for thread in (runner, folder, catch_up):
+    training = TrainingLook(lambda: connect(dsn, "training tables"), looks)
+    threads = (runner, folder, catch_up, training)
+    for thread in threads:
         thread.start()
 
     def look(connection: psycopg.Connection) -> None:
@@ -136,12 +141,12 @@ def run(options: Options) -> int:
         status = heartbeat(looks, identity, address, number, device, stopping, runner.interrupt,
                            look, home)
     finally:
-        for thread in (runner, folder, catch_up):
+        for thread in threads:
             thread.stopping.set()
         server.close()
         if endpoint is not None:
             endpoint.shutdown()
-        for thread in (runner, folder, catch_up):
+        for thread in threads:
             thread.join(5)
         looks.close()
         if crew.current() is not None:
@@ -202,12 +207,13 @@ def wait_for_extension(dsn: str, number: str,
                        stopping: threading.Event) -> tuple[str, int | None, dict | None] | None:
     """(the database's name, the OS user of its server, `database.power`), once the database and the
     extension of this worker's version in it are there."""
-    told = None
+    told, when = None, 0.0
     while not stopping.is_set():
         try:
-            with connect(dsn) as connection:
+            with connect(dsn, role=None) as connection:     # the extension makes the worker's role
                 row = connection.execute(_ABOUT).fetchone()
-                if row["version"] == number:
+            if row["version"] == number:
+                with connect(dsn) as connection:
                     return row["database"], place.server_user(connection), power(connection)
             if row["version"] is None:
                 problem = f'database "{row["database"]}" has no extension pgrain'
@@ -217,9 +223,9 @@ def wait_for_extension(dsn: str, number: str,
                            "UPDATE, or a worker of that version")
         except psycopg.Error as error:
             problem = str(error).strip()
-        if problem != told:
+        if problem != told or time.monotonic() - when > SAY_SECONDS:
             log.warning("worker waits", problem=problem)
-            told = problem
+            told, when = problem, time.monotonic()
         stopping.wait(WAIT_SECONDS)
     return None
 
@@ -283,7 +289,8 @@ def heartbeat(looks: Shared, identity: str, address: str, number: str, device: s
 
     The exit status: 1 if the extension has become one of another version."""
     connection = None
-    registered = ready = gone = False
+    registered = ready = False
+    said = -math.inf
     while not stopping.is_set():
         try:
             known, connection = connection, looks.get()
@@ -296,10 +303,12 @@ def heartbeat(looks: Shared, identity: str, address: str, number: str, device: s
                 stopping.set()
                 return 1
             home.notice(row)
-            if row["extension"] is None and not gone:
+            if row["extension"] is not None:
+                said = -math.inf
+            elif time.monotonic() - said > SAY_SECONDS:
+                said = time.monotonic()
                 log.warning("worker waits",
                             problem=f'database "{row["database"]}" has no extension pgrain')
-            gone = row["extension"] is None
             if not row["standby"] and row["version"] is not None:
                 if not registered:
                     # An address has one worker: whoever was registered there has gone.

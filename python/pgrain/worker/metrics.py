@@ -10,6 +10,7 @@ from typing import Any
 
 from pgrain.errors import NotReady
 
+CALLER_SECONDS = 5
 _REQUESTS: Any = None
 _SECONDS: Any = None
 _RUNNING: Any = None
@@ -41,7 +42,14 @@ def serve(where: str, *, version: str, database: str) -> Any:
                        registry=registry)
     _CONNECTIONS = p.Gauge("pgrain_connections", "sessions that are connected", registry=registry)
     _JOBS = p.Counter("pgrain_jobs", "jobs that ended", ["kind", "state"], registry=registry)
-    server, _ = p.start_http_server(int(port), addr=host or "127.0.0.1", registry=registry)
+    try:
+        server, _ = p.start_http_server(int(port), addr=host or "127.0.0.1", registry=registry)
+    except OverflowError:
+        raise NotReady(f'no address for metrics: "{where}"',
+                       hint="A port is at most 65535.") from None
+    # Each caller is a thread and a file of the worker's: who says nothing does not keep them.
+    server.RequestHandlerClass = type("Handler", (server.RequestHandlerClass,),
+                                      {"timeout": CALLER_SECONDS})
     return server
 
 

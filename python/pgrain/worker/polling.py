@@ -10,6 +10,7 @@ from collections.abc import Callable
 import psycopg
 import structlog
 
+from pgrain.errors import PgrainError
 from pgrain.store.database import Shared
 
 log = structlog.get_logger()
@@ -75,3 +76,12 @@ def there(connection: psycopg.Connection, table: str) -> bool:
     """Whether the extension is (still) there."""
     return connection.execute("SELECT to_regclass(%s) IS NOT NULL AS there",
                               [table]).fetchone()["there"]
+
+
+def said(error: Exception) -> tuple[str, str | None]:
+    """(what went wrong, what to do), without DETAIL, which may quote a row."""
+    if isinstance(error, PgrainError):
+        return error.message, error.hint
+    primary = getattr(getattr(error, "diag", None), "message_primary", None)
+    return primary or str(error).strip(), getattr(getattr(error, "diag", None), "message_hint",
+                                                  None)

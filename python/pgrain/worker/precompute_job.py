@@ -19,7 +19,7 @@ from pgrain.models.options import Option, check, pick
 from pgrain.models.softmax import residual
 from pgrain.settings import CHUNK_ROWS, CURVATURE_SAMPLE, STORED_PAIRS
 from pgrain.store import predictions, relations, spectra, versions
-from pgrain.worker import attach_job, crew, spectrum_step
+from pgrain.worker import attach_job, crew, spectrum_step, training_look
 from pgrain.worker.repair_job import project_repairs
 from pgrain.worker.repairing import Repairing
 from pgrain.worker.resident import Resident, load_version
@@ -132,7 +132,11 @@ def learned_rows(job, model, resident: Resident, repairing: Repairing) -> Learne
     rows = relations.read(job.connection, model.training_table, model.kind, model.features, secret,
                           reader=job.submitter, key=model.key, label=model.label,
                           content=bool(repairing.all), waiting=waits)
-    pairs = repairing.as_learned(reported(rows), resident.learned, resident.row.classes)
+    began = training_look.now(job.connection)
+    compared = training_look.Compared(resident.learned, training_look.removed(
+        job.connection, job.model, repairing))
+    pairs = repairing.as_learned(compared.passing(reported(rows)), resident.learned,
+                                 resident.row.classes)
     while block := list(itertools.islice(pairs, _BLOCK_ROWS)):
         part = resident.encoder.encode([row.value for row, _ in block])
         if X is None:
@@ -142,6 +146,8 @@ def learned_rows(job, model, resident: Resident, repairing: Repairing) -> Learne
         if repairing.all:
             whole.update((number, row) for row, number in block)
     numbers = np.flatnonzero(there)
+    training_look.record(job.connection, job.model, resident.row.version, began,
+                         compared.counts(len(numbers)))
     if X is None:
         X = np.empty((n, *resident.encoder.input_shape()), np.float32)
     return LearnedNow(numbers, X if there.all() else X[there],

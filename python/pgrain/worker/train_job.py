@@ -14,7 +14,7 @@ from pgrain.intervention.edits import apply_edits, label_of
 from pgrain.models.registry import check_options
 from pgrain.models.training import take, train
 from pgrain.store import relations, versions
-from pgrain.worker import attach_job, beginnings, checkpoints
+from pgrain.worker import attach_job, beginnings, checkpoints, training_look
 from pgrain.worker.repairing import Repairing
 
 
@@ -45,6 +45,7 @@ def _run(job) -> str:
     own = beginnings.import_options(given) if imported else {}
     options = {**model.options, **given}
     check_options(model.architecture, options)
+    began = training_look.now(connection)
     rows = read_training_rows(job, model, secret)
     repairing = Repairing(connection, model, secret)
     edits, of_edits = versions.edits(connection, job.model)
@@ -85,6 +86,7 @@ def _run(job) -> str:
     # Active last: whoever predicts with it finds the attached values already stored.
     left_out = attach_job.predict_attached(job, version)
     versions.activate(connection, job.model, version)
+    training_look.record(connection, job.model, version, began, (0, 0, 0))
     versions.drop_weights(connection, job.number)
     n_repaired = np.count_nonzero(learned.repairs)
     edited = f", {n_deleted} deleted and {n_relabelled} relabelled" if edits else ""

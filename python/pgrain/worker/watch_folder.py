@@ -15,7 +15,7 @@ import structlog
 from psycopg import sql
 
 from pgrain.errors import PgrainError
-from pgrain.store.database import Shared
+from pgrain.store.database import Shared, hold
 from pgrain.worker.polling import Poller, there
 from pgrain.worker.watch_rows import bury, drained, problem, under_way, writers
 from pgrain.worker.watches import Rebuild, Watches
@@ -63,6 +63,7 @@ class Folder(Poller):
         if time.monotonic() - self._looked > LOOK_SECONDS:
             self._looked = time.monotonic()
             self._some = self.due(connection)
+            connection.execute(_LOCKABLE)
             for row in connection.execute(_STALE).fetchall():
                 if row["cut"]:      # by somebody who has noted nothing in the end
                     bury(connection, row["watch"])
@@ -122,6 +123,11 @@ class Folder(Poller):
         began = time.monotonic()
         try:
             with self._connect() as own:
+                if not hold(own, "watch", number):
+                    # Its maker, or another worker, is at it.
+                    _, pause = self._failed.get(number, (0.0, 0.5))
+                    self._failed[number] = (time.monotonic() + LOOK_SECONDS, pause)
+                    return
                 # One thread for all watches: where somebody has locked a table, the others go on.
                 own.execute("SET lock_timeout = '3s'")
                 # Triggers that are off, or missing on a new partition, come (back) first.
@@ -186,6 +192,10 @@ LEFT JOIN pgrain.watch_state s USING (watch)"""
 _CURED = """
 SELECT p.watch FROM pgrain.watch_problem p JOIN pgrain.watch_state s USING (watch)
 WHERE NOT s.draining AND s.print <> ''"""
+# Of a watch whose row came while its triggers were off.
+_LOCKABLE = """
+INSERT INTO pgrain.watch_lock (watch) SELECT w.watch FROM pgrain.watch w
+WHERE NOT EXISTS (SELECT FROM pgrain.watch_lock l WHERE l.watch = w.watch) ON CONFLICT DO NOTHING"""
 _STALE = f"""
 SELECT w.watch, {_CUT.format("w")}, CASE WHEN s.watch IS NULL THEN 'there is no state yet'
     WHEN s.print IS DISTINCT FROM pgrain._watch_print(w.watch)

@@ -6,8 +6,15 @@ import json
 
 import psycopg
 
-LOCK_CLASS = 0x70677277   # "pgrw": advisory locks of watches are (this, number of the watch)
 CHANGES = 256
+
+
+def lock(connection: psycopg.Connection, number: int, *, wait: bool = False) -> bool:
+    """In a transaction, whose end gives it up: nobody else changes the watch's state or takes its
+    notes away. False where somebody does, if not `wait`."""
+    return connection.execute(
+        "SELECT FROM pgrain.watch_lock WHERE watch = %s FOR UPDATE"
+        + ("" if wait else " SKIP LOCKED"), [number]).rowcount > 0
 
 
 def renew(connection: psycopg.Connection, made: dict) -> None:
@@ -32,8 +39,7 @@ def bury(connection: psycopg.Connection, number: int) -> None:
     begins, and the state is *draining*: those who have left no note that counts may still be under
     way (`writers`, `drained`)."""
     with connection.transaction():
-        if not connection.execute("SELECT pg_try_advisory_xact_lock(%s, %s) AS mine",
-                                  [LOCK_CLASS, number & 0x7FFFFFFF]).fetchone()["mine"]:
+        if not lock(connection, number):
             return
         # Nothing says of a watch without a state that it is draining.
         connection.execute("""

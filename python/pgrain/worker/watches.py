@@ -32,7 +32,7 @@ from pgrain.worker.resident import Resident, Residents
 from pgrain.worker.watch_joins import confirm, plan_join, shape_of
 from pgrain.worker.watch_notes import as_noted, batches, named, raw_value, rows_of
 from pgrain.worker.watch_reading import Read, cells
-from pgrain.worker.watch_rows import LOCK_CLASS, renew, trimmed
+from pgrain.worker.watch_rows import lock, renew, trimmed
 
 log = structlog.get_logger()
 STATES = 64              # of watches, at most GENERATIONS of each, of about so many bytes in all
@@ -106,10 +106,9 @@ class Watches:
                 lambda connection: self._write(connection, params, made, variables, pairs))
         except psycopg.errors.LockNotAvailable:
             # Who ends it has its row, and waits for its tables, which whoever computes it reads
-            # meanwhile. (And anybody may take its advisory lock.)
-            raise ObjectInUse("the watch is being ended, or somebody has its advisory lock",
-                              detail=f"({LOCK_CLASS}, {params['watch'] & 0x7FFFFFFF}), see "
-                                     "pg_locks.", hint="Try again.") from None
+            # meanwhile.
+            raise ObjectInUse("the watch is being ended, or its changes are being folded",
+                              hint="Try again.") from None
         return {}, []
 
     def _write(self, connection, params: dict, made: State | JoinedState, variables,
@@ -117,8 +116,7 @@ class Watches:
         number, kept = params["watch"], params["shape"]
         with connection.transaction():
             connection.execute("SET LOCAL lock_timeout = '1500ms'")
-            connection.execute("SELECT pg_advisory_xact_lock(%s, %s)",
-                               [LOCK_CLASS, number & 0x7FFFFFFF])
+            lock(connection, number, wait=True)
             row = connection.execute(
                 "SELECT w.alert, s.generation, s.changes, s.before::text AS before, s.alert_holds, "
                 "s.print, pg_current_xact_id()::text AS here, s.draining, "
@@ -177,8 +175,7 @@ class Watches:
     def fold(self, connection, number: int) -> str | None:
         """Fold what waits into the state; the reason where it is to be built anew."""
         with connection.transaction():
-            if not connection.execute("SELECT pg_try_advisory_xact_lock(%s, %s) AS mine",
-                                      [LOCK_CLASS, number & 0x7FFFFFFF]).fetchone()["mine"]:
+            if not lock(connection, number):
                 return None
             # The watch first, as `unwatch` does: else they would wait for each other.
             if not connection.execute("SELECT FROM pgrain.watch WHERE watch = %s "
