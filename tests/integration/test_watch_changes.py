@@ -457,6 +457,29 @@ def test_a_row_trigger_changes_what_its_statement_adds(shop):
     shop.execute("DROP TRIGGER moved ON stock; DROP FUNCTION moved")
 
 
+def test_what_a_trigger_reads(shop):
+    """Triggers for each row, and those whose names come first, fire before the change is noted."""
+    shop.execute("CREATE TABLE seen (trigger text, standing float8, scratch float8)")
+    shop.execute(f"""CREATE FUNCTION look() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+        INSERT INTO seen SELECT TG_NAME, (SELECT value FROM pgrain.provenance('one')), n
+        FROM ({ONE}) AS scratch; RETURN NULL; END $$""")
+    for name, when in (("each_row", "AFTER INSERT OR DELETE ON stock FOR EACH ROW"),
+                       ('"A first"', "AFTER INSERT OR DELETE ON stock"),
+                       ("zulu", "AFTER INSERT OR DELETE ON stock")):
+        shop.execute(f"CREATE TRIGGER {name} {when} EXECUTE FUNCTION look()")
+    shop.execute("INSERT INTO stock (x, claim, hour, weight) SELECT x, 'seen', 3, 1 FROM items "
+                 "WHERE pgrain.predict('colour', x) = 'red' LIMIT 2")
+    shop.execute("DELETE FROM stock WHERE claim = 'seen'")
+    seen = shop.rows("SELECT * FROM seen")
+    assert {row[0] for row in seen} == {"each_row", "A first", "zulu"} and len(seen) == 8
+    assert len({scratch for *_, scratch in seen}) == 2
+    assert all(standing == scratch for _, standing, scratch in seen), seen
+    for name in ("each_row", '"A first"', "zulu"):
+        shop.execute(f"DROP TRIGGER {name} ON stock")
+    shop.execute("DROP FUNCTION look; DROP TABLE seen")
+    all_agree(shop)
+
+
 @pytest.mark.parametrize("weight", ["1e12", "1e300", "-1e15"])
 def test_an_outlier_comes_and_goes(shop, weight):
     """What it leaves of rounding does not show in the sums of the rows that stay."""
@@ -492,6 +515,36 @@ def test_outliers_go_one_after_the_other(shop, other_sign):
         until_current(shop)
     all_agree(shop)
     shop.execute("DELETE FROM stock WHERE hour >= 300")
+
+
+def test_others_are_folded_while_one_is_computed(shop):
+    """However long that takes."""
+    until_current(shop)
+    shop.execute("CREATE TABLE slow AS SELECT x FROM items LIMIT 3")
+    shop.execute("""CREATE FUNCTION patient() RETURNS boolean LANGUAGE plpgsql IMMUTABLE AS $$ BEGIN
+        WHILE NOT pg_try_advisory_lock_shared(7) LOOP PERFORM pg_sleep(0.05); END LOOP;
+        RETURN pg_advisory_unlock_shared(7); END $$""")
+    query = "SELECT count(*) AS n FROM slow WHERE pgrain.predict('colour', x) = 'red' AND patient()"
+    shop.execute("CALL pgrain.watch('slow', %s)", [query])
+    built = "SELECT built_at FROM pgrain.watches WHERE name = 'slow'"
+    before = shop.value(built)
+    with shop.connect() as holding:
+        holding.execute("SELECT pg_advisory_lock(7)")
+        shop.execute("VACUUM FULL slow")
+        deadline = time.monotonic() + 20
+        while not shop.value("SELECT count(*) FROM pg_locks WHERE relation = 'slow'::regclass"):
+            assert time.monotonic() < deadline, "nobody computes it"
+            time.sleep(0.05)
+        for _ in range(2):
+            shop.execute(INSERT)
+            folded(shop)
+        assert shop.value(built) == before
+    until_current(shop)
+    assert shop.value(built) > before
+    agree(shop, "slow", query)
+    all_agree(shop)
+    shop.execute("SELECT pgrain.unwatch('slow')")
+    shop.execute("DROP TABLE slow; DROP FUNCTION patient")
 
 
 def test_thousands_of_notes_are_folded_at_once(shop):

@@ -86,6 +86,8 @@ def load(plpy, name: str | None, number: int | None, role: str) -> None:
                (SELECT x.spectrum FROM pgrain.spectrum x
                 WHERE x.spectrum = v.active_spectrum) AS active_spectrum,
                EXISTS (SELECT FROM pgrain.watch_note n WHERE n.watch = w.watch) AS noted,
+               -- (in one whoever reads has written, so this is asked anew: see snapshots.py)
+               pg_catalog.pg_trigger_depth() > 0 AS in_trigger,
                -- (a table that was dropped: its state is not used)
                (SELECT pg_catalog.bool_and(coalesce(
                     pg_catalog.has_table_privilege($3, t, 'SELECT'), true))
@@ -185,6 +187,8 @@ def read(plpy, found: Standing, params: dict):
             reason = "a note is none that its statements make"
     if reason is not None:
         return _from_query(plpy, found, f"is to be computed again ({reason})")
+    if found.in_trigger:    # AFTER ... FOR EACH ROW comes before what notes the change
+        return _from_query(plpy, found, "is read in a trigger")
     if found.problem is not None:
         return _from_query(plpy, found, f"is too large ({found.problem})")
     params |= {"watch": found.watch, "generation": found.generation, "version": found.version,

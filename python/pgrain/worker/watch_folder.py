@@ -6,6 +6,7 @@ all writers wait for each other (PostgreSQL serialises commits that notify).
 
 from __future__ import annotations
 
+import threading
 import time
 import traceback
 from collections.abc import Callable
@@ -24,11 +25,13 @@ log = structlog.get_logger()
 LOOK_SECONDS = 2.0          # between two looks at what no note tells
 LONGEST_PAUSE = 60.0        # between two tries to compute a state that failed
 LIMIT_PAUSE = 20.0          # ... that is over a limit, at least: times what the last try took
+BUILDERS = 2                # states that are computed at a time
 SAY_AGAIN_SECONDS = 3600.0  # between two lines in the log about a watch that say the same
 
 
 class Folder(Poller):
-    """One thread for all watches of the database."""
+    """One thread for all watches of the database. Each state that is computed again has a thread of
+    its own: it may take long, and the others are to be folded, and their alerts told, meanwhile."""
 
     poll_seconds = 0.1
 
@@ -41,6 +44,7 @@ class Folder(Poller):
         # Watch -> (generation of its state, transactions that it waits for).
         self._draining: dict[int, tuple[int, dict[str, str | None]]] = {}
         self._looked, self._some = 0.0, True
+        self._building: dict[int, threading.Thread] = {}
 
     def due(self, connection) -> bool:
         """Whether there are watches."""
@@ -72,12 +76,13 @@ class Folder(Poller):
             for row in connection.execute(_CURED).fetchall():
                 self._cured(connection, row["watch"], reasons)
         for number, reason in reasons.items():
-            if reason is not None and self._failed.get(number, (0.0,))[0] <= time.monotonic():
-                self._rebuild(connection, number, reason)
+            if (reason is not None and self._failed.get(number, (0.0,))[0] <= time.monotonic()
+                    and len(self._building) < BUILDERS):
+                self._begin(number, reason)
         return self._some
 
     def _fold(self, connection, number: int) -> str | None:
-        if self._failed.get(number, (0.0,))[0] > time.monotonic():
+        if number in self._building or self._failed.get(number, (0.0,))[0] > time.monotonic():
             return None
         try:
             return self._watches().fold(connection, number)
@@ -115,12 +120,29 @@ class Folder(Poller):
             return "more changes waited than are noted"
         return None
 
-    def _rebuild(self, connection, number: int, reason: str) -> None:
-        """As the watch's creator: the function belongs to them. What they wrote runs on a
-        connection of its own that ends with it."""
+    def _begin(self, number: int, reason: str) -> None:
+        if number in self._building:
+            return
         if number not in self._failed:
             log.info("watch is computed again", watch=number, reason=reason)
-        began = time.monotonic()
+        thread = self._building[number] = threading.Thread(
+            target=self._rebuilt, args=(number,), name=f"watch {number}", daemon=True)
+        thread.start()
+
+    def _rebuilt(self, number: int) -> None:
+        try:
+            self._rebuild(number)
+        except psycopg.Error as error:      # the database is away
+            log.warning("watch is not computed", watch=number, error=str(error).strip())
+        except Exception:
+            log.error("watch cannot be computed", watch=number, traceback=traceback.format_exc())
+        finally:
+            del self._building[number]
+
+    def _rebuild(self, number: int) -> None:
+        """As the watch's creator: the function belongs to them. What they wrote runs on a
+        connection of its own that ends with it."""
+        began, failure = time.monotonic(), None
         try:
             with self._connect() as own:
                 if not hold(own, "watch", number):
@@ -128,7 +150,7 @@ class Folder(Poller):
                     _, pause = self._failed.get(number, (0.0, 0.5))
                     self._failed[number] = (time.monotonic() + LOOK_SECONDS, pause)
                     return
-                # One thread for all watches: where somebody has locked a table, the others go on.
+                # Few states at a time: where somebody has locked a table, the others go on.
                 own.execute("SET lock_timeout = '3s'")
                 # Triggers that are off, or missing on a new partition, come (back) first.
                 own.execute("SELECT pgrain._arm_watch(%(watch)s) "
@@ -138,23 +160,28 @@ class Folder(Poller):
                             "WHERE pgrain._watch_cut(%(watch)s) IS NULL", {"watch": number})
                 own.execute(sql.SQL("SELECT pgrain.{}()").format(
                     sql.Identifier(f"_watch_{number}_build")))
-            self._failed.pop(number, None)
-            self._said = {key: said for key, said in self._said.items() if key[0] != number}
-            problem(connection, number, None)
         except psycopg.Error as error:
+            failure = error
+        if failure is None:
+            self._failed.pop(number, None)
+            for key in [key for key in list(self._said) if key[0] == number]:
+                self._said.pop(key, None)
+        else:
             pause = min(2 * self._failed.get(number, (0.0, 0.5))[1], LONGEST_PAUSE)
-            if error.sqlstate == "54000":   # until there are fewer rows
+            if failure.sqlstate == "54000":   # until there are fewer rows
                 pause = max(pause, LIMIT_PAUSE * (time.monotonic() - began))
             self._failed[number] = (time.monotonic() + pause, pause)
-            why = _reason(error)
-            self._say("watch cannot be computed", number, why, sqlstate=error.sqlstate)
-            problem(connection, number, why)
-            bury(connection, number)
+            self._say("watch cannot be computed", number, _reason(failure),
+                      sqlstate=failure.sqlstate)
+        with self._connect() as connection:
+            problem(connection, number, failure and _reason(failure))
+            if failure is not None:
+                bury(connection, number)
 
     def _cured(self, connection, number: int, reasons: dict[int, str | None]) -> None:
         """A watch with a problem: is there nothing to be done for it, it has been computed, as by
         whoever makes it while this thread tries, too."""
-        if (reasons.get(number) is None
+        if (reasons.get(number) is None and number not in self._building
                 and self._failed.get(number, (0.0,))[0] <= time.monotonic()):
             self._failed.pop(number, None)
             problem(connection, number, None)
