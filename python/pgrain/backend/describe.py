@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 
 from pgrain.backend import session
-from pgrain.backend.models import check_key, gone
+from pgrain.backend.models import check_key, gone, key_text
 from pgrain.backend.spi import entry_point, fetch_all, json_object, query
 from pgrain.errors import InsufficientPrivilege, InvalidArgument, UndefinedObject
 
@@ -39,16 +39,16 @@ def describe(plpy, name: str, keys: list[str], options: str) -> list[tuple]:
     if not columns:
         raise InsufficientPrivilege(f"there is no column of {table} that you may read",
                                     hint=f"Its owner can GRANT SELECT ON {table} to you.")
-    key_text = f"t.{plpy.quote_ident(key)}::text"
+    named = key_text(plpy, table, key)
     counts = fetch_all(plpy, plpy.prepare(
-        f"SELECT count(*) AS rows, count(*) FILTER (WHERE {key_text} = ANY ($1)) AS found "
+        f"SELECT count(*) AS rows, count(*) FILTER (WHERE {named} = ANY ($1)) AS found "
         f"FROM {table} AS t", ["text[]"]), [keys])[0]
     if not counts["found"]:
         plpy.notice("nothing to say: " + (f"no row of {table} has one of these keys" if keys
                                           else "no training key is given"))
         return []
     step = max(1, -(-counts["rows"] // MOST_ROWS))
-    blobs, head = _read(plpy, table, key_text, columns, keys, step)
+    blobs, head = _read(plpy, table, named, columns, keys, step)
     answer, _ = session.call(plpy, "describe", {
         "columns": [{"sql": sql, "kind": kind, "literal": literal,
                      "of": next((c[0] for c in columns if sql == f"length({c[0]})"), None)}
@@ -57,7 +57,7 @@ def describe(plpy, name: str, keys: list[str], options: str) -> list[tuple]:
     found = []
     for predicate in answer["predicates"]:
         row = fetch_all(plpy, plpy.prepare(
-            f"SELECT count(*) AS covered, count(*) FILTER (WHERE {key_text} = ANY ($1)) AS hits "
+            f"SELECT count(*) AS covered, count(*) FILTER (WHERE {named} = ANY ($1)) AS hits "
             f"FROM {table} AS t WHERE {predicate}", ["text[]"]), [keys])[0]
         if row["covered"] and row["hits"]:
             found.append((predicate, row["covered"], row["hits"] / row["covered"],
@@ -154,7 +154,7 @@ def _columns(plpy, facts, table: str, key: str) -> list[tuple[str, str, str, str
             for at in range(1, _elements(plpy, table, column) + 1):
                 result.append((f"{column}[{at}]", f"{column}[{at}]", "number", "plain"))
     if facts.spectrum is not None and _may_read(plpy, facts.name):
-        model, text = plpy.quote_literal(facts.name), f"{plpy.quote_ident(key)}::text"
+        model, text = plpy.quote_literal(facts.name), key_text(plpy, table, key, "")
         value = f"pgrain.resembles({model}, {text})"
         result.append((value, value, "category", "plain"))
         value = f"pgrain.cluster({model}, {text})"
@@ -168,7 +168,7 @@ def _elements(plpy, table: str, column: str) -> int:
     return min(rows[0]["n"], MOST_ELEMENTS) if rows else 0
 
 
-def _read(plpy, table: str, key_text: str, columns: list, keys: list[str], step: int
+def _read(plpy, table: str, named: str, columns: list, keys: list[str], step: int
           ) -> tuple[list[bytes], list[int]]:
     """A JSON array of values for each column and, first, of who is a suspect; chunk after chunk.
 
@@ -177,10 +177,10 @@ def _read(plpy, table: str, key_text: str, columns: list, keys: list[str], step:
     inner = ", ".join(f"{value} AS c{number}" for number, (_, value, _, _) in enumerate(columns))
     outer = ", ".join(f"json_agg(c{number})::text AS c{number}" for number in range(len(columns)))
     sample = ("" if step == 1 else
-              f" WHERE {key_text} = ANY ($1) OR pg_catalog.hashtext({key_text}) % {step} = 0")
+              f" WHERE {named} = ANY ($1) OR pg_catalog.hashtext({named}) % {step} = 0")
     cursor = plpy.cursor(plpy.prepare(
         f"SELECT json_agg(suspect)::text AS suspect, {outer} FROM (SELECT (row_number() OVER () "
-        f"- 1) / {CHUNK_ROWS} AS chunk, {key_text} = ANY ($1) AS suspect, {inner} "
+        f"- 1) / {CHUNK_ROWS} AS chunk, {named} = ANY ($1) AS suspect, {inner} "
         f"FROM {table} AS t{sample}) AS r GROUP BY chunk ORDER BY chunk", ["text[]"]), [keys])
     blobs, head = [], []
     while True:

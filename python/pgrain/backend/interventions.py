@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 
 from pgrain.backend import session
-from pgrain.backend.models import gone, quoted, require_model
+from pgrain.backend.models import gone, key_text, quoted, require_model
 from pgrain.backend.spi import entry_point, fetch_all, json_object, query
 from pgrain.errors import (
     DuplicateObject,
@@ -129,10 +129,11 @@ def _statements(plpy, model: dict, table: str, edit: str, keys: list[str],
 def _updates(plpy, model: dict, table: str, edit: str, keys: list[str]) -> list[str]:
     """One UPDATE a row with the values that a repair of the library gives. The rows are read with
     the caller's rights; the worker computes."""
-    key, features, kind = plpy.quote_ident(model["key"]), model["features"], model["kind"]
+    key, features, kind = key_text(plpy, table, model["key"]), model["features"], model["kind"]
     rows = fetch_all(plpy, plpy.prepare(
-        f"SELECT t.{key}::text AS key, {value_sql(_value(plpy, model), kind)} AS value "
-        f"FROM {table} AS t WHERE t.{key}::text = ANY ($1)", ["text[]"]), [keys])
+        f"SELECT {key} AS key, {value_sql(_value(plpy, model), kind)} AS value "
+        f"FROM {table} AS t WHERE {key} = ANY ($1)", ["text[]"]), [keys])
+    column = plpy.quote_ident(model["key"])
     rows = [row for row in rows if row["value"] is not None]
     answer, blobs = session.call(plpy, "repair_values", {"model": model["model"], "name": edit},
                                  [pack_value(row["value"], kind) for row in rows])
@@ -152,7 +153,7 @@ def _updates(plpy, model: dict, table: str, edit: str, keys: list[str]) -> list[
             cells = {features[0]: value}
         changes = ", ".join(f"{plpy.quote_ident(name)} = {_literal(plpy, cell)}"
                             for name, cell in cells.items())
-        statements.append(f"UPDATE {table} SET {changes} WHERE {key} = "
+        statements.append(f"UPDATE {table} SET {changes} WHERE {column} = "
                           f"{plpy.quote_literal(row['key'])};")
     return statements
 
@@ -191,7 +192,7 @@ def _store_values(plpy, model: dict, number: int, expressions: list[str]) -> Non
     else:
         after = new[0]
     before = canonical_sql(_value(plpy, model), kind, features)
-    key = f"t.{plpy.quote_ident(model['key'])}::text"
+    key = key_text(plpy, table, model["key"])
     # OFFSET 0: each expression is evaluated once a row, also where it is volatile.
     query_text = f"""
         INSERT INTO pgrain.intervention_value (intervention, train_key, source, value)

@@ -26,6 +26,10 @@ _TEXT_TYPES = ("text", "character varying", "character")
 WORKER_ROLE = "pgrain_worker"
 OPTIONS_SECONDS = 3      # how long create_model waits for what `train` would say as well
 READER_ROLE = "pgrain_reader"   # as whom the worker reads users' tables: it has no other right
+# What the text of a value depends on settings for: DateStyle, bytea_output.
+_STYLED = {1082: "({0} OPERATOR(pg_catalog.#>>) '{{}}')",                            # date
+           1114: "pg_catalog.replace({0} OPERATOR(pg_catalog.#>>) '{{}}', 'T', ' ')",    # timestamp
+           17: "('\\x' OPERATOR(pg_catalog.||) pg_catalog.encode({1}, 'hex'))"}
 
 
 @entry_point
@@ -175,13 +179,13 @@ def apply(plpy, name: str, keys: list[str | None], intervention: str) -> None:
     if None in keys:
         raise InvalidArgument("a training key is null")
     # Qualified: the training table may have a column of any name.
+    key = key_text(plpy, model["training_table"], model["key"])
     missing = query(plpy, "SELECT wanted.k FROM unnest($1) AS wanted (k) WHERE NOT EXISTS "
                           f"(SELECT FROM {model['training_table']} AS t "
-                          f"WHERE t.{plpy.quote_ident(model['key'])}::text = wanted.k) LIMIT 1"
+                          f"WHERE {key} = wanted.k) LIMIT 1"
                     if len(keys) <= 100 else
                     "SELECT wanted.k FROM unnest($1) AS wanted (k) EXCEPT SELECT "
-                    f"t.{plpy.quote_ident(model['key'])}::text FROM {model['training_table']} AS t "
-                    "LIMIT 1", ["text[]"], [keys])
+                    f"{key} FROM {model['training_table']} AS t LIMIT 1", ["text[]"], [keys])
     if missing:
         raise UndefinedObject(f'training table {model["training_table"]} has no row with '
                               f'{model["key"]} = "{missing[0]["k"]}"')
@@ -267,6 +271,17 @@ def relation_columns(plpy, relation: str) -> dict[str, str]:
                        "FROM pg_catalog.pg_attribute WHERE attrelid = $1::regclass "
                        "AND attnum > 0 AND NOT attisdropped ORDER BY attnum", ["text"], [relation])
     return {row["attname"]: row["type"] for row in rows}
+
+
+def key_text(plpy, table: str, key: str, alias: str = "t.") -> str:
+    """SQL for a row's key as the worker has read it: in the same style, whatever this session's."""
+    column = alias + plpy.quote_ident(key)
+    kind = query(plpy, """
+        SELECT coalesce(nullif(t.typbasetype, 0), t.oid)::bigint AS oid
+        FROM pg_catalog.pg_attribute a JOIN pg_catalog.pg_type t ON t.oid = a.atttypid
+        WHERE a.attrelid = $1::regclass AND a.attname = $2""", ["text", "text"], [table, key])
+    form = _STYLED.get(kind[0]["oid"] if kind else None, "{1}::text")
+    return form.format(f"pg_catalog.to_jsonb({column})", column)
 
 
 def check_features(relation: str, features: list[str], columns: dict[str, str], kind: str) -> None:

@@ -45,7 +45,9 @@ _SETTINGS = {"search_path": psycopg.sql.SQL("pg_catalog, pg_temp"), "statement_t
              "lock_timeout": 0, "idle_in_transaction_session_timeout": 0,
              "idle_session_timeout": 0, "default_transaction_isolation": "read committed",
              "default_transaction_read_only": "off", "extra_float_digits": 1,
-             "standard_conforming_strings": "on", "row_security": "on"}
+             "standard_conforming_strings": "on", "row_security": "on",
+             # How keys and labels are written, and what psycopg reads.
+             "DateStyle": "ISO", "IntervalStyle": "postgres", "bytea_output": "hex"}
 # As sql/10_schema.sql sets it for the worker's own role: what it stores are parameters.
 _UNLOGGED = {"log_parameter_max_length": 0, "log_parameter_max_length_on_error": 0}
 

@@ -110,11 +110,11 @@ def edits(connection: psycopg.Connection, model: str) -> tuple[dict[str, str], d
     """The edits in force (key -> intervention), and what a version's metrics say of them, by
     which `pgrain.staleness` tells what came and went since: how many, and when the latest was
     applied (ISO 8601; None without any)."""
-    rows = connection.execute("SELECT train_key, intervention, applied_at "
-                              "FROM pgrain.training_edit WHERE model = %s", [model]).fetchall()
-    latest = max((row["applied_at"] for row in rows), default=None)
+    rows = connection.execute(
+        "SELECT train_key, intervention, to_jsonb(max(applied_at) OVER ()) AS latest "
+        "FROM pgrain.training_edit WHERE model = %s", [model]).fetchall()
     return ({row["train_key"]: row["intervention"] for row in rows},
-            {"edits": len(rows), "edits_until": None if latest is None else latest.isoformat()})
+            {"edits": len(rows), "edits_until": rows[0]["latest"] if rows else None})
 
 
 def stored(connection: psycopg.Connection, job: int) -> int | None:
