@@ -57,12 +57,16 @@ def test_k_is_given_or_taken_from_a_proxy(small):
 
 
 def test_all_pairs_agree_with_conjugate_gradient_row_by_row(small):
-    """k = d: Rain++ and converged conjugate gradient are the same solve, through SQL."""
+    """k = d: Rain++ and converged conjugate gradient are the same solve, through SQL: each row
+    within a thousandth of itself. Where the pairs' parts cancel to less than 1e-4 of the largest
+    score float32 does not hold that many digits: there within 1e-7 of the largest."""
     precompute(small, pairs=9)
     ours, rain = ranking(small, k=9), ranking(small, method="rain", k=60)
-    scale = max(abs(score) for _, score in ours)
-    worst = max(abs(a - b) for (_, a), (_, b) in zip(ours, rain, strict=True))
-    assert worst <= 1e-3 * scale
+    ours, rain = (np.array([score for _, score in found]) for found in (ours, rain))
+    scale = np.abs(rain).max()
+    apart, whole = np.abs(ours - rain), np.abs(rain) >= 1e-4 * scale
+    assert (~whole).sum() <= 5 and (apart[~whole] <= 1e-7 * scale).all()
+    assert (apart[whole] <= 1e-3 * np.abs(rain[whole])).all()
 
 
 def test_self_influence_ignores_the_complaint(small):
@@ -74,6 +78,39 @@ def test_self_influence_ignores_the_complaint(small):
     with pytest.raises(psycopg.errors.FeatureNotSupported, match="deletions only"):
         small.execute("SELECT * FROM pgrain.complain(%s, 'n too high', 5, 'relabel', "
                       "'{\"method\": \"self_influence\"}')", [COUNT])
+
+
+def test_a_stable_k_is_of_the_complaint(small):
+    """It is what the same number does, the notice says which, and complaints about other cells take
+    another one; also with a filter, in plans and for vectors."""
+    precompute(small, pairs=9, k=1)
+    heard, taken = [], {}
+    small.connection.add_notice_handler(lambda d: heard.append(d.message_primary))
+    for label in ("red", "green", "blue"):
+        query = COUNT.replace("'red'", f"'{label}'")
+        for more in ({}, {"filter": "identity"}):
+            def asked(k, query=query, more=more, call="complain(%s, 'n too high'", of=None):
+                return small.rows(f"SELECT * FROM pgrain.{call}, 240, 'delete', %s)",
+                                  [of or query, json.dumps({"k": k, **more})])
+            heard.clear()
+            ranked = asked("stable")
+            k = next(int(line.split()[2]) for line in heard if line.startswith('option "k"'))
+            assert ranked == asked(k) and 3 <= k <= 9
+            taken[label, bool(more)] = k
+            vector = small.value("SELECT pgrain.complaint_vector(%s, 'n too high')", [query])
+            by_vector = small.rows("SELECT * FROM pgrain.rank('colour', %s, 240, 'delete', %s)",
+                                   [vector, json.dumps({"k": "stable", **more})])
+            assert by_vector == ranked
+    assert len(set(taken.values())) > 1, taken
+    before = small.value(COUNT)
+    plans = [small.rows("SELECT train_key FROM pgrain.plan_repair(%s, %s, options => %s)",
+                        [COUNT, f"n <= {before - 3}", json.dumps({"k": k})])
+             for k in ("stable", taken["red", False])]
+    assert plans[0] == plans[1] and plans[0]
+    for options, message in (({"k": "steady"}, '"stable"'),
+                             ({"k": "stable", "method": "rain"}, "cannot be")):
+        with pytest.raises(psycopg.errors.InvalidParameterValue, match=message):
+            ranking(small, **options)
 
 
 @pytest.mark.parametrize("options, message", [

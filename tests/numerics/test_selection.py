@@ -9,7 +9,7 @@ from hypothesis.extra import numpy as hnp
 from pgrain.errors import InvalidArgument
 from pgrain.influence.filters import NAMES, filter_weights
 from pgrain.influence.scores import deletion_changes, deletion_changes_by_k, relatif, self_influence
-from pgrain.influence.selection import choose_k
+from pgrain.influence.selection import SHARE, choose_k, stable_k
 from pgrain.influence.top_k import top_k
 
 
@@ -25,6 +25,37 @@ from pgrain.influence.top_k import top_k
 ])
 def test_smallest_k_at_an_inflection(eigenvalues, n_classes, k):
     assert choose_k(np.array(eigenvalues, float), n_classes) == k
+
+
+@pytest.mark.parametrize("c, n_classes, k", [
+    ([1, 0, 0, 0], 2, 2),                    # one pair is enough, but R are taken
+    ([1, 0, 0, 0], 1, 1),
+    ([0, 0, 0, 1e-200], 2, 4),               # what the complaint moves is in the last pair
+    ([10, 0, 3, 0], 1, 3),                   # 100/8 + 9/2 of 17: the first alone has 0.74
+    ([10, 0, 0.8, 0], 1, 1),                 # 0.32 of 12.8 is not worth two more
+    ([1e200, 0, 0, 1e200], 1, 4),
+    ([0, 0, 0, 0], 2, 0),
+    ([1, 2, 3, 4], 9, 4),                    # fewer stored than classes
+])
+def test_smallest_k_that_makes_the_ranking(c, n_classes, k):
+    values = np.array([8.0, 4, 2, 1])
+    assert stable_k(values, filter_weights(values), np.array(c, float), n_classes) == k
+
+
+def test_the_share_is_that_of_the_scores_variance():
+    """Rows whose gradients have the covariance of the Hessian, as at an optimum: the first k pairs'
+    scores have with those of all pairs the correlation sqrt(share)."""
+    rng = np.random.default_rng(3)
+    values = np.geomspace(100, 1, 12)
+    A = rng.standard_normal((200_000, 12)) * np.sqrt(values)
+    for name, damping in (("inverse", 0.0), ("damped", 0.05), ("identity", 0.0)):
+        c = rng.standard_normal(12) * values ** 0.8
+        w = filter_weights(values, name, damping)
+        by_k = deletion_changes_by_k(A.astype(np.float32), w, c)
+        correlations = [np.corrcoef(one, by_k[-1])[0, 1] for one in by_k]
+        k = stable_k(values, w, c, 1)
+        assert correlations[k - 1] >= SHARE ** 0.5 - 0.003
+        assert k == 1 or correlations[k - 2] < SHARE ** 0.5 + 0.003
 
 
 def test_filters_by_their_formulas():

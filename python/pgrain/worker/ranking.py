@@ -20,6 +20,7 @@ from pgrain.influence.hvp import CURVATURES, hessian_operator
 from pgrain.influence.projections import objective_projection
 from pgrain.influence.sample import sample_rows
 from pgrain.influence.scores import bounded, relatif, self_influence
+from pgrain.influence.selection import stable_k
 from pgrain.influence.top_k import least_k
 from pgrain.interrupts import check
 from pgrain.intervention.edits import ANY, DELETE, RELABEL, label_of
@@ -32,6 +33,7 @@ from pgrain.worker.variables import VariableTable
 
 METHODS = ("rain++", "rain", "gradient_dot", "self_influence")
 STORED = ("rain++", "self_influence")
+STABLE = "stable"
 NORMALIZE = ("none", "relatif")
 
 
@@ -226,7 +228,9 @@ class Ranker:
                  notices: list[str] | None = None) -> Suspects:
         """The `n` best rows by stored projections. q, cell: (m,) V^T grad of the objective and of
         the first complained cell, m the stored pairs, of which the first k are used."""
-        k, w = weights(spectrum, options)
+        k, w = weights(spectrum, options, q, len(resident.row.classes))
+        if options.get("k") == STABLE and notices is not None:
+            notices.append(f'option "k": {k} of {len(q)} eigenpairs are used')
         (c, of_q), (cell, of_cell) = bounded(q[:k], w), bounded(cell[:k], w)
         among = _among(options, intervention)
         repairs = self._repairs(resident, spectrum, intervention, among, notices)
@@ -345,8 +349,11 @@ def check_options(options: dict, intervention: str) -> str:
         if name in options:
             raise InvalidArgument(f'option "{name}" has no effect on method "{method}"')
     k, damping = options.get("k", 1), options.get("damping", 0.0)
-    if type(k) is not int or k < 1:
-        raise InvalidArgument('option "k" must be a whole number of at least 1',
+    if k == STABLE and method != METHODS[0]:
+        raise InvalidArgument(f'option "k" cannot be "{STABLE}" with method "{method}"',
+                              hint=f'It is for the method "{METHODS[0]}".')
+    if k != STABLE and (type(k) is not int or k < 1):
+        raise InvalidArgument(f'option "k" must be a whole number of at least 1, or "{STABLE}"',
                               hint="Eigenpairs that are stored (steps, for the method rain).")
     if type(damping) not in (int, float) or not 0 <= damping < float("inf"):
         raise InvalidArgument('option "damping" must be a number that is not negative')
@@ -382,10 +389,14 @@ def _among(options: dict, intervention: str) -> list[str] | None:
     return among
 
 
-def weights(spectrum: Spectrum, options: dict) -> tuple[int, np.ndarray]:
-    """k and the filter's weights (k,) under the options k, filter, damping."""
+def weights(spectrum: Spectrum, options: dict, q: np.ndarray, n_classes: int
+            ) -> tuple[int, np.ndarray]:
+    """k and the filter's weights (k,) under the options k, filter, damping. q: (m,), the objective
+    that a `k` of "stable" is for."""
     stored = len(spectrum.row.eigenvalues)
     k = options.get("k", spectrum.row.k)
+    if k == STABLE:
+        k = stored
     if k > stored:
         raise InvalidArgument(f'option "k" must be a whole number between 1 and {stored}',
                               detail=f"{stored} eigenpairs are stored.",
@@ -399,7 +410,10 @@ def weights(spectrum: Spectrum, options: dict) -> tuple[int, np.ndarray]:
     if name == "truncated" and damping >= 1:
         raise InvalidArgument(f'filter "truncated" leaves no eigenpair with damping {damping:g}',
                               hint="It is a share of the largest eigenvalue, so less than 1.")
-    return k, filter_weights(spectrum.row.eigenvalues[:k], name, damping)
+    w = filter_weights(spectrum.row.eigenvalues[:k], name, damping)
+    if options.get("k") == STABLE:
+        k = stable_k(spectrum.row.eigenvalues, w, q, n_classes) or spectrum.row.k
+    return k, w[:k]
 
 
 def _multiple(c: np.ndarray, cell: np.ndarray) -> float | None:
