@@ -1,5 +1,17 @@
 -- What tells that the state of a watch may not be right any more (68_watch.sql, docs/dev/watches.md).
 
+-- Whether partitions have their columns in other places: added in another order, or some were dropped.
+-- (A row that is routed there is in transition tables as it came, before what is generated was.)
+CREATE FUNCTION pgrain._unlike_partitions(relation oid) RETURNS boolean
+LANGUAGE plpgsql STABLE STRICT PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp AS $$
+BEGIN RETURN (
+    SELECT count(DISTINCT columns) > 1 FROM (
+        SELECT string_agg(CASE WHEN a.attisdropped THEN format('%s%s', a.attlen, a.attalign)
+                               ELSE quote_ident(a.attname) END, ',' ORDER BY a.attnum) AS columns
+        FROM pg_partition_tree(relation) AS p JOIN pg_attribute a ON a.attrelid = p.relid AND a.attnum > 0
+        GROUP BY p.relid) AS parts);
+END $$;
+
 -- The tables that can't be watched whatever triggers they have, and why; `tree`: all tables of the watch.
 -- It is dissolved into the statements that ask, hence the names in full.
 CREATE FUNCTION pgrain._unwatchable(tree oid[]) RETURNS TABLE (relation oid, reason text)
@@ -21,6 +33,11 @@ LANGUAGE sql STABLE PARALLEL UNSAFE AS $$
                      AND (SELECT NOT l.collisdeterministic FROM pg_catalog.pg_collation l
                           WHERE l.oid OPERATOR(pg_catalog.=) a.attcollation))   -- PostgreSQL's own are deterministic
             THEN 'A column has a nondeterministic collation.'
+        WHEN c.relkind OPERATOR(pg_catalog.=) 'p' AND EXISTS (
+                SELECT FROM pg_catalog.pg_attribute a WHERE a.attrelid OPERATOR(pg_catalog.=) c.oid
+                AND a.attgenerated OPERATOR(pg_catalog.<>) '') AND pgrain._unlike_partitions(c.oid)
+            THEN 'It has a generated column, and a partition with its columns in other places: PostgreSQL shows '
+                 'triggers NULL for what is generated there.'
         END AS reason
     FROM pg_catalog.pg_class c WHERE c.oid OPERATOR(pg_catalog.=) ANY ($1)) AS u
     WHERE u.reason IS NOT NULL;

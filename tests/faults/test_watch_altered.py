@@ -172,6 +172,47 @@ def test_a_partition_is_not_watched(shop):
     assert "Watch the table above it" in caught.value.diag.message_hint
 
 
+def test_generated_columns_of_partitions(shop):
+    """PostgreSQL shows triggers NULL in place of what is generated in a partition whose columns are
+    in other places."""
+    shop.execute("CREATE TABLE made (id int, gone text, x float8[], weight float8, hour int, twice "
+                 "float8 GENERATED ALWAYS AS (weight * 2) STORED) PARTITION BY LIST (hour);"
+                 "CREATE TABLE made_0 PARTITION OF made FOR VALUES IN (0);"
+                 "CREATE TABLE made_1 PARTITION OF made FOR VALUES IN (1)")
+    rows = "(id, x, weight, hour) SELECT id, x, 1 + id % 7, {} FROM items"
+    shop.execute("INSERT INTO made " + rows.format("id % 2"))
+    query = ("SELECT hour, count(*) AS n, sum(twice) AS total FROM made "
+             "WHERE pgrain.predict('colour', x) = 'red' GROUP BY hour")
+    shop.execute("CALL pgrain.watch('w', %s)", [query])
+    built = shop.value("SELECT built_at FROM pgrain.watches WHERE name = 'w'")
+    for statement in ("INSERT INTO made " + rows.format("1"), "UPDATE made SET hour = 1 - hour"):
+        shop.execute(statement)
+        assert values(shop, "w") == values(shop, query)
+        settled(shop, ["w"])
+        assert values(shop, "w") == values(shop, query)
+    assert shop.value("SELECT built_at FROM pgrain.watches WHERE name = 'w'") == built
+    shop.execute("CREATE TABLE made_2 (hour int, x float8[], id int, gone text, weight float8, "
+                 "twice float8 GENERATED ALWAYS AS (weight * 2) STORED);"
+                 "ALTER TABLE made ATTACH PARTITION made_2 FOR VALUES IN (2)")
+    for statement in ("INSERT INTO made " + rows.format("2"), "UPDATE made SET hour = 2 "
+                      "WHERE hour = 0", "INSERT INTO made_2 " + rows.format("2")):
+        shop.execute(statement)
+        assert values(shop, "w") == values(shop, query)
+        time.sleep(0.3)
+        assert values(shop, "w") == values(shop, query)
+    deadline = time.monotonic() + 20
+    while "a generated column" not in (shop.value(
+            "SELECT problem FROM pgrain.watches WHERE name = 'w'") or ""):
+        assert time.monotonic() < deadline, shop.rows("SELECT * FROM pgrain.watches")
+        time.sleep(0.1)
+    with pytest.raises(errors.FeatureNotSupported, match="made cannot be watched"):
+        shop.execute("CALL pgrain.watch('other', %s)", [query])
+    shop.execute("ALTER TABLE made DETACH PARTITION made_2")
+    settled(shop, ["w"], 70)
+    assert values(shop, "w") == values(shop, query)
+    shop.execute("SELECT pgrain.unwatch('w')")
+
+
 def test_row_security_that_comes_later(shop, as_role):
     reader = as_role(shop, "later_reader", "user")
     make(shop, "stock")

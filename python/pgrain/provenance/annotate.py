@@ -304,8 +304,8 @@ class Annotator:
     def detail(self, side: Side, purpose: str, sql: str, oid: int, exposes) -> str:
         details = getattr(side, purpose)
         if not known_type(oid):
-            raise UnsupportedOperator(f"a column of type {oid} beside a model call has no "
-                                      "provenance here")
+            raise UnsupportedOperator(f"{sql} of type {oid} beside a model call has no provenance "
+                                      "here")
         for known in details:
             if known.sql == sql and known.exposes == exposes:
                 return known.name

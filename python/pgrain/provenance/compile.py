@@ -185,24 +185,32 @@ def compile(query: str, explain, models: dict[str, ModelFacts],
         if isinstance(made, Probes) or made.knows_rows or not rows:
             return made
         raise UnsupportedOperator("the presence of groups over two predictions")
-    except UnsupportedOperator:
+    except UnsupportedOperator as reason:
         # Not one SELECT of the factorising kind, but perhaps one in disguise. What is none, the
         # other can do, or names.
         with contextlib.suppress(UnsupportedOperator):
             made = _compile_disguised(query, facts, models, probes)
             if made is not None and (isinstance(made, Probes) or made.knows_rows or not rows):
                 return made
-        try:
-            return compile_network(query, facts, models, probes,
-                                   lambda output: _describe(output, probes))
-        except UnsupportedOperator:
-            searched = searched_case(query)
-            if searched is None:
-                raise
-            with contextlib.suppress(UnsupportedOperator):
-                return compile_network(searched, facts, models, probes,
-                                       lambda output: _describe(output, probes))
+        made = _compile_other(query, facts, models, probes)
+        if not isinstance(made, Probes):
+            made.no_join = reason.message, reason.detail    # (not itself, which holds all of this)
+        return made
+
+
+def _compile_other(query: str, facts, models: dict[str, ModelFacts],
+                   probes: dict[str, ProbeResult]):
+    try:
+        return compile_network(query, facts, models, probes,
+                               lambda output: _describe(output, probes))
+    except UnsupportedOperator:
+        searched = searched_case(query)
+        if searched is None:
             raise
+        with contextlib.suppress(UnsupportedOperator):
+            return compile_network(searched, facts, models, probes,
+                                   lambda output: _describe(output, probes))
+        raise
 
 
 def _compile_disguised(query: str, facts, models: dict[str, ModelFacts],

@@ -46,10 +46,13 @@ class Table:
 def check_query(capture) -> None:
     """0A000 for a query that cannot be watched, whatever its tables are."""
     if not isinstance(capture, Capture) or not hasattr(capture.annotated, "sides"):
-        raise UnsupportedOperator(
-            "this query cannot be watched",
-            detail="A watch keeps one SELECT of tables joined by conditions on columns, with "
-                   "count, sum or avg; no subqueries, no HAVING, no outer joins.", hint=_REWRITE)
+        detail = ("A watch keeps one SELECT of tables joined by conditions on columns, with "
+                  "count, sum or avg; no subqueries, no HAVING, no outer joins.")
+        message, place = getattr(capture, "no_join", None) or (None, None)
+        if message is not None:
+            detail += f" Here: {message.partition(' has no provenance')[0]}." \
+                      + (f" {place}" if place else "")
+        raise UnsupportedOperator("this query cannot be watched", detail=detail, hint=_REWRITE)
     annotated = capture.annotated
     query, select = annotated.query, annotated.query.select
     if annotated.by_row:
@@ -91,7 +94,8 @@ def tables(capture) -> list[Table]:
         relation = plain_table(unit.text)
         if relation is None or unit.lateral or tokenize(unit.text)[0].is_word("only"):
             raise refuse("a watch of what is no plain table", query.text, unit.start, None,
-                         "Name tables in FROM; a subquery's condition can stand in WHERE.")
+                         "Name tables in FROM, joined by ON or WHERE; a subquery's condition can "
+                         "stand in WHERE.")
         found.append(Table(relation, unit.aliases[0], number in facts))
     return found
 

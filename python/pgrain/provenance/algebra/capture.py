@@ -54,6 +54,7 @@ class NetworkCapture:
     fingerprint_sql: str
     stamps: list[Stamped] = field(default_factory=list)
     stamped_sql: str | None = None
+    no_join: tuple[str, str | None] | None = None   # why it is no `compile.Capture`: see there
 
     knows_rows = True        # the circuit knows the probability that a row is there
 
