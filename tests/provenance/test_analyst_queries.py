@@ -72,6 +72,8 @@ CREATE TABLE events_x PARTITION OF events DEFAULT;
 INSERT INTO events VALUES (1, 1, 'm0', 1.5), (2, 1, 'm1', NULL), (3, 2, 'm0', 2.50),
  (4, 2, 'm2', 2.5), (5, NULL, 'm3', 4), (6, 3, NULL, 5), (7, 2, 'm2', 2.5);
 CREATE TABLE returns (id int, order_id int, memo text, amount numeric, day date);
+CREATE SCHEMA other;
+CREATE TABLE other.orders (id int, memo text);
 CREATE VIEW judged AS SELECT o.*, pgrain.predict('fraud', o.memo) AS verdict FROM orders AS o;
 CREATE VIEW daily AS SELECT day, count(*) AS total, count(*) FILTER (WHERE verdict = 'fraud') AS
  bad, sum(amount) FILTER (WHERE verdict = 'fraud') AS lost FROM judged GROUP BY day;

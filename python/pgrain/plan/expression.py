@@ -9,6 +9,7 @@ from sqlglot import exp
 from pgrain.errors import UnsupportedOperator
 from pgrain.plan.dialect import parse_expression
 from pgrain.plan.lexer import Token, closing, describe_place, fold, split, string_value
+from pgrain.plan.nodes import Qualifier
 
 MODEL_FUNCTIONS = ("predict", "predict_proba", "predict_batch")
 OWN_SCHEMA = "pgrain"
@@ -189,8 +190,7 @@ def _columns(tree: exp.Expression) -> tuple:
         parts = [_name(part) for part in node.parts if isinstance(part, exp.Identifier)]
         if isinstance(node.this, exp.Star):
             parts.append("*")
-        name = (".".join(parts[:-1]) if len(parts) > 2 else parts[0] if len(parts) == 2 else None,
-                parts[-1])
+        name = (Qualifier.of(parts[:-1]), parts[-1])
         if name not in columns:
             columns.append(name)
     return tuple(columns)

@@ -6,7 +6,7 @@ what the caller wrote. Nothing is resolved against the catalogs here.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 from pgrain.plan.lexer import Token
@@ -20,11 +20,34 @@ class Piece:
     end: int
 
 
+class Qualifier(str):
+    """The parts of a name before the last, joined by "."; a quoted part may have dots in it."""
+
+    parts: tuple[str, ...]
+
+    @classmethod
+    def of(cls, parts: Sequence[str]) -> Qualifier | None:
+        """None of no parts."""
+        made = cls(".".join(parts))
+        made.parts = tuple(parts)
+        return made if parts else None
+
+
+def relation_of(qualifier: str) -> str:
+    """The name in FROM that a qualifier says; what is no `Qualifier` is one name."""
+    return qualifier.parts[-1] if isinstance(qualifier, Qualifier) else qualifier
+
+
+def has_schema(qualifier: str | None) -> bool:
+    """Whether a qualifier names more than a relation."""
+    return isinstance(qualifier, Qualifier) and len(qualifier.parts) > 1
+
+
 @dataclass(eq=False)
 class ColumnRef(Piece):
     """``a``, ``t.a``, ``s.t.a``, ``t.*`` (name "*"); parts folded as PostgreSQL does."""
 
-    qualifier: str | None    # parts before the last, joined by "."
+    qualifier: Qualifier | None
     name: str
 
 

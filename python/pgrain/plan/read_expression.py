@@ -11,7 +11,7 @@ from bisect import bisect_left
 
 from pgrain.plan.keywords import RESERVED, is_column_name, is_function_name
 from pgrain.plan.lexer import Token
-from pgrain.plan.nodes import ColumnRef, Expr, Piece, Subquery
+from pgrain.plan.nodes import ColumnRef, Expr, Piece, Qualifier, Subquery
 from pgrain.plan.read_call import CALLS, CallReader, Frame
 from pgrain.plan.spine import Leaf, Node, Op, PieceLeaf
 
@@ -396,7 +396,7 @@ class ExpressionReader(CallReader):
             self.index += 2
             parts.append("*")
         return self._indirection(self.piece(ColumnRef(
-            first.start, self.last_end, ".".join(parts[:-1]) or None, parts[-1])))
+            first.start, self.last_end, Qualifier.of(parts[:-1]), parts[-1])))
 
     def _indirection(self, node: Node) -> Node:
         """`node` with the subscripts and fields that follow."""

@@ -15,12 +15,14 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from pgrain.errors import UnsupportedOperator
+from pgrain.plan import nodes
 from pgrain.plan.expression import Expression, refuse
 from pgrain.plan.lexer import tokenize, unbracketed
 from pgrain.plan.query import Query, resolve_keys
 from pgrain.provenance.grouping import known_type
 
 SLOTS = 2
+_NUMERIC = 1700
 
 
 @dataclass(frozen=True)
@@ -53,6 +55,7 @@ class Measure:
     value: str | None            # float8, or None where only its presence counts
     flag: str                    # boolean, never NULL; where there is a value, it must not be NULL,
                                  # either, for the row to count
+    numeric: str | None = None   # the value as it is, of type numeric
 
 
 @dataclass
@@ -178,9 +181,9 @@ class Annotator:
             if owners:
                 return owners[0], name, self.type_of(owners[0], name), len(owners) > 1
             return (name, "*", 0, False) if name in self.columns else None
-        alias = qualifier.rsplit(".", 1)[-1]
+        alias = nodes.relation_of(qualifier)
         if alias in self.columns:
-            return alias, name, self.type_of(alias, name), "." in qualifier
+            return alias, name, self.type_of(alias, name), nodes.has_schema(qualifier)
         return None
 
     def type_of(self, alias: str, name: str) -> int:
@@ -327,6 +330,14 @@ class Annotator:
         if not sides:
             return expression.text
         if len(sides) == 1:
+            found = self.resolve(expression.columns[0]) if len(expression.columns) == 1 \
+                and is_column(expression.text) else None
+            if found is not None and found[2] and not found[3] and found[1] != "*":
+                # As expressions over it know it, so that rows are not grouped by it twice.
+                alias, column, oid, _ = found
+                name = self.detail(self.sides[sides.pop()], "details",
+                                   f"{quote(alias)}.{quote(column)}", oid, (alias, column))
+                return f'"_pgrain_q"."{name}"'
             name = self.detail(self.sides[sides.pop()], "details", expression.text,
                                self.type_of_text(expression), None)
             return f'"_pgrain_q"."{name}"'

@@ -174,7 +174,7 @@ class _Site:
             if piece.name not in self.owner:
                 raise _Cannot         # a column of nobody knows what
             return self.owner[piece.name]         # a row
-        if "." in piece.qualifier:
+        if nodes.has_schema(piece.qualifier):
             raise _Cannot             # schema.table.column names no subquery
         return self.owner.get(piece.qualifier, -1)
 

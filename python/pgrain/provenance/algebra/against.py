@@ -41,13 +41,14 @@ def places(rows, operator: str, sign: float, mine, theirs, group, event, of) -> 
     others = spelled.of_linear(rows, theirs) if entries is not None else None
     if entries is None or others is None:
         return None
-    (row, count, value, literal), (candidate, _, of_value, of_literal) = entries, others
-    value, of_value = sign * value, sign * of_value
+    row, count, candidate = entries.row, entries.count, others.row
+    value, of_value = sign * entries.value, sign * others.value
     if AgainstCounts.cells(set_of, row, value, candidate_set, candidate, of_value) > CELLS:
         return None
     # What the own candidate is where the number is `value`: both are made of one count.
     at = own[row]
     its = np.where(at >= 0, sign * (theirs.constant[at] + theirs.parts[0][4][at] * count), -np.inf)
+    literal, of_literal = entries.literals(), others.literals()
     out = wiring.threes(n)
     wiring.add(AgainstCounts(out, operator, set_of, row, value, literal, value >= its, value > its,
                              own, candidate_set, event, candidate, of_value, of_literal))

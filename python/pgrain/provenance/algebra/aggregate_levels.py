@@ -97,7 +97,7 @@ def _columns(call: nodes.AggregateCall) -> Iterator[nodes.ColumnRef]:
 
 def _level(column: nodes.ColumnRef, levels: tuple) -> int | None:
     """Which level a column is of; None if that is not known."""
-    alias = column.qualifier and column.qualifier.rsplit(".", 1)[-1]
+    alias = column.qualifier and nodes.relation_of(column.qualifier)
     for number in range(len(levels) - 1, -1, -1):
         level = levels[number]
         if alias is not None:

@@ -16,6 +16,7 @@ from pgrain.provenance.algebra.aggregate_levels import check_levels
 from pgrain.provenance.algebra.blocks import Relation
 from pgrain.provenance.algebra.from_items import select_sql
 from pgrain.provenance.algebra.program import OVER, Program
+from pgrain.provenance.algebra.quantified import Spelled
 from pgrain.provenance.algebra.queries import lower_query
 from pgrain.provenance.algebra.scope import Core, analyse, columns_sql, over_sql, read_columns
 from pgrain.provenance.algebra.sql import Capture as Renderer
@@ -37,6 +38,8 @@ from pgrain.provenance.probes import (
 from pgrain.provenance.semijoin import reduce
 from pgrain.provenance.stamps import Stamped
 from pgrain.wire.identity import among_sql, digest_sql, value_sql
+
+_SPELLED = 16       # comparisons of a query that are spelled otherwise (quantified.py)
 
 
 @dataclass
@@ -149,8 +152,28 @@ def _compile(query: str, facts: PlanFacts, models: dict, probes: dict[str, Probe
     if reduced is not None:
         statement = read_statement(reduced.text, frozenset(catalog.aggregates | AGGREGATES))
         analysis = analyse(statement)
+    try:
+        return _network(query, statement, analysis, catalog, facts, models, probes, describe, ask,
+                        reduced)
+    except Spelled as error:
+        text, refusal = error.text, error
+    for _ in range(_SPELLED):
+        statement = read_statement(text, frozenset(catalog.aggregates | AGGREGATES))
+        try:
+            return _network(query, statement, analyse(statement), catalog, facts, models, probes,
+                            describe, ask, reduced)
+        except Spelled as error:
+            text = error.text
+    raise refusal
+
+
+def _network(query: str, statement, analysis, catalog: Catalog, facts: PlanFacts, models: dict,
+             probes: dict[str, ProbeResult], describe, ask: Probes, reduced) \
+        -> Probes | NetworkCapture:
+    """The capture of a statement that says what `query` does; ask: what must be asked besides."""
     check_levels(statement, {})
     mark = _mark(statement.text)
+    names = sorted({call.model for call in analysis.calls})
     if "output" not in probes:
         ask.sql["output"] = f"SELECT * FROM (\n{query}\n) AS _pgrain_output LIMIT 0"
     for core in analysis.cores:

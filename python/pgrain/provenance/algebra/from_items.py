@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from pgrain.plan import nodes
 from pgrain.plan.lexer import tokenize
 from pgrain.provenance.algebra.blocks import (
@@ -30,7 +32,8 @@ class FromItems:
         """One item of FROM, in the order of the text."""
         if not self.program.analysis.depends(item):
             if any(c.random or c.virtual for columns in self.aliases.values() for c in columns):
-                self.refuse_random(candidates(tokenize(item.text)), item)
+                for part in _lateral(item):
+                    self.refuse_random(candidates(tokenize(part.text)), part)
             self.block.from_.append(item.text)
             for alias in aliases_of(item):
                 self.aliases[alias] = [Column(n, oid) for n, oid in self.known.get(alias, [])]
@@ -277,6 +280,15 @@ class FromItems:
             self.equal.append(tuple(owners))
             self.block.where.append(f"{sides[0]} = {sides[1]}")
             self.merged[name] = sides[0]
+
+
+def _lateral(item: nodes.FromItem) -> Iterator[nodes.FromItem]:
+    """The parts of an item that may name what stands before it in FROM."""
+    if isinstance(item, nodes.Join):
+        yield from _lateral(item.left)
+        yield from _lateral(item.right)
+    elif isinstance(item, nodes.FunctionItem) or isinstance(item, nodes.Derived) and item.lateral:
+        yield item
 
 
 def _of_keys(block: SelectBlock, sql: str, ended: bool) -> str:

@@ -91,7 +91,7 @@ class GroupAggregates:
                 or piece.end - piece.start != len(argument.text) \
                 or not self.builder.whole_row(piece):
             return call.arguments
-        alias = piece.name if piece.qualifier is None else piece.qualifier.rsplit(".", 1)[-1]
+        alias = piece.name if piece.qualifier is None else nodes.relation_of(piece.qualifier)
         unit = self.builder.unit_of.get(alias)
         return [] if unit is None or self.block.units[unit].alias == alias else call.arguments
 

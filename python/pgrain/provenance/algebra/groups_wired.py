@@ -370,13 +370,13 @@ class Groups:
                 return self._if_there(together)
             found = spelled.by_value(base, number, terms.row)
             if found is not None:
-                at, _, value, literal = found
+                at = found.row
                 self.assembly.exactly[self.block.number, j] = "exact for groups without common " \
                     "variables, by the distributions of their counts"
                 out = self.wiring.numbers(self.n)
                 self.wiring.add(Extreme(
                     out, self.n, aggregate.function, terms.group[at],
-                    self.wiring.conjunction(terms.literals[at], literal), value))
+                    self.wiring.conjunction(terms.literals[at], found.literals()), found.value))
                 return out + np.arange(self.n)
         # A term occurs only where the groups that its number is of are there.
         places = base.places(number, True)[terms.row]

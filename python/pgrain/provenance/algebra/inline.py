@@ -143,7 +143,7 @@ class _Merge:
     def star(self, item: nodes.Item) -> None:
         if self.inner.opaque_star:
             raise _Cannot
-        aliases = [item.qualifier.rsplit(".", 1)[-1]] if item.qualifier else \
+        aliases = [nodes.relation_of(item.qualifier)] if item.qualifier else \
             list(self.inner.aliases)
         for alias in aliases:
             for column in self.inner.aliases.get(alias, []):

@@ -8,6 +8,8 @@ they are among the terms; results of other gates count as independent.
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -95,6 +97,15 @@ class Joint:
         except _Unknown:
             return False
         return True
+
+    @contextlib.contextmanager
+    def inside(self) -> Iterator[None]:
+        """Groups that are asked about in the block are those of an aggregate's numbers."""
+        self._within = True
+        try:
+            yield
+        finally:
+            self._within = False
 
     def _ask_atom(self, rows, of, atom: Atom) -> None:
         for number in (atom.left, atom.right):
@@ -188,11 +199,8 @@ class Joint:
         for k in range(made.most):
             row = made.rows_of(of, k)
             wanted = {self._key(*source) for source in sources(groups.base, made.number, row)}
-            self._within = True
-            try:
+            with self.inside():
                 self._ask(groups.base, row, made.number)
-            finally:
-                self._within = False
             if not wanted <= self._slot.keys():
                 raise _Unknown
             slots = [self._slot[key] for key in wanted]
@@ -205,16 +213,14 @@ class Joint:
     def ask_groups(self, groups, asked: np.ndarray, numbers: list[Number]) -> bool:
         """Whether a diagram can know these numbers of the groups `asked`, each of which may be
         missing; called before `build`."""
-        self._within = True
         try:
-            for group in asked.tolist():
-                self._slot_of(groups, np.array([group]))
-                for number in numbers:
-                    self._ask(groups, np.array([group]), number)
+            with self.inside():
+                for group in asked.tolist():
+                    self._slot_of(groups, np.array([group]))
+                    for number in numbers:
+                        self._ask(groups, np.array([group]), number)
         except _Unknown:
             return False
-        finally:
-            self._within = False
         return all(self._rows(slot) <= ROWS for slot in range(len(self.slots)))
 
     def is_there(self, groups, group: int) -> np.ndarray:
@@ -366,7 +372,7 @@ class Joint:
         hit[hit] = events[event[hit]] == asked[hit]
         of_row = rows[events // 3 ** len(atoms)]
         out = self.rows.assembly.wiring.exclusive(of_row if owner is None else owner[of_row])
-        self._add(out, (event[hit], node[hit]), of_row)
+        self.add(out, (event[hit], node[hit]), of_row)
         made[fits] = out + which.reshape(-1)
         return made
 
@@ -375,7 +381,7 @@ class Joint:
         rows = np.flatnonzero(self.fits)
         row, node, states = self._states([atom], rows, bounds)
         out = self.rows.assembly.wiring.threes(len(rows))
-        self._add(out, (3 * row + states[:, 0], node), np.repeat(rows, 3))
+        self.add(out, (3 * row + states[:, 0], node), np.repeat(rows, 3))
         places = np.full(self.n, -1)
         places[rows] = out + 3 * np.arange(len(rows))
         return places
@@ -388,13 +394,13 @@ class Joint:
         x, k = Nodes(self, node).number(self.rows, self._every(), rows[row], number)
         known = k > 0
         out = self.rows.assembly.wiring.numbers(len(rows))
-        self._add(0, (np.zeros(0, np.int64), np.zeros(0, np.int64)), rows[:0], out,
+        self.add(0, (np.zeros(0, np.int64), np.zeros(0, np.int64)), rows[:0], out,
                   (row[known], node[known], x[known]), rows, zero)
         places = np.full(self.n, -1)
         places[rows] = out + np.arange(len(rows))
         return places
 
-    def _add(self, out: int, event, rows: np.ndarray, out_x: int = 0, number=None,
+    def add(self, out: int, event, rows: np.ndarray, out_x: int = 0, number=None,
              of_number=None, zero: bool = False) -> None:
         """Append the gate; `rows`, `of_number`: the row of each event and number."""
         found: Diagrams = self.found

@@ -66,11 +66,8 @@ class Nodes:
 
     def within(self, groups, group: int, number: Number) -> tuple[np.ndarray, np.ndarray]:
         """As `number`, of one of the groups that a `Joint` was asked for by `ask_groups`."""
-        self.joint._within = True
-        try:
+        with self.joint.inside():
             return self.number(groups, np.array([group]), np.full(len(self.node), group), number)
-        finally:
-            self.joint._within = False
 
     def _leaf(self, rows, of, index, leaf) -> tuple[np.ndarray, np.ndarray]:
         if leaf[0] == "cell":
@@ -120,11 +117,8 @@ class Nodes:
             for other in member.slots:
                 if (other, "some", None) in joint.columns:
                     there &= joint._sums(other, "some", None)[self.node] > 0
-            joint._within = True
-            try:
+            with joint.inside():
                 x, known = self.number(groups.base, member.row, row, made.number)
-            finally:
-                joint._within = False
             there &= known > 0
             count += there
             total += np.where(there, x, 0.0)

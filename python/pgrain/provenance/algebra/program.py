@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pgrain.plan import nodes
 from pgrain.plan.expression import refuse
 from pgrain.plan.lexer import tokenize, unbracketed
-from pgrain.plan.spine import Op
+from pgrain.plan.spine import Op, PieceLeaf
 from pgrain.provenance.algebra.blocks import Bound, Key, Relation, Slot
 from pgrain.provenance.algebra.scope import Analysis, group_expressions
 
@@ -154,6 +154,8 @@ def _node(node, start: int, end: int):
             return _node(child, start, end)
     piece = getattr(node, "piece", None)
     if piece is not None:
+        if (piece.start, piece.end) == (start, end):        # without the brackets around it
+            return PieceLeaf(start, end, piece)
         for part in _parts(piece):
             if part.start <= start and end <= part.end:
                 return _node(part.tree, start, end)
@@ -183,7 +185,7 @@ def free_columns(program: Program, query: nodes.Query) -> set[tuple[str | None, 
     for expression in expressions:
         for piece in expression.walk():
             if isinstance(piece, nodes.ColumnRef):
-                found.add((piece.qualifier and piece.qualifier.rsplit(".", 1)[-1], piece.name))
+                found.add((piece.qualifier and nodes.relation_of(piece.qualifier), piece.name))
             elif isinstance(piece, nodes.Subquery):
                 found |= free_columns(program, piece.query)
             elif isinstance(piece, nodes.WindowCall):

@@ -202,7 +202,7 @@ def shows_number(builder, expression: nodes.Expr, tree) -> bool:
 
 def _star(builder: SelectBuilder, item: nodes.Item) -> list:
     if item.qualifier:
-        alias = item.qualifier.rsplit(".", 1)[-1]
+        alias = nodes.relation_of(item.qualifier)
         if alias not in builder.aliases:
             raise builder.program.refuse(f'"{item.qualifier}.*"', item, "Name the columns.")
         spelled = [(alias, column) for column in builder.aliases[alias]]

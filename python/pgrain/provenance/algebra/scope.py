@@ -213,6 +213,10 @@ def _collect_body(analysis: Analysis, query: nodes.Query, levels: list, with_: s
         return
     from_ = ", ".join(item.text + "\n" for item in body.from_)
     aliases = [alias for item in body.from_ for alias in aliases_of(item)]
+    if len(set(aliases)) < len(aliases):        # of tables in different schemas
+        twice = next(alias for alias in aliases if aliases.count(alias) > 1)
+        raise refuse(f'the relation name "{twice}" given twice', text, body.from_[0].start,
+                     body.from_[-1].end, "Give each relation an alias of its own.")
     analysis.cores.append(Core(len(analysis.cores), body, levels, with_, aliases))
     inside = [*levels, (with_, from_)]
     for item in body.from_:

@@ -72,7 +72,7 @@ class SelectBuilder(FromItems, Numbers):
     def resolve(self, qualifier: str | None, name: str) -> tuple[str, Column] | None:
         """(alias, column) of this SELECT; None for outer columns and unknown names."""
         if qualifier is not None:
-            alias = qualifier.rsplit(".", 1)[-1]
+            alias = nodes.relation_of(qualifier)
             return next(((alias, c) for c in self.aliases.get(alias, []) if c.name == name), None)
         return next(((alias, c) for alias, columns in self.aliases.items()
                      if not alias.startswith("_pgrain_") for c in columns if c.name == name), None)
@@ -243,7 +243,7 @@ class SelectBuilder(FromItems, Numbers):
 
     def whole_row(self, piece: nodes.ColumnRef) -> bool:
         """Whether a name means a row of a relation that PostgreSQL does not know as it is."""
-        alias = piece.name if piece.qualifier is None else piece.qualifier.rsplit(".", 1)[-1]
+        alias = piece.name if piece.qualifier is None else nodes.relation_of(piece.qualifier)
         if piece.name != "*" and (piece.qualifier is not None
                                   or self.resolve(None, piece.name) is not None):
             return False
@@ -260,10 +260,10 @@ class SelectBuilder(FromItems, Numbers):
 
     def without_schema(self, piece: nodes.Piece) -> str | None:
         """s.t.c as t.c: what stands in FROM under the name may be a table of a schema no more."""
-        if not isinstance(piece, nodes.ColumnRef) or "." not in (piece.qualifier or "") \
+        if not isinstance(piece, nodes.ColumnRef) or not nodes.has_schema(piece.qualifier) \
                 or piece.name == "*":
             return None
-        alias = piece.qualifier.rsplit(".", 1)[-1]
+        alias = nodes.relation_of(piece.qualifier)
         if self.resolve(alias, piece.name) or self.resolve_outer(alias, piece.name):
             return f"{quoted(alias)}.{quoted(piece.name)}"
         return None
@@ -304,7 +304,7 @@ class SelectBuilder(FromItems, Numbers):
                         self.resolve(None, piece.name) is None:
                     raise self.program.refuse("a whole row beside a model call", piece,
                                               "Name the columns.")
-                qualifier = piece.qualifier and piece.qualifier.rsplit(".", 1)[-1]
+                qualifier = piece.qualifier and nodes.relation_of(piece.qualifier)
                 self._detail_of(qualifier, piece.name, piece)
             elif isinstance(piece, nodes.Subquery):
                 inner = [t for t in expression.tokens

@@ -8,6 +8,9 @@ of several uncertain ones is expected to be larger.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
+
 import numpy as np
 
 from pgrain.errors import UnsupportedOperator
@@ -52,7 +55,7 @@ def common(groups, asked: np.ndarray) -> float:
     return float((times > 1).mean()) if len(times) else 0.0
 
 
-def by_value(base, number, row: np.ndarray):
+def by_value(base, number, row: np.ndarray) -> Spelled | None:
     """As `of_linear`, of a Number at the rows `row` (T,) of a Base. None, too, where its groups
     (those of labels aside) have many variables in common: their counts go up and down together
     then, and the extreme of the expected counts is closer."""
@@ -67,10 +70,22 @@ def by_value(base, number, row: np.ndarray):
     return of_linear(base, linear.take(row))
 
 
-def of_linear(rows, linear):
-    """What a Linear over `rows` can be, given that its groups are there, NULL left out: (row (S,),
-    count (S,), value (S,), literal (S,)). None if it is no count (times a constant, plus one), is
-    of groups that a HAVING has let pass, or has too many values."""
+@dataclass
+class Spelled:
+    """What numbers of rows can be, given that their groups are there, NULL left out.
+
+    row, count, value: (S,); literals(): (S,) that the row's number is the value, and their gate.
+    """
+
+    row: np.ndarray
+    count: np.ndarray
+    value: np.ndarray
+    literals: Callable[[], np.ndarray]
+
+
+def of_linear(rows, linear) -> Spelled | None:
+    """What a Linear over `rows` can be. None if it is no count (times a constant, plus one), is of
+    groups that a HAVING has let pass, or has too many values."""
     if linear.wholes or linear.nulls or linear.spread or len(linear.parts) != 1:
         return None
     (groups, of, j, part, factor), = linear.parts
@@ -85,13 +100,15 @@ def of_linear(rows, linear):
     unique, which = np.unique(of[counted], return_inverse=True)
     which, sizes = which.reshape(-1), size[unique]
     place, value = expand(np.zeros(len(unique), np.int64), sizes)
-    key = "is", j, unique.tobytes(), groups is rows     # both sides of n = (SELECT max(n) …) ask
-    if key not in groups.made:
-        groups.made[key] = count_is(rows, groups, unique[place], j, value.astype(np.float64),
-                                    place) if len(unique) else np.zeros(0, np.int64)
-    literal = groups.made[key]
     entry, at = expand((np.cumsum(sizes) - sizes)[which], sizes[which])
     row = np.concatenate([counted[entry], alone])
     count = np.concatenate([value[at], np.zeros(len(alone), np.int64)])
-    return (row, count, linear.constant[row] + factor[row] * count,
-            np.concatenate([literal[at], np.full(len(alone), CERTAIN)]))
+
+    def literals() -> np.ndarray:
+        key = "is", j, unique.tobytes(), groups is rows     # both sides of n = (SELECT max(n) …)
+        if key not in groups.made:
+            groups.made[key] = count_is(rows, groups, unique[place], j, value.astype(np.float64),
+                                        place) if len(unique) else np.zeros(0, np.int64)
+        return np.concatenate([groups.made[key][at], np.full(len(alone), CERTAIN)])
+
+    return Spelled(row, count, linear.constant[row] + factor[row] * count, literals)

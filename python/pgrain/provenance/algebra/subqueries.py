@@ -27,8 +27,10 @@ from pgrain.provenance.algebra.blocks import (
 )
 from pgrain.provenance.algebra.numbers import compared_arrays
 from pgrain.provenance.algebra.program import candidates, cut, free_columns
+from pgrain.provenance.algebra.quantified import is_ordered, spelled
 from pgrain.provenance.algebra.values import (
     ask_value,
+    ask_values,
     can_expand,
     expand,
     values_alone,
@@ -60,11 +62,19 @@ def join_answer(builder, piece: nodes.Subquery):
         return _scalar(builder, piece, needed)
     if piece.form == "array":
         return _array(builder, piece, needed)
+    if program.analysis.depends(piece.query) and builder.randoms(piece.operand):
+        rows = lower_query(program, piece.query, builder.make_key(needed) if needed else None)
+        if is_ordered(builder, piece, rows):
+            raise spelled(builder, piece, rows)
+        ask_values(builder, piece.operand)
     operand, columns = _operand(builder, piece.operand)
     columns = list(dict.fromkeys(needed + columns))
     key = builder.make_key(columns) if columns else None
     lower = lower_query if program.analysis.depends(piece.query) else plain_query
     relation = values_alone(program, lower(program, piece.query, key if needed else None), key)
+    if len(relation.columns) == 1 and relation.columns[0].random \
+            and is_ordered(builder, piece, relation):
+        raise spelled(builder, piece, relation)
     true, unknown = _compared(program, piece, relation, key, operand)
     if id(piece) in builder.must_hold:      # NULL is as good as false
         unknown = None

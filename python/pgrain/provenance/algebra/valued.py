@@ -15,7 +15,6 @@ from pgrain.provenance.algebra import jointly, spelled
 from pgrain.provenance.algebra.last_nodes import Nodes
 from pgrain.provenance.algebra.members import MOST
 from pgrain.provenance.algebra.wiring import CERTAIN, NEVER
-from pgrain.provenance.gates.diagram import Diagram
 
 EVENTS = 1 << 20        # values times last nodes, at most
 
@@ -96,9 +95,5 @@ def _decided(wiring, base, parts, n, target, literals, row, sure) -> int | None:
         np.logical_or.at(occurs, target[mine], holds)
     out = wiring.threes(n)
     event, node = np.nonzero(np.ones_like(occurs))
-    found = joint.found
-    layer = Diagram(out, found.paths, (found.instance, found.node),
-                    (3 * event + occurs.ravel(), found.node[node]), np.zeros(3 * n, np.int64))
-    layer.sources = found.sources
-    wiring.add(layer)
+    joint.add(out, (3 * event + occurs.ravel(), node), np.zeros(3 * n, np.int64))
     return out

@@ -66,7 +66,7 @@ def _query(query: nodes.Query, ctes: set[str], views, found: _Found) -> None:
         for item in body.from_:
             _from(item, seen, views, found)
         found.columns += [(item.start, item.end, item.qualifier, "*") for item in body.items
-                          if item.qualifier]
+                          if nodes.has_schema(item.qualifier)]
         expressions = [item.expression for item in body.items] + [body.where, body.having]
         expressions += [*(body.distinct_on or []), *_grouped(body.group or [])]
         for expression in expressions + [item.expression for item in query.order]:
@@ -84,7 +84,7 @@ def _grouped(items: list[nodes.GroupItem]) -> list[nodes.Expr]:
 
 def _expression(expression: nodes.Expr | None, ctes, views, found: _Found) -> None:
     for piece in expression.walk() if expression is not None else ():
-        if isinstance(piece, nodes.ColumnRef) and "." in (piece.qualifier or ""):
+        if isinstance(piece, nodes.ColumnRef) and nodes.has_schema(piece.qualifier):
             found.columns.append((piece.start, piece.end, piece.qualifier, piece.name))
         if isinstance(piece, nodes.Subquery):
             _query(piece.query, ctes, views, found)
