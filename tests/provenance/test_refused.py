@@ -16,6 +16,8 @@ CREATE MATERIALIZED VIEW stored AS SELECT * FROM hidden;
 CREATE FUNCTION labels() RETURNS TABLE (l text) LANGUAGE sql STABLE
  AS $$ SELECT pgrain.predict('m', t.x) FROM t $$;
 CREATE FUNCTION shaky(int) RETURNS int LANGUAGE plpgsql AS $$ BEGIN RETURN $1; END $$;
+CREATE FUNCTION shaken(text) RETURNS text LANGUAGE plpgsql AS $$ BEGIN RETURN $1; END $$;
+CREATE VIEW unsteady AS SELECT id, shaken(x) AS x, g FROM t WHERE random() < 2;
 CREATE FUNCTION lowest(int, int) RETURNS int LANGUAGE sql IMMUTABLE AS $$ SELECT least($1, $2) $$;
 CREATE FUNCTION predict(text, text) RETURNS text LANGUAGE sql STABLE AS $$ SELECT 'a' || $2 $$;
 CREATE FUNCTION pgrain.rank(text, bytea) RETURNS SETOF int LANGUAGE sql STABLE AS 'SELECT 1';
@@ -115,14 +117,18 @@ REFUSED = [
     ("VALUES (1)", "42601", "not a SELECT"),
     ("", "42601", "empty"),
     ("SELECT 'it''s", "42601", "cannot read"),
+    # A volatile function where only the plan shows it: in a view.
+    ("SELECT count(*) FROM unsteady WHERE pgrain.predict('m', x) = 'a'", "0A000",
+     "the volatile function "),
+    ("SELECT g, max(n) FROM (SELECT g, count(*) AS n FROM unsteady WHERE pgrain.predict('m', x) = "
+     "'a' GROUP BY g) AS k GROUP BY g", "0A000", "in a view or policy"),
     # Nothing to complain about. What a function's body or a stored view predicts is data.
     ("SELECT count(*) FROM t", "22023", "calls no model"),
     ("SELECT count(*) FROM labels() WHERE l = 'a'", "22023", "calls no model"),
     ("SELECT count(*) FROM stored WHERE label = 'a'", "22023", "calls no model"),
 ]
 # For these there is nothing to write instead.
-_NOTHING_INSTEAD = ("made of predictions", "a model call inside a model call", "recursive CTE",
-                    "predict_batch")
+_NOTHING_INSTEAD = ("made of predictions", "a model call inside a model call", "predict_batch")
 # What cannot be explained (parameters, several statements) is refused before anything is asked.
 _NOT_EXPLAINED = ("$1", ";", "VALUES (1)", "it''s", "INTO k", "predict_batch")
 

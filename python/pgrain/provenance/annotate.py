@@ -330,16 +330,14 @@ class Annotator:
         if not sides:
             return expression.text
         if len(sides) == 1:
+            side = self.sides[sides.pop()]
             found = self.resolve(expression.columns[0]) if len(expression.columns) == 1 \
                 and is_column(expression.text) else None
-            if found is not None and found[2] and not found[3] and found[1] != "*":
-                # As expressions over it know it, so that rows are not grouped by it twice.
-                alias, column, oid, _ = found
-                name = self.detail(self.sides[sides.pop()], "details",
-                                   f"{quote(alias)}.{quote(column)}", oid, (alias, column))
-                return f'"_pgrain_q"."{name}"'
-            name = self.detail(self.sides[sides.pop()], "details", expression.text,
-                               self.type_of_text(expression), None)
+            # A condition may know the column: rows are not grouped by it twice.
+            name = next((known.name for known in side.details if found is not None
+                         and not found[3] and known.exposes == found[:2]), None)
+            name = name or self.detail(side, "details", expression.text,
+                                       self.type_of_text(expression), None)
             return f'"_pgrain_q"."{name}"'
         return self.evaluated(expression)
 
@@ -416,12 +414,13 @@ class Annotator:
         value_sql = None
         if measure_flags:
             side = min(sides, default=0)
-            weight = None
+            weight = numeric = None
             if argument in rowwise and aggregate.function != "count" and argument is not None:
                 weight = f"({value})::pg_catalog.float8"
+                numeric = f"({value})" if self.type_of_text(argument) == _NUMERIC else None
                 value = None
                 measure_flags.remove(present(argument.text))     # the weight is NULL then
-            made = Measure(side, weight, " AND ".join(measure_flags) or "true")
+            made = Measure(side, weight, " AND ".join(measure_flags) or "true", numeric)
             measures = self.sides[side].measures
             if made not in measures:
                 measures.append(made)

@@ -7,7 +7,8 @@ big-endian, booleans one byte, digests 16 bytes:
 ``factor:s``    a = rows of each factor of side s, b = its pattern, c = NULL digests by slot
 ``digest:i``    a = digests of slot i, factor after factor (none for a NULL factor)
 ``measure:s:m`` a = presence of measure m for each row of side s, or its values, `NULL_FLOAT`
-                where it is absent
+                where it is absent; with meta 'numeric' as PostgreSQL sends numerics, between
+                `BREAK`s (`read_numerics`)
 ``pair``        a, b = factors of side 0 and 1 that join; absent if all do
 ``pattern``     a, b = patterns of side 0 and 1 of each joint pattern (two sides)
 ``group``       meta = JSON texts of the groups' columns, a = entries of each group,
@@ -24,6 +25,7 @@ A class is its number in the model's list; the number after the last stands for 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 from pgrain.provenance.annotate import Annotated, Detail, Side, quote
 from pgrain.provenance.grouping import group_terms, representative
@@ -33,6 +35,10 @@ from pgrain.wire.identity import digest_sql, json_array_sql
 _EMPTY = "''::pg_catalog.bytea"
 # A NaN that PostgreSQL's arithmetic never makes: its own has no payload.
 NULL_FLOAT = 0x7FF8000000000001
+# Between numerics: two bytes that are none of theirs (digits, scales and signs are others, and a
+# number of as many digits float8 does not hold), and a sign that no number has for NULL.
+BREAK, NULL_NUMERIC = "7ffe", "00000000ffff0000"
+_BREAK = f"pg_catalog.decode('{BREAK}', 'hex')"
 
 
 def literal(text: str) -> str:
@@ -48,6 +54,13 @@ def packed_floats(column: str) -> str:
     """
     return (f"pg_catalog.string_agg(coalesce(pg_catalog.float8send({column}), "
             f"pg_catalog.decode('{NULL_FLOAT:x}', 'hex')), {_EMPTY})")
+
+
+def packed_numerics(column: str) -> str:
+    """SQL for the numerics of every row in one bytea: a cast to float8 goes by the number's text,
+    and costs more than all else that is done with a row."""
+    return (f"pg_catalog.string_agg(coalesce(pg_catalog.numeric_send({column}), pg_catalog.decode("
+            f"'{NULL_NUMERIC}', 'hex')), {_BREAK})")
 
 
 def with_clause(annotated: Annotated, ctes: Sequence[str]) -> str:
@@ -81,7 +94,7 @@ def capture_sql(annotated: Annotated, classes: Sequence[str], names: dict[int, s
             f"({len(classes)}, NULL))"]
     make = _rows if annotated.by_row else _groups
     parts, results = make(annotated, names, len(classes))
-    return with_clause(annotated, ctes + parts) + "\nUNION ALL\n".join(results)
+    return with_clause(annotated, ctes + parts) + "\nUNION ALL\n".join(_selects(results))
 
 
 # --- aggregation ---------------------------------------------------------------------------
@@ -101,14 +114,12 @@ def _groups(annotated: Annotated, names, n_classes: int):
             results.append(_size("factor_pairs", "_pgrain_pair"))
     entry, group, values = _entries(annotated, n_classes)
     ctes += [entry, group]
-    results.append(_row("group", "pg_catalog.jsonb_agg(_pgrain_o ORDER BY _pgrain_g)"
-                        "::pg_catalog.text", _ints("_pgrain_n", order="_pgrain_g"),
-                        "pg_catalog.string_agg(_pgrain_e, " + _EMPTY + " ORDER BY _pgrain_g)",
-                        "pg_catalog.string_agg(_pgrain_fl, " + _EMPTY + " ORDER BY _pgrain_g)",
-                        source="_pgrain_group"))
+    results.append(_row("group", "pg_catalog.jsonb_agg(_pgrain_o)", _ints("_pgrain_n", None),
+                        f"pg_catalog.string_agg(_pgrain_e, {_EMPTY})",
+                        f"pg_catalog.string_agg(_pgrain_fl, {_EMPTY})", source="_pgrain_group"))
     for j in values:
-        results.append(_row(f"value:{j}", None, f"pg_catalog.string_agg(_pgrain_v{j}, {_EMPTY} "
-                            "ORDER BY _pgrain_g)", source="_pgrain_group"))
+        results.append(_row(f"value:{j}", None, f"pg_catalog.string_agg(_pgrain_v{j}, {_EMPTY})",
+                            source="_pgrain_group"))
     results.append(_size("assignments", "_pgrain_q", n_classes ** len(annotated.slots)))
     return ctes, results
 
@@ -120,8 +131,9 @@ def _factors(annotated: Annotated, number: int, side: Side, names) -> list[str]:
     columns += [f"({detail.sql}) AS {detail.name}" for detail in kept]
     for m, measure in enumerate(side.measures):
         if measure.value:
-            guarded = (measure.value if measure.flag == "true"
-                       else f"CASE WHEN {measure.flag} THEN {measure.value} END")
+            value = measure.numeric or measure.value
+            guarded = (value if measure.flag == "true"
+                       else f"CASE WHEN {measure.flag} THEN {value} END")
             columns.append(f"{guarded} AS _pgrain_mv{m}")
         else:
             columns.append(f"({measure.flag}) AS _pgrain_mf{m}")
@@ -137,7 +149,8 @@ def _factors(annotated: Annotated, number: int, side: Side, names) -> list[str]:
     made.append("pg_catalog.count(*)::pg_catalog.int4 AS _pgrain_n")
     for m, measure in enumerate(side.measures):
         if measure.value:
-            made.append(f"{packed_floats(f'_pgrain_mv{m}')} AS _pgrain_mv{m}")
+            packed = packed_numerics if measure.numeric else packed_floats
+            made.append(f"{packed(f'_pgrain_mv{m}')} AS _pgrain_mv{m}")
         else:
             made.append(f"pg_catalog.string_agg(pg_catalog.boolsend(_pgrain_mf{m}), {_EMPTY})"
                         f" AS _pgrain_mf{m}")
@@ -145,15 +158,15 @@ def _factors(annotated: Annotated, number: int, side: Side, names) -> list[str]:
     pattern += [f"_pgrain_null{slot.index}" for slot in side.slots]
     grouping = f"\nGROUP BY {', '.join(terms)}" if terms else "\nHAVING pg_catalog.count(*) > 0"
     rank = f"pg_catalog.dense_rank() OVER (ORDER BY {', '.join(pattern)})" if pattern else "1"
+    # Factors are numbered last, in the order in which they are read: no result needs to sort them.
+    first = "(pg_catalog.row_number() OVER () - 1)::pg_catalog.int4 AS"
+    grouped = f"(SELECT {', '.join(made)}\nFROM (\n{base}\n) AS _pgrain_b{grouping}) AS _pgrain_f"
     if not side.keys:
-        rank = "pg_catalog.row_number() OVER ()"
-    factor = (f"_pgrain_f{number} AS MATERIALIZED (\nSELECT (pg_catalog.row_number() OVER () - 1)"
-              f"::pg_catalog.int4 AS _pgrain_f, ({rank} - 1)::pg_catalog.int4 AS _pgrain_p,"
-              " _pgrain_f.*"
-              f"\nFROM (SELECT {', '.join(made)}\nFROM (\n{base}\n) AS _pgrain_b{grouping}"
-              f") AS _pgrain_f\n)")
-    if not side.keys:
-        return [factor]
+        return [f"_pgrain_f{number} AS MATERIALIZED (\nSELECT {first} _pgrain_f, {first} "
+                f"_pgrain_p, _pgrain_f.*\nFROM {grouped}\n)"]
+    factor = (f"_pgrain_f{number} AS MATERIALIZED (\nSELECT {first} _pgrain_f, _pgrain_f.*\nFROM "
+              f"(SELECT ({rank} - 1)::pg_catalog.int4 AS _pgrain_p, _pgrain_f.*\nFROM {grouped}) "
+              "AS _pgrain_f\n)")
     return [factor, f"_pgrain_p{number} AS MATERIALIZED (\nSELECT DISTINCT ON (_pgrain_p) *"
                     f" FROM _pgrain_f{number} ORDER BY _pgrain_p\n)"]
 
@@ -162,22 +175,19 @@ def _factor_results(number: int, side: Side) -> list[str]:
     source = f"_pgrain_f{number}"
     nulls = " OPERATOR(pg_catalog.||) ".join(f"pg_catalog.boolsend(_pgrain_null{slot.index})"
                                              for slot in side.slots)
-    order = "_pgrain_f"
-    results = [_row(f"factor:{number}", None, _ints("_pgrain_n", order), _ints("_pgrain_p", order),
-                    f"pg_catalog.string_agg({nulls}, {_EMPTY} ORDER BY {order})"
-                    if nulls else None, source=source),
+    results = [_row(f"factor:{number}", None, _ints("_pgrain_n", None), _ints("_pgrain_p", None),
+                    f"pg_catalog.string_agg({nulls}, {_EMPTY})" if nulls else None, source=source),
                _row("size", "'base_rows'", "pg_catalog.int8send(pg_catalog.sum(_pgrain_n)"
                     "::pg_catalog.int8)", source=source)]
     for slot in side.slots:
         column = f"_pgrain_x{slot.index}"
         results.append(_row(f"digest:{slot.index}", None,
-                            f"pg_catalog.string_agg({column}, {_EMPTY} ORDER BY {order})",
-                            source=source))
+                            f"pg_catalog.string_agg({column}, {_EMPTY})", source=source))
     for m, measure in enumerate(side.measures):
         packed = f"_pgrain_mv{m}" if measure.value else f"_pgrain_mf{m}"
-        results.append(_row(f"measure:{number}:{m}", None,
-                            f"pg_catalog.string_agg({packed}, {_EMPTY} ORDER BY {order})",
-                            source=source))
+        results.append(_row(f"measure:{number}:{m}", "'numeric'" if measure.numeric else None,
+                            f"pg_catalog.string_agg({packed}, "
+                            f"{_BREAK if measure.numeric else _EMPTY})", source=source))
     return results
 
 
@@ -365,14 +375,43 @@ def _ints(column: str, order: str | None = "_pgrain_q") -> str:
     return f"pg_catalog.string_agg(pg_catalog.int4send({column}), {_EMPTY}{by})"
 
 
-def _size(limit: str, table: str, factor: int = 1) -> str:
+def _size(limit: str, table: str, factor: int = 1) -> Result:
     return _row("size", f"'{limit}'",
                 f"pg_catalog.int8send(pg_catalog.count(*) OPERATOR(pg_catalog.*) {factor})",
                 source=table)
 
 
+class Result(NamedTuple):
+    """A row of the capture: aggregates over `source`, None for NULL."""
+
+    tag: str
+    meta: str | None
+    a: str | None
+    b: str | None
+    c: str | None
+    source: str
+
+
 def _row(tag: str, meta: str | None, a: str | None = None, b: str | None = None,
-         c: str | None = None, *, source: str) -> str:
-    empty = "NULL::pg_catalog.bytea"
-    return (f"SELECT '{tag}'::pg_catalog.text AS tag, {meta or 'NULL'}::pg_catalog.text AS meta, "
-            f"{a or empty} AS a, {b or empty} AS b, {c or empty} AS c FROM {source}")
+         c: str | None = None, *, source: str) -> Result:
+    return Result(tag, meta, a, b, c, source)
+
+
+def _selects(results: list[Result]) -> list[str]:
+    """One SELECT for each source, however many rows it gives."""
+    null, made = "NULL::pg_catalog.bytea", []
+    for source in dict.fromkeys(result.source for result in results):
+        columns, rows = [], []
+        for number, result in enumerate(r for r in results if r.source == source):
+            values = []
+            for letter, text in zip("mabc", result[1:5], strict=True):
+                values.append(f"{letter}{number}" if text is not None else
+                              "NULL::pg_catalog.text" if letter == "m" else null)
+                if text is not None:
+                    as_ = f"({text})::pg_catalog.text" if letter == "m" else text
+                    columns.append(f"{as_} AS {letter}{number}")
+            rows.append(f"('{result.tag}'::pg_catalog.text, {', '.join(values)})")
+        made.append(f"SELECT _pgrain_v.* FROM (SELECT {', '.join(columns)} FROM {source}) AS "
+                    f"_pgrain_s, LATERAL (VALUES {', '.join(rows)}) AS _pgrain_v "
+                    "(tag, meta, a, b, c)")
+    return made

@@ -33,6 +33,7 @@ from pgrain.provenance.probes import (
     Probes,
     catalog_sql,
     check_catalog,
+    check_hidden,
     columns_sql,
     fingerprint_sql,
     hidden_notes,
@@ -301,6 +302,7 @@ def _compile_join(query: str, facts, models: dict[str, ModelFacts],
         raise UnsupportedOperator("aggregates that may be of the outer query inside a subquery")
     operators = build(select, catalog.aggregates)
     check_catalog(operators, catalog)
+    check_hidden(catalog, select.functions, facts.functions)
     check_calls(facts, operators.calls(), catalog.predict_is_ours)
     check_relations(facts, catalog.relations,
                     bool(catalog.user_functions & (select.functions | facts.functions)))
@@ -358,7 +360,8 @@ def _describe(output: ProbeResult, probes: dict[str, ProbeResult]):
 
 
 def _typed_expressions(operators) -> list[str]:
-    """Texts of the deterministic expressions whose value may become a detail of a pattern."""
+    """Texts of the deterministic expressions whose value may become a detail of a pattern, or a
+    weight of a row."""
     found = []
     if operators.aggregated:
         found = [e for e, _ in operators.keys
@@ -368,4 +371,7 @@ def _typed_expressions(operators) -> list[str]:
         if operators.select.grouped:
             found += [item.expression for item in operators.items
                       if item.kind == "plain" and not item.expression.calls]
+    found += [item.aggregate.argument for item in operators.items
+              if item.aggregate is not None and item.aggregate.function != "count"
+              and item.aggregate.argument is not None and not item.aggregate.argument.calls]
     return list(dict.fromkeys(e.text for e in found))

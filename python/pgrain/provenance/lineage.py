@@ -10,9 +10,10 @@ import numpy as np
 from pgrain import settings
 from pgrain.errors import PgrainError, UnsupportedOperator
 from pgrain.provenance.annotate import Annotated
-from pgrain.provenance.capture_sql import NULL_FLOAT
+from pgrain.provenance.capture_sql import BREAK, NULL_FLOAT
 from pgrain.wire.identity import DIGEST_BYTES
 
+_TENS = 10.0 ** np.arange(23)
 _HINTS = {
     "factor_pairs": "Join on columns with fewer matches, or filter the inputs first.",
     "base_rows": "Filter the inputs first, or join on columns.",
@@ -173,7 +174,8 @@ def _read_groups(annotated, n_classes, table, digests, of_slot) -> Lineage:
         for m, measure in enumerate(side.measures):
             flags = table[f"measure:{number}:{m}"][1]
             if measure.value:
-                values = read_floats(flags)
+                values = (read_numerics if table[f"measure:{number}:{m}"][0] == "numeric" else
+                          read_floats)(flags)
                 if values is None:
                     raise _not_finite()
                 flags = ~np.isnan(values)
@@ -260,6 +262,42 @@ def read_floats(data: bytes | None) -> np.ndarray | None:
     if finite.all() or (finite | (_array(data, ">u8") == NULL_FLOAT)).all():
         return values
     return None
+
+
+def read_numerics(data: bytes | None) -> np.ndarray | None:
+    """(n,) float64, NaN for NULL, of numerics (`capture_sql.packed_numerics`), rounded as their
+    text would be. None if NaN or an infinity of the user's is among them.
+
+    A numeric is how many digits it has to the base of 10 000, the power that the first stands for,
+    its sign, its scale in decimals, and the digits.
+    """
+    words = _array(data, ">u2").astype(np.uint16)
+    if not len(words):
+        return np.zeros(0)
+    ends = np.append(np.flatnonzero(words == int(BREAK, 16)), len(words))
+    starts = np.append(0, ends[:-1] + 1)
+    size, sign = ends - starts - 4, words[np.minimum(starts + 2, len(words) - 1)]
+    if (size < 0).any() or (words[starts] != size).any():
+        raise ValueError("numerics of another layout")
+    null, minus = sign == 0xFFFF, sign == 0x4000
+    if (~null & ~minus & (sign != 0)).any():
+        return None
+    # Whole numbers up to 2^53, and powers of ten up to 22, are exact: one division, rounded once.
+    decimals = -4 * (words[starts + 1].view(np.int16).astype(np.int64) + 1 - size)
+    other = np.flatnonzero((size > 3) | (np.abs(decimals) > 22))
+    whole = np.where(size > 0, words[np.minimum(starts + 4, len(words) - 1)], 0.0)
+    for place in range(1, min(int(size.max()), 3)):
+        there = np.flatnonzero(size > place)
+        whole[there] = whole[there] * 10_000 + words[starts[there] + 4 + place]
+    scale = _TENS[np.minimum(np.abs(decimals), 22)]
+    values = whole / scale if (decimals >= 0).all() else \
+        np.where(decimals >= 0, whole / scale, whole * scale)
+    for row in other.tolist():
+        digits = words[starts[row] + 4:ends[row]]
+        values[row] = float("".join(f"{digit:04d}" for digit in digits) + f"e{-decimals[row]}")
+    values[null] = np.nan
+    values[minus] *= -1.0
+    return None if np.isinf(values).any() else values
 
 
 def _finite(values: np.ndarray) -> None:

@@ -99,7 +99,8 @@ UNION ALL
 SELECT DISTINCT 'hidden', 'function ' || n.nspname || '.' || p.proname, NULL, NULL, NULL
  FROM pg_catalog.pg_proc AS p JOIN pg_catalog.pg_namespace AS n ON n.oid = p.pronamespace
  WHERE p.proname = ANY ($2) AND n.nspname NOT IN ('pgrain', 'pg_catalog')
- AND p.prosrc ~ 'predict'
+ AND pg_catalog.concat_ws(' ', p.prosrc, pg_catalog.pg_get_function_sqlbody(p.oid),
+  pg_catalog.pg_get_expr(p.proargdefaults, 0)) ~ 'predict'
 UNION ALL
 SELECT DISTINCT 'hidden', 'materialised view ' || r.oid::pg_catalog.regclass::text, NULL, NULL,
  NULL FROM reached AS r JOIN pg_catalog.pg_class AS c ON c.oid = r.oid AND c.relkind = 'm'
@@ -183,6 +184,7 @@ class Catalog:
     namesakes: set = field(default_factory=set)
     number_namesakes: set = field(default_factory=set)
     sets: set = field(default_factory=set)    # names of set-returning functions
+    steady: set = field(default_factory=set)      # names of visible functions that are not volatile
     views: dict = field(default_factory=dict)    # quoted name -> query of those that call a model
     # (name of such a view, 'denied' or 'rows' and the relation of which its owner is shown more)
     others: list = field(default_factory=list)
@@ -229,6 +231,8 @@ class Catalog:
                 pass
             elif kind[1] == "v":
                 catalog.volatile.append((schema, name, flag == "true"))
+            elif flag == "true":
+                catalog.steady.add(name)
             if kind[2:] == "r":
                 (own_sets if schema == OWN_SCHEMA else catalog.sets).add(name)
             elif schema == "pg_catalog":
@@ -373,6 +377,19 @@ def check_catalog(operators: Query, catalog: Catalog) -> None:
                 catalog.namesakes if name == "count" else catalog.number_namesakes):
             raise UnsupportedOperator(f"{name}, which may be another function")
     check_names(catalog, calls)
+
+
+def check_hidden(catalog: Catalog, written: set[str], planned: set[str]) -> None:
+    """A volatile function that the plan calls and the text does not stands in a view, or in a
+    policy: rows of the capture may be others than those of the query. written, planned: names of
+    functions in the text, in the plan."""
+    for schema, name, visible in sorted(catalog.volatile):
+        if visible and name in planned - written - catalog.steady:
+            raise UnsupportedOperator(
+                f"the volatile function {schema}.{name} in a view or policy that the query reads "
+                "has no provenance", detail="The query's plan calls it, its text does not.",
+                hint="Declare it STABLE if its result does not change within a statement, or store "
+                     "the view's rows in a table.")
 
 
 def check_names(catalog: Catalog, calls) -> None:

@@ -136,7 +136,9 @@ def note_sql(capture: Capture, names: list[str], rows: str) -> str:
     annotated, units = capture.annotated, []
     for table, name in zip(tables(capture), names, strict=True):
         units.append(f"{rows if table.fact else name} AS {quote(table.alias)}")
-    side = dataclasses.replace(annotated.sides[0], units=units)
+    # Notes are kept: their numbers are float8, whatever a capture makes of numerics.
+    measures = [dataclasses.replace(m, numeric=None) for m in annotated.sides[0].measures]
+    side = dataclasses.replace(annotated.sides[0], units=units, measures=measures)
     facts = capture.model
     values = {}
     for slot in annotated.slots:

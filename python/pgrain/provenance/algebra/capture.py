@@ -30,6 +30,7 @@ from pgrain.provenance.probes import (
     ProbeResult,
     Probes,
     catalog_sql,
+    check_hidden,
     check_names,
     check_views,
     fingerprint_sql,
@@ -325,7 +326,8 @@ def read_expanded(query: str, facts: PlanFacts, probes: dict):
 def _check(statement: nodes.Statement, analysis, catalog: Catalog, facts: PlanFacts) -> None:
     """Volatile functions, foreign names; the plan's calls and relations are those of the text."""
     # A call that the planner found needless (an output that nobody reads) does no harm here.
-    facts = PlanFacts(facts.relations, facts.calls, facts.functions, empty=True, lossy=True)
+    planned = facts.functions
+    facts = PlanFacts(facts.relations, facts.calls, planned, empty=True, lossy=True)
     check_calls(facts, analysis.calls, catalog.predict_is_ours)
     check_relations(facts, catalog.relations,
                     bool(catalog.user_functions & (statement.functions | facts.functions)))
@@ -335,6 +337,7 @@ def _check(statement: nodes.Statement, analysis, catalog: Catalog, facts: PlanFa
             raise refuse(f"the volatile function {schema}.{name}", statement.text, max(place, 0),
                          None, "Declare it STABLE if its result does not change within a "
                                "statement.")
+    check_hidden(catalog, statement.functions, planned)
     check_names(catalog, analysis.calls)
     for core in analysis.cores:
         for item in core.select.items if not core.plain else ():

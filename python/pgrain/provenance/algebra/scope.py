@@ -95,7 +95,8 @@ class _Marker:
             found = self.query(cte.query, names)
             if found and query.recursive and _mentions(cte.query, cte.name):
                 raise refuse("a recursive CTE with a model call", self.analysis.statement.text,
-                             cte.start, cte.end)
+                             cte.start, cte.end,
+                             "Call the model on the rows that the recursive CTE returns.")
             inside |= self.mark(cte, found)
             if not found:
                 self.analysis.plain.append(cte)
