@@ -178,6 +178,38 @@ def test_an_attached_relation_that_cannot_be_read(small, check, name):
     check()
 
 
+def test_a_transaction_that_goes_on_holds_up_its_own_model_alone(small):
+    """Whoever has a row of pgrain's that the worker needs for a model, and does not commit."""
+    small.execute("CREATE TABLE one AS SELECT * FROM items WHERE x IS NOT NULL; "
+                  "CREATE TABLE other AS SELECT * FROM one")
+    small.execute("SELECT pgrain.create_model('second', 'train', 'id', '{x}', 'label', "
+                  "'logistic_regression')")
+    small.execute("CALL pgrain.train('second')")
+    for model, relation in (("colour", "one"), ("second", "other")):
+        small.execute("CALL pgrain.attach(%s, %s)", [model, relation])
+    stored = "SELECT stored_values FROM pgrain.attached WHERE relation = %s::regclass"
+    before = small.value(stored, ["other"])
+    with small.connect() as undecided:
+        with pytest.raises(ZeroDivisionError), undecided.transaction():
+            undecided.execute("SELECT FROM pgrain.model_version WHERE model = 'colour' FOR UPDATE")
+            small.execute("INSERT INTO one (id, x) VALUES (-1, '{71,7}')")
+            time.sleep(2)       # until the worker waits for it
+            small.execute("INSERT INTO other (id, x) VALUES (-1, '{71,7}')")
+            deadline = time.monotonic() + 40
+            while small.value(stored, ["other"]) != before + 1:
+                assert time.monotonic() < deadline, "all others wait, too"
+                time.sleep(0.2)
+            assert small.value(stored, ["one"]) == before
+            raise ZeroDivisionError
+    deadline = time.monotonic() + 40
+    while small.value(stored, ["one"]) != before + 1:
+        assert time.monotonic() < deadline, "it is caught up with when that has ended"
+        time.sleep(0.2)
+    assert doctor(small, "attached one") == []
+    small.execute("SELECT pgrain.drop_model('second')")
+    small.execute("DROP TABLE one, other")
+
+
 def test_a_foreign_table_whose_server_is_away(small, check, module_database):
     if not small.value("SELECT count(*) FROM pg_available_extensions WHERE name = 'postgres_fdw'"):
         pytest.skip("postgres_fdw is not installed")

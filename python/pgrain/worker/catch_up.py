@@ -79,6 +79,7 @@ class CatchUp(Poller):
 
     def _sweep(self, connection) -> None:
         self._swept = time.monotonic()
+        connection.execute(_IMPATIENT)
         try:
             connection.execute("SELECT pgrain._tidy()")
         except psycopg.DatabaseError as error:     # somebody's event trigger, perhaps
@@ -128,6 +129,7 @@ class CatchUp(Poller):
         if not hold(connection, "relation", relation):
             return              # another worker of this database is at it
         model = None
+        connection.execute(_IMPATIENT)
         try:
             # Hints of later changes come later; those of this moment are answered by what follows.
             connection.execute(_FORGET, [relation])
@@ -145,13 +147,14 @@ class CatchUp(Poller):
             self._locked.discard(relation)
         except WorkerUnreachable:
             return
-        except _Locked as error:    # the others go on; this one's turn comes again
+        except (_Locked, psycopg.errors.LockNotAvailable) as error:
+            # The others go on; this one's turn comes again.
             self._dirty.add(relation)
             self._rests[relation] = time.monotonic() + LOCKED_SECONDS
             if relation not in self._locked:
                 self._locked.add(relation)
-                log.warning("catching up waits for a lock", relation=relation, why=str(error),
-                            again_in=LOCKED_SECONDS)
+                log.warning("catching up waits for a lock", relation=relation,
+                            why=str(error).strip(), again_in=LOCKED_SECONDS)
         except (PgrainError, psycopg.errors.DatabaseError) as error:
             if connection.closed:
                 raise
@@ -181,6 +184,8 @@ _TREE = """WITH RECURSIVE tree (root, oid) AS (
     UNION
     SELECT tree.root, i.inhrelid FROM tree JOIN pg_inherits i ON i.inhparent = tree.oid)
 """
+# A transaction that goes on may have deleted a model, or a row of pgrain's that is written here.
+_IMPATIENT = "SET lock_timeout = '3s'"
 _CHECKED = """
 SELECT a.model, a.relation::oid::bigint AS relation, a.features::text[] AS features, a.attached_by
 FROM pgrain.attachment a JOIN pg_class c ON c.oid = a.relation WHERE c.relkind <> 'f'"""
