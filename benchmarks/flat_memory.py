@@ -30,11 +30,11 @@ SAMPLES = 20
 NOTES = " ".join([
     "A worker keeps what it needs of the last 8 versions and the plans of the last 256 queries, a",
     "session those of its last 64 queries. One that asks about one model keeps 16 MiB of values",
-    "that it has met, 8 of predictions that are not stored and some 4 of 20,000 stored ones that came",
-    "since it mapped the others; with what Python's allocator keeps beside these it went up and down",
-    "between 43 and 49 MB while 1.2 million new values came (`stored`). Each further model may take",
-    "as much again (at most 16 of them), each of the last 64 queries of another shape half a megabyte",
-    "(`shapes`)."])
+    "that it has met, 8 of predictions that are not stored and some 4 of 20,000 stored ones that",
+    "came since it mapped the others; with what Python's allocator keeps beside these it went up",
+    "and down between 43 and 49 MB while 1.2 million new values came (`stored`). Each further",
+    "model may take as much again (at most 16 of them), each of the last 64 queries of another",
+    "shape half a megabyte (`shapes`)."])
 REST_SECONDS = 25       # the worker gives free pages back every 20 s
 
 

@@ -172,7 +172,8 @@ CREATE TABLE pgrain.worker (
     version    text NOT NULL,
     device     text NOT NULL,
     started_at timestamptz NOT NULL DEFAULT now(),
-    seen_at    timestamptz NOT NULL DEFAULT now()
+    seen_at    timestamptz NOT NULL DEFAULT now(),
+    uid        bigint                -- of its OS user: sessions talk to nobody else at its socket
 );
 
 -- One statement each: two updates of pg_extension in one command fail.

@@ -15,6 +15,7 @@ call of the one before may miss what another session has committed in between.
 
 from __future__ import annotations
 
+import json
 import os
 import time
 from collections import OrderedDict
@@ -164,6 +165,7 @@ class State:
         self.version: str | None = None
         self.database = ""
         self.sockets: list[str] = []          # of the workers, the one to try first in front
+        self.owners: dict[str, int] = {}      # socket -> OS user of its worker, where that is known
         self.tls: dict[str, str] = {}
         self.standby = False
         self.incarnation: str | None = None   # of the server: see provenance/stamps.py
@@ -208,13 +210,16 @@ def load(plpy) -> None:
                -- Those that were alive just now, the oldest first: so all sessions share one.
                ARRAY(SELECT socket FROM pgrain.worker
                      ORDER BY seen_at < pg_catalog.clock_timestamp()
-                              - pg_catalog.make_interval(secs => $1), started_at) AS sockets
+                              - pg_catalog.make_interval(secs => $1), started_at) AS sockets,
+               (SELECT pg_catalog.jsonb_object_agg(socket, uid)::text FROM pgrain.worker
+                WHERE uid IS NOT NULL) AS owners
         """, ["float8"], [STALE_SECONDS])[0]
     STATE.version, STATE.database, STATE.sockets = row["version"], row["database"], row["sockets"]
+    STATE.owners = json.loads(row["owners"] or "{}")
     STATE.standby = row["standby"]
     STATE.tls, places = place.read(row["config_file"])
     if row["database"] in places:
-        STATE.sockets = [places[row["database"]]]
+        STATE.sockets, STATE.owners = [places[row["database"]]], {}
     elif row["standby"]:
         STATE.sockets = []   # the table is the primary's, and so are the workers in it
     STATE.incarnation, STATE.extension = row["incarnation"], row["extension"]
@@ -335,7 +340,7 @@ def _load_stored(plpy, model: Model) -> None:
     """The stored predictions that this session lacks: a map if the worker has one, else rows."""
     if model.map is None or len(model.tail) > TAIL_VALUES:
         found = fetch(STATE.sockets, STATE.version, STATE.database, STATE.server, model.version,
-                      model.last_seq, lambda: check_interrupts(plpy))
+                      model.last_seq, lambda: check_interrupts(plpy), STATE.owners)
         if found is not None and found[0].n_classes == len(model.classes):
             model.map, last = found
             model.loaded_seq = max(model.loaded_seq, last)
@@ -363,7 +368,7 @@ def _client_at(plpy, address: str) -> Client:
         if state.client is not None:
             state.client.close()
         state.client = Client(address, state.version, state.database, tls=state.tls,
-                              server=state.server)
+                              server=state.server, owner=state.owners.get(address))
     state.client.on_wait = lambda: check_interrupts(plpy)
     return state.client
 

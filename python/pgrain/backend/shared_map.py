@@ -10,6 +10,7 @@ import fcntl
 import mmap
 import os
 import time
+from collections.abc import Mapping
 
 from pgrain.errors import PgrainError
 from pgrain.wire.descriptors import DescriptorClient
@@ -24,17 +25,19 @@ _refused_until = 0.0
 
 
 def fetch(addresses: list[str], version: str, database: str, server: str | None, number: int,
-          last_seq: int, on_wait) -> tuple[PredictionMap, int] | None:
+          last_seq: int, on_wait, owners: Mapping[str, int] | None = None
+          ) -> tuple[PredictionMap, int] | None:
     """(map, its last chunk) of model version `number` with the chunks up to `last_seq` at least,
     from the first worker at `addresses` that gives one; None if none does. version, database,
-    server: see `Client`."""
+    server: see `Client`; owners: its `owner` by address."""
     global _refused_until
     local = [address for address in addresses if DescriptorClient.possible(address)]
     if time.monotonic() < _refused_until:
         return None
     for address in local:       # one that was killed a moment ago is still among them
         client = DescriptorClient(address, version, database, patience=PATIENCE_SECONDS,
-                                  greeting=GREETING_SECONDS, on_wait=on_wait, server=server)
+                                  greeting=GREETING_SECONDS, on_wait=on_wait, server=server,
+                                  owner=(owners or {}).get(address))
         try:
             found = _ask(client, number, last_seq)
         except (PgrainError, OSError, ValueError):

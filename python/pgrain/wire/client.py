@@ -11,6 +11,7 @@ import errno
 import os
 import select
 import socket
+import struct
 import time
 from collections.abc import Callable, Mapping, Sequence
 
@@ -31,14 +32,16 @@ class Client:
 
     `version`, `database` and `server` go into the handshake; the worker refuses others than its
     own.
-    tls: the files for a remote worker (`wire/tls.py`); not needed for a Unix socket.
+    owner: the OS user who must listen at a Unix socket (or root), None for anybody: a worker that
+    has gone may leave its path to others. tls: the files for a remote worker (`wire/tls.py`); not
+    needed for a Unix socket.
     """
 
     def __init__(self, path: str, version: str, database: str,
                  on_wait: Callable[[], None] = lambda: None, tls: Mapping[str, str] | None = None,
-                 server: str | None = None):
+                 server: str | None = None, owner: int | None = None):
         self.path, self.version, self.database, self.server = path, version, database, server
-        self.on_wait, self.tls = on_wait, tls or {}
+        self.on_wait, self.tls, self.owner = on_wait, tls or {}, owner
         self._wants: Callable[[OSError], str | None] = _wants
         self._socket: socket.socket | None = None
         self._number = 0
@@ -101,6 +104,7 @@ class Client:
         try:
             if isinstance(where, str):
                 self._socket = self._open(socket.AF_UNIX, where, deadline)
+                self._check_owner()
             else:
                 self._connect_remote(where, deadline)
         except OSError as error:
@@ -115,6 +119,22 @@ class Client:
         if answer.kind != messages.WELCOME:
             raise ProtocolViolation("the worker did not answer the handshake")
         self.welcome = answer.header
+
+    def _check_owner(self) -> None:
+        """08006 where somebody else listens than the worker's OS user, as the kernel says; before
+        anything is said to them."""
+        if self.owner is None:
+            return
+        data = self._socket.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED,
+                                       struct.calcsize("3i"))
+        found = struct.unpack("3i", data)[1]
+        if found not in (self.owner, 0):
+            self.close()
+            raise WorkerUnreachable(
+                "somebody else listens where the worker was",
+                detail=f'Socket "{self.path}" is of OS user {found}, the worker of {self.owner}.',
+                hint="Look who that is, and start the worker with --socket in a folder that only "
+                     "its OS user can write to.")
 
     def _connect_remote(self, where: address.Remote, deadline: float) -> None:
         from pgrain.wire import tls  # `ssl` is only loaded where it is needed

@@ -315,9 +315,10 @@ def heartbeat(looks: Shared, identity: str, address: str, number: str, device: s
                     connection.execute("DELETE FROM pgrain.worker WHERE socket = %s OR "
                                        "seen_at < now() - interval '1 day'", [address])
                     connection.execute("""
-                        INSERT INTO pgrain.worker (worker, socket, pid, host, version, device)
-                        VALUES (%s, %s, %s, %s, %s, %s)""",
-                        [identity, address, os.getpid(), socket.gethostname(), number, device])
+                        INSERT INTO pgrain.worker (worker, socket, pid, host, version, device, uid)
+                        VALUES (%s, %s, %s, %s, %s, %s, %s)""",
+                        [identity, address, os.getpid(), socket.gethostname(), number, device,
+                         os.geteuid()])
                 updated = connection.execute("UPDATE pgrain.worker SET seen_at = clock_timestamp() "
                                              "WHERE worker = %s", [identity])
                 registered = updated.rowcount > 0   # not if the extension was made anew
