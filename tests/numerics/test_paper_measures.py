@@ -21,6 +21,7 @@ from pgrain.demo.paper import (
     denoising,
     draw,
     iterations,
+    latency,
     lds,
     magnitude,
     measure,
@@ -38,6 +39,7 @@ from pgrain.demo.paper.scales import SCALES, UNRELATED
 from pgrain.demo.peers import environment
 from pgrain.models.training import predict_proba, train
 
+SYSTEMATIC = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
 KEPT = Path(__file__).resolve().parents[2] / "docs" / "paper" / "records" / "small.jsonl"
 RNG = np.random.default_rng(0)
 LABELS = RNG.integers(0, 10, 60).astype(np.int32)
@@ -289,10 +291,105 @@ def test_the_sweep_is_split_by_what_the_error_did():
 
 
 def test_rain_that_met_nonpositive_curvature_is_counted():
-    records = [{"queries": {"Q1": {"rain_status": status}}} for status in (
-        "not converged after 8 products", "nonpositive curvature at product 3")]
-    assert "in 1 of these 2 runs" in iterations.stopped(records, 8)
-    assert "in none of these 1 runs" in iterations.stopped(records[:1], 8)
+    records = [{"queries": {"Q1": {"rain_status": status, "rain": [0.5] * n}}} for status, n in (
+        ("not converged after 8 products", 8), ("nonpositive curvature at product 3", 2))]
+    assert "for 2 to 8 iterations" in iterations.stopped(records)
+    assert "in 1 of these 2 runs was one met, after 2 iterations" in iterations.stopped(records)
+    assert "in none of these 1 runs" in iterations.stopped(records[:1])
+
+
+def test_what_rain_does_beyond_its_peak_is_counted():
+    assert iterations.rises([0.2, 0.9, 0.5, 0.4]) == 0          # rises before the peak are none
+    assert iterations.rises([0.9, 0.5, 0.8, 0.3, 0.33]) == 1
+    records = [{"setting": {"architecture": "cnn"}, "queries": {"Q1": {"rain": curve}}}
+               for curve in ([0.9, 0.5, 0.8], [0.1, 0.9, 0.7])]
+    assert "on cnn to 0.50 to 0.70" in iterations.erratic(records)
+    assert "in 1 of 2 runs" in iterations.erratic(records)
+
+
+def test_rain_through_sql_is_a_line_over_its_iterations():
+    step = {"gradient": 5.0, "scores": 7.0, "cg": 2.0}
+    record = {"setting": {"model": "mlp"}, "steps": step, "sql": {
+        f"rain {n}": [2 * (5.0 + 7.0 + n * 2.0) + 10, 0.0] for n in latency.ITERATIONS}}
+    assert latency.line(record) == pytest.approx((4.0, 34.0))
+    said = latency._beside([record])
+    assert "has 2.0 times the Hessian product" in said and "mlp 34 beside 12" in said
+
+
+def test_points_below_chance_say_whether_deletion_helps_at_all():
+    def point(seed, value, relaxed, complaint, clean=100, found=0.0):
+        return {"rain++": found, "chance": 0.1, "against": False, "seed": seed,
+                "judged": {"value": value, "clean": clean, "relaxed": relaxed,
+                           "complaint": complaint}}
+
+    def record(query, deleted, again):
+        return {"setting": {"data": "mnist", "architecture": "mlp", "error": "gaussian_blur",
+                            "systematic": True, "rate": 1.0, "seed": 0},
+                "deleted": {query: [deleted, 0]}, "again": {query: [again, 0]}}
+
+    name = "mnist, mlp, gaussian_blur, one class"
+    found = {(name, 1.0, "Q1"): [point(0, 120, 120.0, "too high")],
+             (name, 1.0, "Q3"): [point(0, 50, 50.0, "too low", found=0.9)]}
+    records = [record("Q1", 130.0, 121.0), record("Q3", 60.0, 50.0)]
+    assert peaks.deletions(found, records) == {(name, 1.0, "Q1"): -1, (name, 1.0, "Q3"): 1}
+    noisy = [record("Q1", 130.0, 105.0)]
+    assert peaks.deletions(found, noisy) == {(name, 1.0, "Q1"): 0}
+    said = peaks._deleted(found, records)
+    assert "| gaussian_blur, one class | at chance or below | 1 | 0 | 1 | 0 |" in said
+    assert "| gaussian_blur, one class | above chance | 1 | 1 | 0 | 0 |" in said
+    # Q1 is neither complained about the wrong way nor hardly moved.
+    assert "In 0 of those 1 points" in peaks._turned(found)
+    assert "1 have neither" in peaks._turned(found)
+    found[name, 1.0, "Q1"][0]["judged"]["value"] = 104
+    assert "in 1 others the error moved the query by less" in peaks._turned(found)
+
+
+def test_adversarial_points_cancel_relevant_ones_at_a_weight():
+    wrong = np.array([True, True, False])
+    mine, others = np.array([4.0, 2.0, 9.0]), np.array([-1.0, -0.5, 7.0])
+    assert points.turn(mine, others, wrong) == 4.0
+    assert (mine + 4 * others)[wrong].mean() == 0
+    assert points.turn(mine, -others, wrong) is None
+    record = {"setting": {"data": "mnist"}, "weighted": [[1, [0.95, 0.95, 0.9, 0.1, 0, 0, 0, 0]]],
+              "turning": [[1, 4.0]]}
+    assert "from it on none" in points._turning([{**record, "turning": [[1, None]]}])
+    said = points._turning([record])
+    assert "mnist 4.0" in said and "Below it 100%" in said and "from it on 0%" in said
+    assert "from it on 17%" in points._turning([{**record, "turning": [[1, 1.5]]}])
+
+
+def test_rain_whose_best_step_is_its_last_is_counted():
+    records = [{"setting": {"error": "flip"}, "queries": {"Q1": {"rain": curve}}}
+               for curve in ([0.1, 0.2], [0.2, 0.1], [0.3])]
+    assert "best one is its last in 1 of 3 complaints (flip 1)" in peaks._last(records)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_section_says_what_runs_through_sql(name, tmp_path):
+    how = experiment(name).HOW
+    assert ("SQL" in how) or how.startswith("with the library")
+    assert f"Measured {how}." in page.section(name, SCALES["quick"], Records(tmp_path), tmp_path)
+
+
+def test_colours_of_a_scatter_are_errors_and_markers_models(tmp_path, monkeypatch):
+    pytest.importorskip("matplotlib")
+    drawn = {}
+
+    def keep(figure, path):
+        axes, = figure.axes
+        drawn["points"] = [c for c in axes.collections if len(c.get_offsets())]
+        drawn["names"] = [text.get_text() for text in figure.legends[0].get_texts()]
+
+    monkeypatch.setattr(draw, "_save", keep)
+    groups = [(f"{data}, {model}, {error}", [0.5], [0.5]) for data in ("mnist", "fashion")
+              for model in ("mlp", "cnn") for error in ("flip", "gaussian_blur, one class")]
+    draw.scatter(tmp_path / "p.png", [groups], x="x", y=["y"], parts=True)
+    edges = [tuple(c.get_edgecolor()[0][:3]) for c in drawn["points"]]
+    assert len(set(edges)) == 2 and edges[0] == edges[2] == edges[4] != edges[1]
+    hollow = [not len(c.get_facecolor()) for c in drawn["points"]]
+    assert hollow == [False] * 4 + [True] * 4
+    assert drawn["names"] == ["flip", "gaussian_blur, one class", "mnist, mlp", "mnist, cnn",
+                              "fashion, mlp", "fashion, cnn"]
 
 
 def test_the_automatic_k_is_ranked_by_the_changes_of_a_complaint(monkeypatch):
@@ -497,15 +594,23 @@ def test_figure_4_has_every_error_of_tables_2_and_3_and_the_chance_of_each():
     for data in ("mnist", "fashion"):
         for error in ("gaussian_blur", "salt_and_pepper"):
             assert having[data, f"{error}, all rows"] == {0.1, 0.2, 0.3, 0.4}
-            assert having[data, f"{error}, one class"] == {0.1, 0.2, 0.3, 0.4, 0.7, 1.0}
+            assert having[data, f"{error}, one class"] == set(SYSTEMATIC)
     assert having["adult", "male_private"] == {0.5, 0.6, 0.7}
-    convex = {(job.what["error"], job.what["systematic"], job.what["rate"]) for job in jobs
-              if (job.what["data"], job.what["architecture"]) == ("mnist", "logistic_regression")}
-    assert convex == {("flip", True, rate) for rate in (0.1, 0.2, 0.3, 0.4)} | {
+    # All models of both sets of pictures.
+    some = set(peaks.SOME)
+    every = {("flip", True, rate) for rate in (0.1, 0.2, 0.3, 0.4)} | {
         (error, whom, rate) for error in peaks.NOISE
-        for whom, rates in ((True, (0.1, 0.2, 0.3, 0.4, 0.7, 1.0)), (False, (0.1, 0.2, 0.3, 0.4)))
-        for rate in rates}
-    setting = {"data": "mnist", "architecture": "mlp", "error": "flip", "rate": 0.1}
+        for whom, rates in ((True, SYSTEMATIC), (False, (0.1, 0.2, 0.3, 0.4))) for rate in rates}
+    few = {one for one in every if one[0] == "flip" or one[2] == 0.4 or one[1:] == (True, 1.0)}
+    for data in ("mnist", "fashion"):
+        convex = few if data == "fashion" else {one for one in every if one[2] in some}
+        for model, asked in (("mlp", every), ("cnn", few), ("logistic_regression", convex)):
+            found = {(job.what["error"], job.what["systematic"], job.what["rate"]) for job in jobs
+                     if (job.what["data"], job.what["architecture"]) == (data, model)
+                     and job.kind == "setting" and job.what["error"] != "bright"}
+            assert found == asked, (data, model)
+    setting = {"data": "mnist", "architecture": "mlp", "error": "flip", "rate": 0.1,
+               "seed": 0}
     records = [{"setting": setting, "k": 1, "chance": chance, "queries": {
         "Q3": {"rain": [0.2, peak], "rain++": [0.1, 0.4], "value": 257, "clean": 260, "truth": 255,
                "complaint": "too high"}, "Q3:4": {"rain++": [1.0]}}}
@@ -516,6 +621,16 @@ def test_figure_4_has_every_error_of_tables_2_and_3_and_the_chance_of_each():
     # The error lowered the count; "too high" asks for more of that.
     assert seeds[0]["against"] and not peaks.against({"value": 3, "clean": 3, "complaint": "-"})
     assert not peaks.against({"value": 250, "clean": 260, "complaint": "too low"})
+
+
+def test_what_is_largest_for_the_least_comes_last():
+    """A run that ends after its hours has the other figures."""
+    jobs = command.plan(NAMES, SCALES["small"])
+    late = [peaks.name_of(job.what) for job in jobs if job.kind == "setting"][-12:]
+    assert {name.split(", ", 1)[1] for name in late} == {
+        f"cnn, {error}, {whom}" for error in peaks.NOISE for whom in ("one class", "all rows")}
+    seeds = [job.what.get("seed", 0) for job in jobs[:-12]]
+    assert seeds == sorted(seeds)
 
 
 def test_intervals_over_seeds_are_of_what_all_seeds_have():
@@ -552,7 +667,8 @@ def test_a_count_comes_closer_or_goes_farther_unless_there_is_nothing_to_see():
         assert [denoising._as_asked(judged, name) for name in ("worse", "better")] == asked
 
 
-def test_the_count_after_deletion_is_that_of_training_without_those_rows():
+def test_the_count_after_deletion_is_that_of_training_without_those_rows(tmp_path):
+    pytest.importorskip("matplotlib")
     setting = Setting("mnist", "mlp", "salt_and_pepper", rate=0.9, rows=600, queries=("Q3",),
                       pairs=12, sample=600, baselines=False, denoise=True, queried=400,
                       options=(("hidden", (16,)), ("epochs", 6)))
@@ -575,5 +691,5 @@ def test_the_count_after_deletion_is_that_of_training_without_those_rows():
     assert found["after"]["denoise noisy"] == ones(X, case.y)
     # The damaged ones are the only ones: all that a ranking could take is known.
     assert 0 <= found["after"]["delete share"] <= 1 and record["n_wrong"] == case.wrong.sum()
-    text = denoising.render([{"kind": "denoising", **record}], Path(), SCALES["small"])
+    text = denoising.render([{"kind": "denoising", **record}], tmp_path, SCALES["small"])
     assert f"| {found['after']['delete noisy']:.1f} |" in text

@@ -9,6 +9,7 @@ from pgrain.demo.paper.experiments import jobs_of
 from pgrain.demo.paper.scales import UNRELATED
 
 TITLE = "Ours: baselines that the paper lacks"
+HOW = "with the library; EK-FAC and cleanlab in a process of their own"
 REPORTED = "Nothing: the paper compares with Rain alone."
 COLUMNS = ("rain", "gradient_dot", "rule", "loss", "self_influence", *peers.ASKED)
 
@@ -20,7 +21,7 @@ def jobs(scale):
         found.append(scale.setting("fashion", "mlp", "bright", queries=("Q3",), **given))
         found.append(scale.flips("fashion", "mlp", scale.rate, seed))
         found.append(scale.setting("adult", "logistic_regression", "flip", rate=scale.rate,
-                                   queries=("Q7",), **{**given, "cg": 4}))
+                                   queries=("Q7",), **{**given, "cg": scale.pairs}))
         if full:
             found.append(scale.flips("mnist", "logistic_regression", scale.rate, seed))
             found.append(scale.setting("fashion", "logistic_regression", "bright",
@@ -33,7 +34,7 @@ def jobs(scale):
                   for seed in range(scale.seeds)
                   for rate in scale.rates if not seed or rate == scale.rate]
         found += [scale.setting("adult", "logistic_regression", "flip", rate=rate,
-                                queries=("Q7",), seed=seed, cg=4)
+                                queries=("Q7",), seed=seed, cg=scale.pairs)
                   for seed in range(scale.seeds) for rate in scale.rates]
     return jobs_of(found) + [job for job in adult.jobs(scale) if job.kind == "setting"] \
         + peers.jobs(scale)

@@ -19,6 +19,7 @@ from pgrain.cli.cluster import ClusterError
 from pgrain.cli.install import InstallError
 from pgrain.demo import sources
 from pgrain.demo.datasets import DatasetBroken, DatasetMissing
+from pgrain.demo.feature_errors import ERRORS
 from pgrain.demo.paper import costs
 from pgrain.demo.paper.experiments import NAMES, experiment, work
 from pgrain.demo.paper.records import Job, Records, changes
@@ -34,10 +35,17 @@ FELL = 0.03
 
 
 def plan(names: tuple[str, ...], scale: Scale) -> list[Job]:
-    """Jobs of the experiments, each once; first seeds first, so that a run that is stopped early
-    has something of everything."""
+    """Jobs of the experiments, each once; first seeds first, and the noise of the convolutions, the
+    largest part for the least of the figures, last, so that a run that is stopped early has
+    something of everything."""
     by_key = {job.key: job for name in names for job in experiment(name).jobs(scale)}
-    return sorted(by_key.values(), key=lambda job: job.what.get("seed", 0))
+
+    def turn(job: Job) -> tuple[bool, int]:
+        late = job.kind == "setting" and job.what["architecture"] == "cnn" and \
+            job.what["error"] in ERRORS and not job.what["denoise"]
+        return late, job.what.get("seed", 0)
+
+    return sorted(by_key.values(), key=turn)
 
 
 def label(job: Job) -> str:

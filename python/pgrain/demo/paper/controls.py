@@ -9,6 +9,7 @@ from pgrain.demo.paper.experiments import jobs_of
 from pgrain.demo.paper.scales import UNRELATED
 
 TITLE = "Ours: negative controls"
+HOW = "with the library"
 REPORTED = "Nothing."
 
 

@@ -57,13 +57,23 @@ def lines(path: Path, given: Sequence[Line], *, x: str, y: str, log_y: bool = Fa
 
 def scatter(path: Path, panels: Sequence[Sequence[tuple[str, list, list]]], *, x: str,
             y: Sequence[str], diagonal: bool = True, log_x: bool = False,
-            tall: bool = False) -> None:
-    """One panel beside the other, a colour a group; tall: one legend, below them."""
+            parts: bool = False) -> None:
+    """One panel beside the other, a colour a group. parts: names are "data, model, error": a colour
+    an error, a marker a model, hollow for Fashion-MNIST; one legend of these, below."""
     figure, every = _axes(max(len(panels), 1))
+    looks: dict[str, dict] = {}
     for axes, groups, label in zip(every, panels, y, strict=False):
         for number, (name, xs, ys) in enumerate(groups):
-            axes.scatter(xs, ys, s=14, label=name, alpha=0.8, color=f"C{number % 10}",
-                         marker="os^"[number // 10 % 3])
+            style = {"color": f"C{number}", "s": 14}
+            if parts:
+                data, model, error = name.split(", ", 2)
+                errors = sum(look["color"] != "grey" for look in looks.values())
+                colour = looks.setdefault(error, {"color": f"C{errors}", "marker": "o"})["color"]
+                marker = _MARKERS.get(model, "*")
+                looks.setdefault(f"{data}, {model}", {
+                    "color": "grey", "marker": marker, **_hollow(data, "grey")})
+                style = {"color": colour, "marker": marker, "s": 18, **_hollow(data, colour)}
+            axes.scatter(xs, ys, label=name, alpha=0.8, **style)
         if diagonal:
             axes.plot([0, 1], [0, 1], color="grey", linewidth=0.8)
         if log_x:
@@ -71,12 +81,21 @@ def scatter(path: Path, panels: Sequence[Sequence[tuple[str, list, list]]], *, x
         axes.set_xlabel(x)
         axes.set_ylabel(label)
         axes.set_ylim(-0.03, 1.03)
-        if groups and not tall:
+        if groups and not parts:
             axes.legend(fontsize="x-small")
-    if tall and every[0].get_legend_handles_labels()[0]:
-        figure.legend(*every[0].get_legend_handles_labels(), fontsize="x-small", ncols=3,
-                      loc="upper center", bbox_to_anchor=(0.5, 0.0))
+    if looks:
+        # Errors first; each look drawn once, with no point of its own.
+        names = sorted(looks, key=lambda name: looks[name]["color"] == "grey")
+        figure.legend([every[0].scatter([], [], **looks[name]) for name in names], names,
+                      fontsize="x-small", ncols=4, loc="upper center", bbox_to_anchor=(0.5, 0.0))
     _save(figure, path)
+
+
+_MARKERS = {"mlp": "o", "logistic_regression": "s", "cnn": "^", "lstm": "D"}
+
+
+def _hollow(data: str, colour: str) -> dict:
+    return {"facecolors": "none", "edgecolors": colour} if data == "fashion" else {}
 
 
 def sizes(records: Iterable[dict]) -> str:

@@ -1,6 +1,7 @@
 """Which measurements each figure and table needs. One list, in the order of the paper.
 
-An experiment is a module of `pgrain.demo.paper` with TITLE, REPORTED (what the paper says),
+An experiment is a module of `pgrain.demo.paper` with TITLE, HOW (through SQL, or with the library
+alone), REPORTED (what the paper says),
 `jobs(scale)` and `render(records, folder, scale) -> Markdown`; `folder` takes
 its plots. Sentences with numbers are made from the records, or printed at the scale `small` alone,
 whose records are kept and were read beside them.

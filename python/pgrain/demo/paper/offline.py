@@ -7,6 +7,7 @@ from pathlib import Path
 from pgrain.demo.paper import draw, latency
 
 TITLE = "Figure 10: offline cost"
+HOW = "through SQL"
 REPORTED = ("At k = 20, 20 minutes for WRN-26: the time of fifteen complaints of Rain with 2 "
             "iterations (section 6.7; 2 or 4 iterations: see the end of this page).")
 TIMED = True

@@ -7,6 +7,7 @@ from pathlib import Path
 from pgrain.demo.paper import draw, latency
 
 TITLE = "Figures 6 and 7: online time over iterations and eigenvectors"
+HOW = "through SQL; the last two columns with the library alone"
 REPORTED = ("Rain++ is an order of magnitude quicker than a single iteration of CG, whatever k; "
             "precomputed gradients of the queried rows take the gradient of q from seconds to "
             "milliseconds.")

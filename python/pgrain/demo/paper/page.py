@@ -55,7 +55,7 @@ def section(name: str, scale: Scale, records: Records, folder: Path) -> str:
     head = (f"`pgrain paper {name} --scale {scale.name}`: {len(found)} of {len(jobs)} "
             f"configurations measured, {used:,.0f} s of processor time"
             f"{f', commit {commits}' if commits else ''}"
-            f"{_load(found) if hasattr(one, 'TIMED') else ''}.")
+            f"{_load(found) if hasattr(one, 'TIMED') else ''}. Measured {one.HOW}.")
     body = one.render(found, folder, scale) if found else draw.table([], [])
     return "\n\n".join([f"## {one.TITLE}", head, f"**Reported:** {one.REPORTED}", body.strip()])
 
@@ -79,13 +79,16 @@ def write(path: Path, scale: Scale, records: Records, note: str = "") -> None:
     folder = path.with_suffix("")
     models = ", ".join(f"{name} {dict(options)}" if options else f"{name} of default size"
                        for name, options in ((n, scale.options.get(n, ())) for n in scale.sample))
-    parts = [_template("page_head.md").format(
-        scale=scale.name, device=device(),
+    every = {job.key: job for name in NAMES for job in experiment(name).jobs(scale)}
+    used = sum(record.get("cpu", 0) for record in records.all(list(every.values())))
+    parts = [only(_template("page_head.md"), scale).format(
+        scale=scale.name, device=device(), minutes=f"{used / 60:,.0f}",
         machine=f"{machine()} {note.rstrip('.')}{'.' if note else ''}".strip(),
         **{data: _rows(scale, data) for data in ("mnist", "fashion", "adult", "reviews")},
         wide=f"Wide residual networks learn {scale.colour} here" if scale.wide_resnets
         else "Where there is a WRN-10, in figure 2, it learns a part of Fashion-MNIST",
         hessian=", ".join(f"{name} {n:,}" for name, n in scale.sample.items()), cg=scale.cg,
+        long_cg=scale.long_cg, pairs=scale.pairs,
         models=models.replace("{", "(").replace("}", ")").replace("'", "")).strip()]
     parts += [section(name, scale, records, folder) for name in NAMES]
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -10,6 +10,7 @@ from pgrain.demo.paper import draw
 from pgrain.demo.paper.records import Job
 
 TITLE = "Figure 8: interventions"
+HOW = "with the library, on random arrays; through SQL it is a column of figure 6"
 REPORTED = ("60 000 rows, each deleted or given one of nine other labels: 600 000 interventions in "
             "about 1 ms at most, “28 M a second” (which does not agree: see the end of this page). "
             "Latency does not depend on the model.")
@@ -84,7 +85,5 @@ def render(records, folder: Path, scale) -> str:
                           "reading the array once, ms", "a second"], rows)
             + "\n\nThe arrays are random numbers of the stored shapes: the time does not depend on "
             "them, nor on the model. "
-            + _floor(records) + "A second is the interventions over the least time. "
-            "Threads that wait for each other on a busy machine make the larger ones several times "
-            "slower. The same through SQL, for the rows of figure 1: the column “relabel” of "
-            "figure 6.")
+            + _floor(records) + "A second is the interventions over the least time. The same "
+            "through SQL, for the rows of figure 1: the column “relabel” of figure 6.")

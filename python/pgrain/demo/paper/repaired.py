@@ -11,6 +11,7 @@ from pgrain.demo.paper import draw
 from pgrain.demo.paper.records import Job
 
 TITLE = "Ours: predicted against actual repaired value"
+HOW = "through SQL"
 REPORTED = "Nothing: the paper ranks suspects and predicts no values."
 SHARES = (0.3, 0.6, 0.9)
 """Of the way from the value to the truth: what the complaint asks for."""

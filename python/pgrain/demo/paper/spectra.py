@@ -8,6 +8,7 @@ from pgrain.demo.paper import draw
 from pgrain.demo.paper.experiments import jobs_of
 
 TITLE = "Figure 2: spectra"
+HOW = "with the library"
 REPORTED = ("Normalised eigenvalues of LogReg and CNN on MNIST and WRN on CIFAR-10: near zero "
             "after about 10; “10-20 eigenvalues are sufficient”.")
 

@@ -11,6 +11,7 @@ from pgrain.demo.paper import draw
 from pgrain.demo.paper.records import Job
 
 TITLE = "Figure 9: streaming updates"
+HOW = "through SQL"
 REPORTED = ("The incremental cost depends on the size of the update, not of the database; up to a "
             "thousand rows in under 500 ms, k = 20.")
 TIMED = True

@@ -9,6 +9,7 @@ from pgrain.demo.paper.database import QUERIES, prepare
 from pgrain.demo.paper.records import Job
 
 TITLE = "Ours: the same through SQL"
+HOW = "through SQL and with the library, side by side"
 REPORTED = "Nothing: the paper measures its library."
 
 
