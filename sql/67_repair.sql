@@ -35,7 +35,8 @@ CREATE TABLE pgrain.repair_round (
     complaint      text[] NOT NULL,
     intervention   text NOT NULL,
     rows_edited    integer NOT NULL,
-    before         float8,           -- the first complained cell's value when the round began
+    before         float8,           -- value, when the round began, of the cell that was violated first when
+                                     -- the repair began (of a label or row: 1 if it is shown, is there)
     predicted      float8,           -- after the round's edits, as planned
     low            float8,
     high           float8,
@@ -53,19 +54,19 @@ COMMENT ON TABLE pgrain.repair_round IS
 SELECT pg_catalog.pg_extension_config_dump('pgrain.repair_round', '');
 
 -- What `repair` asks in between, with the settings that a caller's query needs: the plan with its
--- model, and whether complaints hold.
-CREATE FUNCTION pgrain._plan_repair(query text, complaint text[], intervention text, options jsonb)
+-- model, and whether complaints hold; both about one cell, chosen when the repair began.
+CREATE FUNCTION pgrain._plan_repair(query text, complaint text[], intervention text, options jsonb, cell jsonb)
 RETURNS jsonb LANGUAGE plpython3u STABLE STRICT PARALLEL UNSAFE
 SET plan_cache_mode = force_generic_plan SET enable_nestloop = on SET jit = off AS $python$
 @BACKEND@
-return backend.plan_for_repair(plpy, query, complaint, intervention, options)
+return backend.plan_for_repair(plpy, query, complaint, intervention, options, cell)
 $python$;
 
-CREATE FUNCTION pgrain._holds(query text, complaint text[])
+CREATE FUNCTION pgrain._holds(query text, complaint text[], cell jsonb)
 RETURNS jsonb LANGUAGE plpython3u STABLE STRICT PARALLEL UNSAFE
 SET plan_cache_mode = force_generic_plan SET enable_nestloop = on SET jit = off AS $python$
 @BACKEND@
-return backend.complaints_hold(plpy, query, complaint)
+return backend.complaints_hold(plpy, query, complaint, cell)
 $python$;
 
 CREATE PROCEDURE pgrain.repair(name text, query text, complaint text[],

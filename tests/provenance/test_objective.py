@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from provenance_harness import Lab, random_probabilities
 
+from pgrain.complaint.cell import as_sent, cell_name, found
 from pgrain.complaint.grammar import parse
 from pgrain.complaint.objective import Objective, all_rows, complained_column
+from pgrain.complaint.outcome import Watchful
 from pgrain.errors import InvalidArgument, LimitExceeded, PgrainError, UndefinedColumn
 
 CLASSES = ["a", "b", "c"]
@@ -176,3 +180,40 @@ def test_an_unknown_layout_is_an_internal_error(schema: Lab) -> None:
     with pytest.raises(PgrainError) as raised:
         capture.read([("factor:0", None, b"\x00", None, None)])
     assert raised.value.sqlstate == "XX000"
+
+
+def test_effects_are_about_the_first_cell_that_is_violated(schema: Lab) -> None:
+    counts = {h: cell(objective(schema, REPORT, "flagged too high"), h)[0] for h in (0, 1, 2)}
+    hour = max(counts, key=lambda h: (counts[h], h))
+    assert hour != 0 and counts[hour] > counts[0]
+    alone = objective(schema, REPORT, f"flagged <= {counts[hour] - 1} WHERE hour = {hour}")
+    for texts in ([f"flagged <= {counts[hour] - 1}"],
+                  ["flagged <= 99", f"flagged <= {counts[hour] - 1} WHERE hour = {hour}"]):
+        made = objective(schema, REPORT, *texts)
+        assert made.first == alone.first and made.cell[0] == len(texts) - 1
+        np.testing.assert_array_equal(made.effect_gradient()["m"], alone.effect_gradient()["m"])
+        assert any(note.endswith("in the row (hour = 0, what = k)") for note in made.met)
+    kept = Objective(made.complaints, made.circuit, made.value, made.relaxed, made.matched, made.P,
+                     (0, (made.matched[0][0], 1)))      # a cell that an earlier round has chosen
+    assert kept.first == (made.matched[0][0], 1) != made.first and kept.q == made.q
+
+
+def test_a_cell_is_found_again_by_its_row(schema: Lab) -> None:
+    made = objective(schema, REPORT, "flagged too high WHERE hour = 2")
+    sent = json.loads(json.dumps(as_sent(made.value, made.cell)))
+    order = np.arange(len(made.value.keys))[::-1]
+    turned = replace(made.value, keys=[made.value.keys[i] for i in order],
+                     present=made.value.present[order], numbers=made.value.numbers[order])
+    row = int(np.flatnonzero(order == made.first[0])[0])
+    assert row != made.first[0] and found(turned, sent) == (0, (row, 1))
+    assert found(turned, {**sent, "nth": 1}) is None
+    assert cell_name(made.value, made.first) == '"flagged" of the row (hour = 2, what = k)'
+
+
+def test_hints_spell_a_column_as_a_complaint_does(schema: Lab) -> None:
+    query = ('SELECT g, count(*) AS "Pct", max(v) AS n FROM t '
+             "WHERE pgrain.predict('m', x) = 'a' GROUP BY g")
+    for text, hint in (('"Pct" too high', 'as in "Pct" <= 50.'), ("n too low", "as in n >= 50.")):
+        with pytest.raises(InvalidArgument) as raised:
+            Watchful(objective(schema, query, text))
+        assert raised.value.hint.endswith(hint)

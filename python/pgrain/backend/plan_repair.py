@@ -27,14 +27,16 @@ def plan_repair(plpy, text: str, complaints: list[str], intervention: str,
     return visible(plpy, plan["rows"], model=plan["model"], number=1, key=2)
 
 
-def make_plan(plpy, text: str, complaints: list[str], intervention: str, options: dict) -> dict:
-    """{"rows", "notices", "model", "cures"}. The worker thinks in slices; between two of them this
-    statement can be cancelled, and says how far it is."""
+def make_plan(plpy, text: str, complaints: list[str], intervention: str, options: dict,
+              cell: dict | None = None) -> dict:
+    """{"rows", "notices", "model", "cures"}. cell: which is predicted (`complaints_hold`). The
+    worker thinks in slices; between two of them this statement can be cancelled, and says how far
+    it is."""
     asked = {name: value for name, value in options.items() if name not in OWN}
     if options.get("directions") != 0:
         asked["values_up_to"] = VALUES      # which directions are made of
     evaluated = evaluate_complaints(plpy, text, complaints, asked)
-    params = {**evaluated, "intervention": intervention, "options": options}
+    params = {**evaluated, "intervention": intervention, "options": options, "cell": cell}
     reported = time.monotonic()
     while True:
         answer, _ = session.call(plpy, "plan_repair", params)

@@ -27,9 +27,11 @@ _OPTIONS = PLAN_OPTIONS | {"rounds", "train", "precompute"}
 @entry_point
 @writes_nothing
 def plan_for_repair(plpy, text: str, complaints: list[str], intervention: str,
-                    options: str) -> str:
-    """A plan as JSON, with its model and whether it is predicted to cure."""
-    plan = make_plan(plpy, text, complaints, intervention, check_options(options, PLAN_OPTIONS))
+                    options: str, cell: str) -> str:
+    """A plan as JSON, with its model and whether it is predicted to cure. cell: as JSON, that
+    which `complaints_hold` chose."""
+    plan = make_plan(plpy, text, complaints, intervention, check_options(options, PLAN_OPTIONS),
+                     json.loads(cell))
     seen = visible(plpy, plan["rows"], model=plan["model"], number=1, key=2)
     if any(row[2] is None for row in seen):
         raise InsufficientPrivilege(
@@ -41,10 +43,11 @@ def plan_for_repair(plpy, text: str, complaints: list[str], intervention: str,
 
 @entry_point
 @writes_nothing
-def complaints_hold(plpy, text: str, complaints: list[str]) -> str:
-    """{"holds", "value", "relaxed", "complaints"} as JSON; needs no spectrum."""
+def complaints_hold(plpy, text: str, complaints: list[str], cell: str) -> str:
+    """{"holds", "value", "relaxed", "cell", "name", "complaints"} as JSON; needs no spectrum.
+    cell: which one is read, null for the first that is violated; as JSON."""
     evaluated = evaluate_complaints(plpy, text, complaints, {}, ranked=False)
-    return json.dumps(session.call(plpy, "holds", evaluated)[0])
+    return json.dumps(session.call(plpy, "holds", {**evaluated, "cell": json.loads(cell)})[0])
 
 
 @entry_point
@@ -66,6 +69,8 @@ def repair(plpy, name: str, text: str, complaints: list[str], intervention: str,
     # From here on "=" holds once the number is there or past it, as plans have it: a count may step
     # over its target, and would be chased up and down.
     asked = begin["complaints"]
+    # Numbers before and after each round are those of one cell, also once it is cured.
+    cell = begin["cell"]
     before, edited, model, locked, undo = begin["value"], 0, None, None, None
     try:
         for number in range(1, rounds + 1):
@@ -75,9 +80,9 @@ def repair(plpy, name: str, text: str, complaints: list[str], intervention: str,
             if left is not None:
                 planning["rows"] = left
             plan = json.loads(query(
-                plpy, "SELECT pgrain._plan_repair($1, $2, $3, $4::jsonb) AS plan",
-                ["text", "text[]", "text", "text"],
-                [text, asked, intervention, json.dumps(planning)])[0]["plan"])
+                plpy, "SELECT pgrain._plan_repair($1, $2, $3, $4::jsonb, $5::jsonb) AS plan",
+                ["text", "text[]", "text", "text", "text"],
+                [text, asked, intervention, json.dumps(planning), json.dumps(cell)])[0]["plan"])
             for notice in plan["notices"]:
                 plpy.notice(notice)
             if not plan["rows"]:
@@ -96,12 +101,13 @@ def repair(plpy, name: str, text: str, complaints: list[str], intervention: str,
             _apply(plpy, model, plan["rows"])
             plpy.commit()
             run_job(plpy, "train", model, {"options": {"warm_start": True, **settings["train"]}})
-            now = _holds(plpy, text, asked)
+            now = _holds(plpy, text, asked, cell)
             _record(plpy, name, model, text, complaints, intervention, plan["rows"], before, now,
                     time.monotonic() - started, version_before,
                     require_model(plpy, model)["active_version"])
             plpy.commit()
-            plpy.info(f"pgrain: round {number}: {_shown(now['value'])} after training, "
+            plpy.info(f"pgrain: round {number}: {begin['name'] or 'the number'} is "
+                      f"{_shown(now['value'])} after training, "
                       + ("the complaint holds" if now["holds"]
                          else "the complaint does not hold yet"))
             before, edited = now["value"], edited + len(plan["rows"])
@@ -109,6 +115,7 @@ def repair(plpy, name: str, text: str, complaints: list[str], intervention: str,
                 plpy.notice(f"the complaint holds after {number} "
                             f"{'round' if number == 1 else 'rounds'} and {edited} edited rows; "
                             + undo.way_back())
+                _leave(plpy, locked)
                 return
             if left is not None:
                 left -= len(plan["rows"])
@@ -117,15 +124,19 @@ def repair(plpy, name: str, text: str, complaints: list[str], intervention: str,
     except Exception:        # also a cancelled statement: its edits are recorded all the same
         if undo is not None and undo.any:
             plpy.notice(f"the repair was broken off, with edits recorded; {undo.way_back()}")
-        raise
-    finally:
         if locked is not None:
-            query(plpy, "SELECT pgrain._leave('repair', $1)", ["text"], [locked])
+            # The error takes this transaction with it, and would take the giving up, too.
+            plpy.rollback()
+            _leave(plpy, locked)
+            plpy.commit()
+        raise
+    if locked is not None:
+        _leave(plpy, locked)
     if not edited:
         plpy.notice("no training row would help, so nothing was edited")
         return
-    plpy.notice(f"the complaint does not hold after {edited} edited rows, which is "
-                f"{_shown(before)}; " + undo.way_back())
+    plpy.notice(f"the complaint does not hold after {edited} edited rows, "
+                f"{begin['name'] or 'the number'} is {_shown(before)}; " + undo.way_back())
 
 
 class _Undo:
@@ -173,6 +184,10 @@ def _alone(plpy, model: str) -> None:
                           hint="Wait for it to end; see pgrain.progress.")
 
 
+def _leave(plpy, model: str) -> None:
+    query(plpy, "SELECT pgrain._leave('repair', $1)", ["text"], [model])
+
+
 def _check_settings(plpy, model: str, settings: dict) -> None:
     """22023 for options that `train` or `precompute` would refuse, before anything is edited."""
     row = query(plpy, "SELECT architecture, options::text FROM pgrain.model WHERE model = $1",
@@ -182,9 +197,10 @@ def _check_settings(plpy, model: str, settings: dict) -> None:
         "options": {**json.loads(row["options"]), **settings["train"]}})
 
 
-def _holds(plpy, text: str, complaints: list[str]) -> dict:
-    found = json.loads(query(plpy, "SELECT pgrain._holds($1, $2) AS state",
-                             ["text", "text[]"], [text, complaints])[0]["state"])
+def _holds(plpy, text: str, complaints: list[str], cell: dict | None = None) -> dict:
+    found = json.loads(query(plpy, "SELECT pgrain._holds($1, $2, $3::jsonb) AS state",
+                             ["text", "text[]", "text"],
+                             [text, complaints, json.dumps(cell)])[0]["state"])
     plpy.commit()
     return found
 

@@ -21,6 +21,7 @@ from pgrain.errors import ComplaintSyntax, PgrainError
 from pgrain.plan.dialect import parse_expression
 from pgrain.plan.expression import MODEL_FUNCTIONS, OWN_SCHEMA
 from pgrain.plan.lexer import Token, string_value, tokenize
+from pgrain.provenance.annotate import quote
 
 OPERATORS = ("<=", "<", ">=", ">", "=")
 _ALLOWED = ("Write <column> <=, <, >=, > or = <number or 'text'>, <column> too high, "
@@ -51,6 +52,11 @@ class Complaint:
     target: float | str | None
     where: str | None
     text: str
+
+
+def written(column: str) -> str:
+    """A column's name as a complaint spells it: quoted only where it would fold."""
+    return column if re.fullmatch(r"[a-z_][a-z0-9_]*", column) else quote(column)
 
 
 @functools.lru_cache(maxsize=256)
@@ -134,7 +140,8 @@ def _written(text: str, tokens: list[Token]) -> str:
 def _unreadable(text: str, reason: str, hint: str = _ALLOWED) -> ComplaintSyntax:
     if text.lstrip().startswith(("{", "[")):
         hint = ("Several complaints are an array: ARRAY['a <= 1', 'b <= 2'], or "
-                "'{a <= 1, b <= 2}'::text[].")
+                "'{a <= 1, b <= 2}'::text[]. A list that a client sends as a parameter needs that "
+                "cast, too: %s::text[], $2::text[].")
     elif re.search(r"\band\b|,", re.split(r"\bwhere\b", text, maxsplit=1, flags=re.I)[0], re.I):
         hint += " Several complaints are an array: ARRAY['a <= 1', 'b <= 2']."
     return ComplaintSyntax(f'cannot read the complaint "{text}"',

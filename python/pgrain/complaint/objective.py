@@ -23,7 +23,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from pgrain.complaint.grammar import Complaint
+from pgrain.complaint.cell import row_name
+from pgrain.complaint.grammar import Complaint, written
 from pgrain.errors import InvalidArgument, UndefinedColumn, nearest
 from pgrain.provenance.annotate import quote
 from pgrain.provenance.circuit import Circuit
@@ -82,6 +83,10 @@ class Objective:
         without WHERE: `all_rows`.
     P : dict
         Model name -> (V, R) probabilities.
+    cell : (int, tuple), optional
+        The number of a complaint, and the cell (a key of `Circuit.gradient`) that effects and
+        predictions are about. Not given, the first that is violated, in the order of the
+        complaints and of the output rows; where all is met, the first.
 
     Attributes
     ----------
@@ -89,7 +94,7 @@ class Objective:
     weights : dict
         What each cell adds to the slope of q (keys of `Circuit.gradient`).
     notes : list of str
-        One for each complained cell: met or violated, with numbers.
+        One for each complained cell: met or violated, with numbers. met: those of the met ones.
     violated : int
         How many cells are violated.
     """
@@ -100,14 +105,18 @@ class Objective:
     relaxed: Output
     matched: Sequence[Sequence[int]]
     P: dict
+    cell: tuple[int, tuple] | None = None
     q: float = 0.0
     weights: dict = field(default_factory=dict)
     notes: list = field(default_factory=list)
+    met: list = field(default_factory=list)
     violated: int = 0
-    first: tuple | None = None
 
     def __post_init__(self):
-        for complaint, rows in zip(self.complaints, self.matched, strict=True):
+        self._violated: tuple | None = None
+        self._met: tuple | None = None
+        parts = zip(self.complaints, self.matched, strict=True)
+        for self._number, (complaint, rows) in enumerate(parts):
             column = complained_column(complaint, self.circuit)
             rows = [int(row) for row in rows]
             for row in rows:
@@ -120,16 +129,28 @@ class Objective:
                 raise self._nothing_matched(complaint)
             for row in rows:
                 self._cell(complaint, row, column)
+        self.cell = self.cell or self._violated or self._met
+
+    @property
+    def first(self) -> tuple | None:
+        """The cell that effects and predictions are about, a key of `Circuit.gradient`."""
+        return self.cell and self.cell[1]
+
+    def _seen(self, key: tuple, violated: bool) -> None:
+        if violated:
+            self._violated = self._violated or (self._number, key)
+        else:
+            self._met = self._met or (self._number, key)
 
     def gradient(self) -> dict[str, np.ndarray]:
         """dq/dP, (V, R) float64 for each model."""
         return self.circuit.gradient(self.P, self.weights)
 
     def effect_gradient(self) -> dict[str, np.ndarray]:
-        """Gradient of the first complained cell's relaxed value alone.
+        """Gradient of the relaxed value of `cell` alone.
 
         For a text target it is that of the probability that the cell shows the text, for a
-        complaint about rows that of the probability that the first row is there.
+        complaint about rows that of the probability that the row is there.
         """
         weights = self.effect_weights()
         if not weights:
@@ -152,15 +173,16 @@ class Objective:
         if complaint.operator == "no row":
             rows = present
             if not rows:
-                self.notes.append(f'"{complaint.text}" is met (no output row matches)')
+                self.met.append(f'"{complaint.text}" is met (no output row matches)')
+                self.notes.append(self.met[-1])
         elif not rows:
             raise self._nothing_matched(complaint)
         if not rows:
             return
-        if self.first is None:
-            self.first = (rows[0], ABSENT)
-        if complaint.operator == "a row" and present:
-            self._note(complaint, present[0], "is met")
+        met = complaint.operator == "a row" and bool(present)
+        self._seen((present[0] if met else rows[0], ABSENT), violated=not met)
+        if met:
+            self._note_met(complaint, present[0])
             return
         logs = self.circuit.log_absent(self.P, rows)
         if complaint.operator == "no row":
@@ -188,7 +210,7 @@ class Objective:
 
     def _certain(self, complaint: Complaint, row: int, where: str) -> InvalidArgument:
         return InvalidArgument(
-            f"output row {row + 1} is {where} the result, whatever is predicted",
+            f"{row_name(self.value, row)} is {where} the result, whatever is predicted",
             detail=f'The complaint is "{complaint.text}".',
             hint="Complain about one of its numbers, or choose other rows with WHERE.")
 
@@ -201,24 +223,23 @@ class Objective:
         if not described.numeric:
             raise InvalidArgument(
                 f'column "{complaint.column}" is no number',
-                hint=f"Write {complaint.column} = 'text'.")
+                hint=f"Write {written(complaint.column)} = 'text'.")
         v, r = float(self.value.numbers[row, column]), float(self.relaxed.numbers[row, column])
         if math.isnan(v) or math.isnan(r):
             absent = not self.value.present[row]
             raise InvalidArgument(
-                f'the cell "{complaint.column}" of output row {row + 1} is NULL',
+                f'the cell "{complaint.column}" of {row_name(self.value, row)} is NULL',
                 detail=f'The complaint is "{complaint.text}"; there is no value to move.'
                        + (" The row is possible, but not in the result." if absent else ""),
                 hint="Choose other rows with WHERE, or complain about a count"
                      + (", or that there should be \"a row\"." if absent else
                         f"; WHERE {quote(complaint.column)} IS NOT NULL leaves out what is NULL."))
         key = (row, column)
-        if self.first is None:
-            self.first = key
         weight = self.weight(complaint, v)
+        self._seen(key, violated=weight != 0.0)
         state = f"value {v:g}, relaxed {r:g}"
         if weight == 0.0:
-            self._note(complaint, row, f"is met ({state})")
+            self._note_met(complaint, row, f" ({state})")
             return
         self.violated += 1
         self.q += weight * r
@@ -232,7 +253,8 @@ class Objective:
             raise InvalidArgument(
                 f'column "{complaint.column}" has a row of its own for each value',
                 detail=f'The complaint is "{complaint.text}".',
-                hint=f"Complain about the row: no row, or a row, WHERE {complaint.column} = '...'.")
+                hint="Complain about the row: no row, or a row, WHERE "
+                     f"{written(complaint.column)} = '...'.")
 
     @staticmethod
     def weight(complaint: Complaint, v: float) -> float:
@@ -264,12 +286,12 @@ class Objective:
                 hint=meant and f"Did you mean '{meant}'?")
         p = self.circuit.probability(self.P, row, column, target)
         key = (row, column, target)
-        if self.first is None:
-            self.first = key
         shown = self.value.text(row, column)
         state = f"value {'NULL' if shown is None else repr(shown)}, probability {p:g}"
-        if shown == target and self.value.present[row]:
-            self._note(complaint, row, f"is met ({state})")
+        met = shown == target and bool(self.value.present[row])
+        self._seen(key, violated=not met)
+        if met:
+            self._note_met(complaint, row, f" ({state})")
             return
         self.violated += 1
         bounded = max(p, LEAST_PROBABILITY)
@@ -277,8 +299,12 @@ class Objective:
         self.weights[key] = self.weights.get(key, 0.0) - 1.0 / bounded
         self._note(complaint, row, f"is violated ({state})")
 
+    def _note_met(self, complaint: Complaint, row: int, state: str = "") -> None:
+        self._note(complaint, row, "is met" + state)
+        self.met.append(self.notes[-1])
+
     def _note(self, complaint: Complaint, row: int, state: str) -> None:
-        self.notes.append(f'"{complaint.text}" {state} in output row {row + 1}')
+        self.notes.append(f'"{complaint.text}" {state} in {row_name(self.value, row)}')
 
     def _nothing_matched(self, complaint: Complaint) -> InvalidArgument:
         absent = int((~self.value.present).sum())

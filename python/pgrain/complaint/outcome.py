@@ -1,4 +1,4 @@
-"""Whether complaints hold under other predictions, and what the first complained cell is then.
+"""Whether complaints hold under other predictions, and what a complained cell is then.
 
 The rows that each complaint is about are those that its WHERE selected when it was made.
 """
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pgrain.complaint.grammar import Complaint
+from pgrain.complaint.grammar import Complaint, written
 from pgrain.complaint.objective import Objective, complained_column
 from pgrain.errors import InvalidArgument
 from pgrain.provenance.annotate import quote
@@ -22,7 +22,7 @@ from pgrain.provenance.presence import ABSENT
 
 @dataclass(frozen=True)
 class Outcome:
-    """value, relaxed: of the first complained cell (for a text and for a row: whether it is shown,
+    """value, relaxed: of the objective's cell (for a text and for a row: whether it is shown,
     is there, 0 or 1, and with what probability); NaN for NULL. holds: all complaints do. left: how
     much is still violated, in all: of each number the share of its first distance from the target,
     of each label and row 1."""
@@ -49,7 +49,7 @@ class Watchful:
                 sign = "<=" if complaint.operator == "too high" else ">="
                 raise InvalidArgument(
                     f'the complaint "{complaint.text}" has no target to reach',
-                    hint=f"Say what would be right, as in {complaint.column} {sign} 50.")
+                    hint=f"Say what would be right, as in {written(complaint.column)} {sign} 50.")
         self.columns = [complained_column(complaint, self.circuit)
                         for complaint in objective.complaints]
         # Which way "=" was wrong at first: once it is reached or passed there is nothing to gain.
@@ -62,7 +62,7 @@ class Watchful:
     def outcome(self, predicted: dict[str, np.ndarray], P: dict[str, np.ndarray]) -> Outcome:
         """Under these predicted classes (V,) and probabilities (V, R) of each model."""
         value = self.circuit.value(predicted, P)
-        shown, soft = self._first(value, P)
+        shown, soft = reading(self.circuit, value, P, self.objective.first)
         return Outcome(shown, soft, self.holds(value), self._left(value))
 
     def _left(self, value: Output) -> float:
@@ -104,19 +104,21 @@ class Watchful:
                 return False
         return True
 
-    def _first(self, value: Output, P) -> tuple[float, float]:
-        first = self.objective.first
-        if first is None:
-            return math.nan, math.nan
-        row, column = first[:2]
-        if column == ABSENT:
-            absent = math.exp(self.circuit.log_absent(P, [row])[0])
-            return float(value.present[row]), 1.0 - absent
-        if len(first) == 3:
-            shows = bool(value.present[row]) and value.text(row, column) == first[2]
-            return float(shows), self.circuit.probability(P, row, column, first[2])
-        return (float(value.numbers[row, column]),
-                float(self.circuit.relaxed(P).numbers[row, column]))
+
+def reading(circuit: Circuit, value: Output, P: dict[str, np.ndarray], key: tuple | None
+            ) -> tuple[float, float]:
+    """(value, relaxed) of one cell, a key of `Circuit.gradient`; see `Outcome`."""
+    if key is None:
+        return math.nan, math.nan
+    row, column = key[:2]
+    if column == ABSENT:
+        absent = math.exp(circuit.log_absent(P, [row])[0])
+        return float(value.present[row]), 1.0 - absent
+    if len(key) == 3:
+        shows = bool(value.present[row]) and value.text(row, column) == key[2]
+        return float(shows), circuit.probability(P, row, column, key[2])
+    return (float(value.numbers[row, column]),
+            float(circuit.relaxed(P).numbers[row, column]))
 
 
 def _cell_holds(complaint: Complaint, value: Output, row: int, column: int, above: bool) -> bool:

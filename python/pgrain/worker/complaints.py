@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from pgrain.complaint import cell
 from pgrain.complaint.grammar import Complaint, parse
 from pgrain.complaint.objective import Objective, all_rows, complained_column
 from pgrain.errors import InvalidArgument, NotReady, PgrainError
@@ -103,21 +104,23 @@ class Evaluation:
         return [all_rows(self.value, complaint) if rows is None else rows
                 for complaint, rows in zip(self.complaints, matches, strict=True)]
 
-    def objective(self, matches: list) -> Objective:
-        """What the complaints add up to."""
-        return self.objective_of(self.complaints, self.matched(matches))
+    def objective(self, matches: list, sent: dict | None = None) -> Objective:
+        """What the complaints add up to. sent: the cell that predictions are to be about
+        (`cell.as_sent`), where an earlier round has chosen it."""
+        return self.objective_of(self.complaints, self.matched(matches),
+                                 sent and cell.found(self.value, sent))
 
     def projected(self, objective: Objective, effect: bool = False) -> dict[str, np.ndarray]:
-        """V^T grad of the objective, or of its first complained cell: (m,) for each model that
+        """V^T grad of the objective, or of its cell alone: (m,) for each model that
         moves it."""
         weights = objective.effect_weights() if effect else objective.weights
         return self.evaluated.projected(
             weights, lambda some: objective.circuit.gradient(objective.P, some))
 
-    def objective_of(self, complaints, matched) -> Objective:
+    def objective_of(self, complaints, matched, chosen=None) -> Objective:
         """The same for some of them."""
         return Objective(complaints, self.circuit, self.value, self.relaxed, matched,
-                         {name: v.p for name, v in self.variables.items()})
+                         {name: v.p for name, v in self.variables.items()}, chosen)
 
 
 @dataclass
@@ -465,11 +468,9 @@ def slopes(objective: Objective, gradient_of=None
            ) -> tuple[dict[str, np.ndarray] | None, list[str]]:
     """(dq/dP of each model that moves q, or None where there is nothing to lower; what to tell the
     user). `gradient_of` may give another form of these gradients."""
-    met = len(objective.notes) - objective.violated
-    notices = [note for note in objective.notes if " is met " in note or note.endswith(" is met")
-               ][:NOTICES]
-    if met > len(notices):
-        notices.append(f"{met - len(notices)} more complained cells are met")
+    notices = objective.met[:NOTICES]
+    if len(objective.met) > NOTICES:
+        notices.append(f"{len(objective.met) - NOTICES} more complained cells are met")
     if not objective.violated:
         return None, [*notices, "nothing is violated, so nothing is ranked"]
     gradient = gradient_of(objective) if gradient_of else {

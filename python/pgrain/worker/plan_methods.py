@@ -7,7 +7,8 @@ import time
 
 import numpy as np
 
-from pgrain.complaint.outcome import Watchful, one_sided
+from pgrain.complaint import cell as cells
+from pgrain.complaint.outcome import Watchful, one_sided, reading
 from pgrain.errors import InvalidArgument, UnsupportedOperator
 from pgrain.worker.assessing import USEFUL, USELESS, Assessment, Finding
 from pgrain.worker.complaints import evaluation_of, slopes
@@ -30,7 +31,8 @@ class PlanMethods:
     def plan_repair(self, state: dict, params: dict, blobs: list) -> tuple:
         """A slice of a plan: {"progress": [done, about, message]}, at last {"rows", "notices"}.
 
-        The first request brings `matches`, `intervention` and `options`; the others go on.
+        The first request brings `matches`, `intervention` and `options`, and `cell` where an
+        earlier round has chosen it; the others go on.
         """
         evaluation = evaluation_of(state, params)
         if "matches" in params:
@@ -49,7 +51,7 @@ class PlanMethods:
                 "cures": found.cures}, []
 
     def _begin(self, evaluation, params: dict):
-        objective = evaluation.objective(params["matches"])
+        objective = evaluation.objective(params["matches"], params.get("cell"))
         gradient, notices = slopes(objective)
         Watchful(objective)                     # refuses complaints that can never hold
         if gradient is None:
@@ -114,29 +116,39 @@ class PlanMethods:
         return {"progress": len(found)}, []
 
     def holds(self, state: dict, params: dict, blobs: list) -> tuple:
-        """Whether the complaints hold, and the first complained cell: {"holds", "value",
-        "relaxed", "complaints"}. Of a number or text whose WHERE selects nothing any more, nothing
-        is left to complain about. complaints: what says the same from here on (`one_sided`)."""
+        """Whether the complaints hold, and the cell that they are told by: {"holds", "value",
+        "relaxed", "cell", "name", "complaints"}. Of a number or text whose WHERE selects nothing
+        any more, nothing is left to complain about. cell: for the params of later calls, so that
+        they are about the same one, cured or not. complaints: what says the same from here on
+        (`one_sided`)."""
         evaluation = evaluation_of(state, params, last=True)
         rows = evaluation.matched(params["matches"])
-        kept = [(complaint, found) for complaint, found in
-                zip(evaluation.complaints, rows, strict=True)
-                if found or complaint.operator == "no row"]
-        missing = any(complaint.operator == "a row" and not found for complaint, found in
-                      zip(evaluation.complaints, rows, strict=True))
+        numbered = [number for number, (complaint, found) in
+                    enumerate(zip(evaluation.complaints, rows, strict=True))
+                    if found or complaint.operator == "no row"]
+        holds = not any(complaint.operator == "a row" and not found for complaint, found in
+                        zip(evaluation.complaints, rows, strict=True))
         asked = [one_sided(complaint, evaluation.circuit, evaluation.value, found)
                  for complaint, found in zip(evaluation.complaints, rows, strict=True)]
-        objective = evaluation.objective_of(*zip(*kept, strict=True)) if kept else None
-        if objective is None:
-            return {"holds": not missing, "value": None, "relaxed": None, "complaints": asked}, []
-        outcome = Watchful(objective).outcome(
-            {name: v.predicted for name, v in evaluation.variables.items()},
-            {name: v.p for name, v in evaluation.variables.items()})
-        value = outcome.value
-        if math.isnan(value) and kept[0][0].operator == "no row":
+        objective = evaluation.objective_of([evaluation.complaints[n] for n in numbered],
+                                            [rows[n] for n in numbered]) if numbered else None
+        if objective is not None:
+            holds = holds and Watchful(objective).holds(evaluation.value)
+        sent, chosen = params.get("cell"), None
+        if sent:
+            chosen = cells.found(evaluation.value, sent)
+        elif objective is not None and objective.cell is not None:
+            chosen = numbered[objective.cell[0]], objective.cell[1]
+            sent = cells.as_sent(evaluation.value, chosen)
+        value, relaxed = reading(
+            evaluation.circuit, evaluation.value,
+            {name: v.p for name, v in evaluation.variables.items()}, chosen and chosen[1])
+        if chosen is None and (evaluation.complaints[sent["complaint"]].operator == "no row" if sent
+                               else objective and objective.complaints[0].operator == "no row"):
             value = 0.0                             # no row matches, so none is there
-        return {"holds": outcome.holds and not missing, "value": _sent(value),
-                "relaxed": _sent(outcome.relaxed), "complaints": asked}, []
+        return {"holds": holds, "value": _sent(value), "relaxed": _sent(relaxed), "cell": sent,
+                "name": chosen and cells.cell_name(evaluation.value, chosen[1]),
+                "complaints": asked}, []
 
 
 def judged(name: str, size: dict[str, float]) -> list[Finding]:

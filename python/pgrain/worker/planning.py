@@ -22,6 +22,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from pgrain.complaint.cell import cell_name
 from pgrain.complaint.objective import Objective
 from pgrain.complaint.outcome import Outcome, Watchful
 from pgrain.errors import InvalidArgument
@@ -181,13 +182,14 @@ class Planner:
         return self.watchful.outcome(predicted, {**self.P, self.name: P})
 
     def _gap(self) -> float:
-        """How far the first complained cell is from what it should be; 1 for texts and rows."""
+        """How far the cell is from what it should be; 1 for texts and rows, and where it is met."""
         objective, begin = self.watchful.objective, self.known[0][0]
-        for complaint, rows in zip(objective.complaints, objective.matched, strict=True):
-            if rows and isinstance(complaint.target, float) and objective.first is not None \
-                    and objective.first[0] in rows and not math.isnan(begin.value):
-                return abs(complaint.target - begin.value) or 1.0
-        return 1.0
+        if objective.first not in objective.weights:
+            return 1.0
+        target = objective.complaints[objective.cell[0]].target
+        if not isinstance(target, float) or math.isnan(begin.value):
+            return 1.0
+        return abs(target - begin.value) or 1.0
 
     def _progress(self, length: int, outcome: Outcome) -> Progress:
         most = len(self.suspects.at)
@@ -196,8 +198,8 @@ class Planner:
 
     def _closest(self) -> int:
         """Where nothing cures it: the evaluated prefix whose relaxed value has gone farthest on its
-        way, but not past the target, the shortest such; where the first cell is not violated,
-        the one that leaves least violated."""
+        way, but not past the target, the shortest such; where the cell is not violated (any
+        more, in a later round), the one that leaves least violated."""
         begin = self.known[0][0]
         objective = self.watchful.objective
         weight = objective.weights.get(objective.first, 0.0)
@@ -239,19 +241,24 @@ class Planner:
             reached = self.known[length][0].value if length else begin.value
             notices.append(
                 f"no prefix of up to {len(self.suspects.at)} rows is predicted to cure the "
-                f"complaint; {length} rows bring {begin.value:g} to {reached:g}")
+                f"complaint; {length} rows bring {self._cell_name()} from {begin.value:g} to "
+                f"{reached:g}")
         elif length > EXACT:
             notices.append(f"predicted for {len(points) - 1} of {length} prefixes, between them "
                            "interpolated")
         return Plan(rows, cures, notices, self.name)
 
+    def _cell_name(self) -> str:
+        objective = self.watchful.objective
+        return cell_name(objective.value, objective.first)
+
     def _is_there_or_not(self) -> bool:
-        """Whether the first cell is a label that is shown, or a row that is there: 0 or 1."""
+        """Whether the cell is a label that is shown, or a row that is there: 0 or 1."""
         first = self.watchful.objective.first
         return first is not None and (len(first) == 3 or first[1] == ABSENT)
 
     def noise(self) -> float:
-        """Standard deviation of the first complained cell under the model's own probabilities, to
+        """Standard deviation of the objective's cell under the model's own probabilities, to
         first order in independent predictions; 0 for texts and rows."""
         objective = self.watchful.objective
         if objective.first is None or self._is_there_or_not():

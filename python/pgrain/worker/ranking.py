@@ -199,8 +199,8 @@ class Ranker:
              options: dict, notices: list[str] | None = None) -> Ranking:
         """The `n` best suspects of each model.
 
-        dq_dp: gradient of the objective by model, of those that move it; dcell_dp: of the first
-        complained cell. notices: what the caller should read is added to it.
+        dq_dp: gradient of the objective by model, of those that move it; dcell_dp: of its
+        cell (`Objective.cell`). notices: what the caller should read is added to it.
         """
         method = check_options(options, intervention)
         parts = []
@@ -227,7 +227,7 @@ class Ranker:
                  n: int, intervention: str, options: dict,
                  notices: list[str] | None = None) -> Suspects:
         """The `n` best rows by stored projections. q, cell: (m,) V^T grad of the objective and of
-        the first complained cell, m the stored pairs, of which the first k are used."""
+        its cell, m the stored pairs, of which the first k are used."""
         k, w = weights(spectrum, options, q, len(resident.row.classes))
         if options.get("k") == STABLE and notices is not None:
             notices.append(f'option "k": {k} of {len(q)} eigenpairs are used')

@@ -5,7 +5,7 @@ Nothing of the query, of its data or of the training rows is in it. Layout, litt
 
     4 bytes "PGCV", 1 byte layout version, uint32 length of the header
     header: JSON {"models": [{"model", "version", "fingerprint", "pairs"}]}
-    for each model float64 c (pairs), V^T grad q, and float64 (pairs), V^T grad of the first cell
+    for each model float64 c (pairs), V^T grad q, and float64 (pairs), V^T grad of its cell
     32 bytes SHA-256 of all before
 
 The fingerprint is of the parameters and eigenvectors themselves: numbers of versions differ between
