@@ -9,7 +9,7 @@ $python$;
 
 CREATE VIEW pgrain.settings AS
 SELECT name, value, minimum, maximum, unit, meaning FROM pgrain._settings();
-COMMENT ON VIEW pgrain.settings IS 'limits and defaults; none of them can be SET';
+COMMENT ON VIEW pgrain.settings IS 'limits and defaults of this release; none of them can be changed, by SET or otherwise (options of calls, such as top_k or pairs, are others than the default within minimum and maximum)';
 
 -- Bytes as they are stored, without what PostgreSQL adds to them.
 CREATE VIEW pgrain.sizes AS

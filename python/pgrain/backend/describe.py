@@ -10,9 +10,10 @@ from __future__ import annotations
 import json
 
 from pgrain.backend import session
+from pgrain.backend.hints import no_model
 from pgrain.backend.models import check_key, gone, key_text
 from pgrain.backend.spi import entry_point, fetch_all, json_object, query
-from pgrain.errors import InsufficientPrivilege, InvalidArgument, UndefinedObject
+from pgrain.errors import InsufficientPrivilege, InvalidArgument
 
 CHUNK_ROWS = 5000
 MOST_ROWS = 100_000
@@ -207,7 +208,7 @@ def _landmark(plpy, name: str, key: str) -> tuple[int, str | None] | None:
         FROM pgrain.models m LEFT JOIN pg_catalog.pg_class c ON c.oid = m.training_table
         WHERE m.model = $1""", ["text"], [name])
     if not rows:
-        raise UndefinedObject(f'model "{name}" does not exist', hint="See pgrain.models.")
+        raise no_model(plpy, name)
     if not rows[0]["may"]:
         raise InsufficientPrivilege(f'permission denied for the training table of model "{name}"',
                                     hint="Its owner can GRANT SELECT on it to you; "

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 from pgrain.backend.spi import from_postgres, query
-from pgrain.errors import PgrainError
+from pgrain.errors import PgrainError, UndefinedObject, nearest
 
 _NAME = re.compile(r'\s*((?:(?:"[^"]+"|[^\W\d]\w*)\.)?(?:"[^"]+"|[^\W\d]\w*))\s*;?\s*')
 _DENIED = re.compile(r"permission denied for (?:table|view|materialized view|foreign table) (.+)")
@@ -32,6 +32,19 @@ def of_query(plpy, text: str, error) -> PgrainError:
             failure.hint = (f"Its owner can run GRANT SELECT ON {rows[0]['relation']} "
                             f"TO {rows[0]['caller']}.")
     return failure
+
+
+def no_model(plpy, name: str) -> UndefinedObject:
+    """42704 for a name that no model has, with the one that is meant, of those that the caller may
+    see."""
+    hint = "See pgrain.models, or make it with pgrain.create_model."
+    if query(plpy, "SELECT pg_catalog.has_schema_privilege('pgrain', 'USAGE') AND "
+                   "pg_catalog.has_table_privilege('pgrain.models', 'SELECT') AS may")[0]["may"]:
+        rows = query(plpy, "SELECT model FROM pgrain.models ORDER BY model LIMIT 1000")
+        meant = nearest(name, [row["model"] for row in rows])
+        if meant:
+            hint = f'Did you mean "{meant}"? {hint}'
+    return UndefinedObject(f'model "{name}" does not exist', hint=hint)
 
 
 def of_relation(plpy, text: str) -> str | None:

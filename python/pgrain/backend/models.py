@@ -6,6 +6,7 @@ import json
 import re
 
 from pgrain.backend import session
+from pgrain.backend.hints import no_model
 from pgrain.backend.spi import entry_point, json_object, query, refused
 from pgrain.errors import (
     DuplicateObject,
@@ -24,6 +25,7 @@ ARCHITECTURES = ("logistic_regression", "mlp", "cnn", "wide_resnet_10", "wide_re
 MODULE_PATH = re.compile(r"[A-Za-z]\w*(\.[A-Za-z]\w*)*:[A-Za-z]\w*\Z")
 _TEXT_TYPES = ("text", "character varying", "character")
 WORKER_ROLE = "pgrain_worker"
+_KEYS_SHOWN = 10
 OPTIONS_SECONDS = 3      # how long create_model waits for what `train` would say as well
 READER_ROLE = "pgrain_reader"   # as whom the worker reads users' tables: it has no other right
 # What the text of a value depends on settings for: DateStyle, bytea_output.
@@ -220,12 +222,20 @@ def revert(plpy, name: str | None, keys: list[str] | None) -> None:
     if name is None:
         raise InvalidArgument("revert needs the name of a model")
     version = require_model(plpy, name)["active_version"]
-    gone = query(plpy, """
+    found = query(plpy, """
         WITH gone AS (DELETE FROM pgrain.training_edit WHERE model = $1
                       AND ($2 IS NULL OR train_key = ANY ($2)) RETURNING train_key)
-        SELECT pg_catalog.count(*) AS n FROM gone JOIN pgrain._version_edit e USING (train_key)
-        WHERE e.version = $3 AND e.model = $1 AND e.learned
-        """, ["text", "text[]", "bigint"], [name, keys, version])[0]["n"]
+        SELECT (SELECT pg_catalog.count(*) FROM gone JOIN pgrain._version_edit e USING (train_key)
+                WHERE e.version = $3 AND e.model = $1 AND e.learned) AS n,
+               ARRAY(SELECT k FROM pg_catalog.unnest($2) AS k
+                     EXCEPT SELECT train_key FROM gone ORDER BY 1) AS unedited
+        """, ["text", "text[]", "bigint"], [name, keys, version])[0]
+    gone, unedited = found["n"], found["unedited"]
+    if unedited:
+        shown = ", ".join("NULL" if key is None else f'"{key}"' for key in unedited[:_KEYS_SHOWN])
+        more = len(unedited) - _KEYS_SHOWN
+        plpy.notice(f"{len(unedited)} of the keys have no edit, so nothing is taken back for them: "
+                    + shown + (f" and {more} more" if more > 0 else ""))
     if gone:
         plpy.notice(f"version {version} was trained with {gone} of the edits taken back; they "
                     f"count no more from the next CALL pgrain.train({quoted(name)})")
@@ -238,8 +248,7 @@ def require_model(plpy, name: str) -> dict:
                        "WHERE c.oid = training_table) AS there "
                        "FROM pgrain.model WHERE model = $1", ["text"], [name])
     if not rows:
-        raise UndefinedObject(f'model "{name}" does not exist',
-                              hint="See pgrain.models, or make it with pgrain.create_model.")
+        raise no_model(plpy, name)
     return rows[0]
 
 

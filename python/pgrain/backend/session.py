@@ -26,7 +26,7 @@ from sys import getsizeof
 from pgrain.backend import place
 from pgrain.backend.shared_map import fetch
 from pgrain.backend.spi import check_interrupts, entry_point, query
-from pgrain.errors import NotReady, PgrainError, UndefinedObject, WorkerUnreachable
+from pgrain.errors import NotReady, PgrainError, WorkerUnreachable
 from pgrain.settings import REMEMBERED_BYTES
 from pgrain.wire.client import START_HINT, Client
 from pgrain.wire.identity import DIGEST_BYTES, hasher
@@ -303,8 +303,8 @@ def model_facts(plpy, name: str, *, predictions: bool = False, trained: bool = T
     _load(plpy, name, False)
     model = STATE.models.get(name)
     if model is None:
-        raise UndefinedObject(f'model "{name}" does not exist',
-                              hint="See pgrain.models, or make it with pgrain.create_model.")
+        from pgrain.backend.hints import no_model  # here: most sessions never need it
+        raise no_model(plpy, name)
     if trained and model.version is None:
         raise NotReady(f'model "{name}" is not trained',
                        hint=f"Run CALL pgrain.train({_quoted(name)}).")

@@ -73,5 +73,9 @@ def _run(dsn: str, work):
     except PgrainError as error:
         lines = [error.message, *(line for line in (error.detail, error.hint) if line)]
         raise click.ClickException("\n".join(lines)) from error
+    except psycopg.errors.InsufficientPrivilege as error:
+        raise click.ClickException(
+            f"{str(error).strip()}\nA bundle holds what ordinary roles may not read: export and "
+            "import take a superuser or the owner of the extension.") from error
     except psycopg.Error as error:
         raise click.ClickException(str(error).strip()) from error

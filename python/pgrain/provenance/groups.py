@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from pgrain.provenance.annotate import Annotated
-from pgrain.provenance.joint import joint_gate
+from pgrain.provenance.joint import extend, joint_gate
 from pgrain.provenance.lineage import Lineage
 
 
@@ -136,6 +136,10 @@ class Groups:
             if gate.total is not None:
                 values = 1.0 if gate.values is None else gate.values
                 self._scatter(to_sums, gate.total, gate.flags * values * to_total[self.group])
+        return self._backward(P, to_sums)
+
+    def _backward(self, P: np.ndarray, to_sums: dict[tuple, np.ndarray]) -> np.ndarray:
+        """d/dP of the joint sums' weighted sum, from the weight of each entry."""
         result = None
         for combination, entry_gradient in to_sums.items():
             width = P.shape[1] ** (self.lineage.entries.shape[1] - 1)
@@ -146,6 +150,22 @@ class Groups:
             part = self.joint.backward(P, combination, dense)
             result = part if result is None else result + part
         return np.zeros_like(P) if result is None else result
+
+    def fixed_counts(self, column: int) -> bool:
+        """Whether no prediction moves how many arguments an aggregate has in any group: an average
+        is the exact expectation then."""
+        # Probabilities at which nothing cancels by chance, as it would among equal ones.
+        P = 0.5 + np.random.default_rng(0).random((self.lineage.n_variables,
+                                                   self.lineage.n_classes))
+        P = extend(P / P.sum(axis=1, keepdims=True))
+        gate = self.gates[column]
+        # Of a sum of the groups with weights that do not cancel: a row moves from group to group.
+        weights = 1.0 + np.sqrt(2.0 + np.arange(self.n_groups))
+        to_sums: dict[tuple, np.ndarray] = {}
+        self._scatter(to_sums, gate.count, gate.flags * weights[self.group])
+        slopes = self._backward(P, to_sums)[:-1, :-1]
+        apart = slopes.max(axis=1, initial=-np.inf) - slopes.min(axis=1, initial=np.inf)
+        return bool((apart <= 1e-9 * np.abs(slopes).max(initial=1.0)).all())
 
     @staticmethod
     def _scatter(sums: dict, combination: tuple, gradient: np.ndarray) -> None:

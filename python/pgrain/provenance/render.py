@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pgrain.provenance.groups import Groups
 from pgrain.provenance.lineage import Lineage
 
 _RULES = {"count": "exact expectation", "sum": "exact expectation",
@@ -21,8 +22,10 @@ def render(capture, lineage: Lineage | None = None) -> list[str]:
         lines.append("  group by " + ", ".join(_one_line(key.text) for key, _ in keys)
                      + ("  [on predictions]" if any(
                          "_pgrain_label" in key for key in annotated.keys) else ""))
-    for column, cell in zip(columns, annotated.cells, strict=True):
-        lines.append(f'  column "{column.name}" {column.type_name}: {_rule(cell)}')
+    for number, (column, cell) in enumerate(zip(columns, annotated.cells, strict=True)):
+        fixed = lineage is not None and cell.role == "aggregate" and cell.function == "avg" \
+            and Groups(annotated, lineage).fixed_counts(number)
+        lines.append(f'  column "{column.name}" {column.type_name}: {_rule(cell, fixed)}')
     if lineage is not None:
         lines.append(f"  {len(lineage.texts)} possible rows, {len(lineage.entries)} entries, "
                      f"{lineage.n_variables} variables of {lineage.n_classes} classes")
@@ -66,9 +69,11 @@ def render(capture, lineage: Lineage | None = None) -> list[str]:
     return lines
 
 
-def _rule(cell) -> str:
+def _rule(cell, fixed: bool) -> str:
+    """fixed: no prediction moves what an average divides by."""
     if cell.role == "aggregate":
-        rule = _RULES[cell.function]
+        rule = "exact expectation (no prediction moves its count)" if fixed else \
+            _RULES[cell.function]
         return f"{cell.function}, " + (rule if cell.dependent else "does not depend on the model")
     return {"label": "prediction, exact probability of each text", "group": "names the group",
             "row": "not on the model", "constant": "not on the model"}[cell.role]
