@@ -554,6 +554,16 @@ def test_processor_time_used_elsewhere_is_counted(tmp_path):
     assert 40 <= found["cpu"] < 45 and "elsewhere" not in found and found["a"] == 1
 
 
+def test_the_machine_of_each_record_is_on_the_page(tmp_path, monkeypatch):
+    """A page may be of several: times of one say nothing of another."""
+    monkeypatch.setattr("pgrain.demo.paper.records.hardware", lambda: "Abacus, 10 cores")
+    found = Records(tmp_path).measure(Job("pool", {}), dict)
+    assert page._load([found]).endswith("on Abacus, 10 cores")
+    both = page._load([found, {"machine": "Slide rule"}])
+    assert both.endswith("on Abacus, 10 cores and Slide rule")
+    assert " on " not in page._load([{"load": 2.0}])
+
+
 def test_a_clean_convex_model_is_that_of_every_seed_and_error(monkeypatch):
     asked = []
     monkeypatch.setattr(measure, "_clean_predictions", lambda setting: asked.append(setting))

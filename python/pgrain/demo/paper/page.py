@@ -10,7 +10,7 @@ from pathlib import Path
 
 from pgrain.demo.paper import draw
 from pgrain.demo.paper.experiments import NAMES, experiment
-from pgrain.demo.paper.records import Records, commit
+from pgrain.demo.paper.records import Records, commit, hardware
 from pgrain.demo.paper.scales import Scale
 
 
@@ -20,13 +20,7 @@ def _template(name: str) -> str:
 
 def machine() -> str:
     """Hardware, versions, commit: one paragraph."""
-    cpu = platform.machine()
-    for line in Path("/proc/cpuinfo").read_text().splitlines() if os.path.exists(
-            "/proc/cpuinfo") else []:
-        if line.startswith("model name"):
-            cpu = line.split(":")[1].strip()
-            break
-    return (f"{cpu}, {os.cpu_count()} cores; Python {platform.python_version()}, "
+    return (f"{hardware()}; Python {platform.python_version()}, "
             f"jax {version('jax')}, numpy {version('numpy')}; rendered at commit {commit()}.")
 
 
@@ -40,8 +34,9 @@ def device() -> str:
 def _load(records: list[dict]) -> str:
     """What else the machine did: times mean little without it."""
     loads = [r["load"] for r in records if "load" in r]
+    machines = sorted({r["machine"] for r in records if "machine" in r})
     return (f", load average {min(loads):g} to {max(loads):g} at the start (two busy cores: 2)"
-            if loads else "")
+            if loads else "") + (f", on {' and '.join(machines)}" if machines else "")
 
 
 def section(name: str, scale: Scale, records: Records, folder: Path) -> str:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import platform
 import resource
 import subprocess
 import time
@@ -42,6 +43,16 @@ def commit() -> str:
                               text=True, check=True).stdout.strip()
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
+
+
+def hardware() -> str:
+    """Of the machine that measures, in a few words."""
+    cpu, told = platform.machine(), Path("/proc/cpuinfo")
+    for line in told.read_text().splitlines() if told.exists() else []:
+        if line.startswith("model name"):
+            cpu = line.split(":")[1].strip()
+            break
+    return f"{cpu}, {os.cpu_count()} cores"
 
 
 def cpu_seconds() -> float:
@@ -81,7 +92,7 @@ class Records:
         """The record, measured if there is none; written in one step. took: seconds; cpu: seconds
         of processor time, which other work on the machine does not change, with those that the
         work says were used `elsewhere`, in a process that goes on; load: the load average when it
-        began."""
+        began; machine: which one, since a page may be of several."""
         found = self.get(job)
         if found is not None:
             return found
@@ -89,7 +100,7 @@ class Records:
         found = {"kind": job.kind, "setting": job.what, **work()}
         found |= {"took": round(time.perf_counter() - start, 1), "load": round(load, 1),
                   "cpu": round(cpu_seconds() - used + found.pop("elsewhere", 0.0), 1),
-                  "commit": commit()}
+                  "commit": commit(), "machine": hardware()}
         self.folder.mkdir(parents=True, exist_ok=True)
         path = self.folder / f"{job.key}.json"
         # A run that is stopped leaves no half record.
