@@ -344,20 +344,6 @@ def test_points_below_chance_say_whether_deletion_helps_at_all():
     assert "in 1 others the error moved the query by less" in peaks._turned(found)
 
 
-def test_adversarial_points_cancel_relevant_ones_at_a_weight():
-    wrong = np.array([True, True, False])
-    mine, others = np.array([4.0, 2.0, 9.0]), np.array([-1.0, -0.5, 7.0])
-    assert points.turn(mine, others, wrong) == 4.0
-    assert (mine + 4 * others)[wrong].mean() == 0
-    assert points.turn(mine, -others, wrong) is None
-    record = {"setting": {"data": "mnist"}, "weighted": [[1, [0.95, 0.95, 0.9, 0.1, 0, 0, 0, 0]]],
-              "turning": [[1, 4.0]]}
-    assert "from it on none" in points._turning([{**record, "turning": [[1, None]]}])
-    said = points._turning([record])
-    assert "mnist 4.0" in said and "Below it 100%" in said and "from it on 0%" in said
-    assert "from it on 17%" in points._turning([{**record, "turning": [[1, 1.5]]}])
-
-
 def test_rain_whose_best_step_is_its_last_is_counted():
     records = [{"setting": {"error": "flip"}, "queries": {"Q1": {"rain": curve}}}
                for curve in ([0.1, 0.2], [0.2, 0.1], [0.3])]
