@@ -31,11 +31,12 @@ CREATE VIEW pgrain.staleness AS
 SELECT model, version, trained_at, precomputed_at, edits_since_training, changed_rows,
        not_attached, problem IS NOT NULL AS stale, problem,
        CASE WHEN problem IS NOT NULL THEN coalesce(hint, format(statement, model, relation)) END AS hint,
-       new_rows, gone_rows, looked_at
+       new_rows, gone_rows, looked_at, forgotten_rows
 FROM (
     SELECT m.model, m.active_version AS version, v.created_at AS trained_at,
            s.created_at AS precomputed_at, greatest(e.n, e.gone) AS edits_since_training,
            t.changed_rows, t.new_rows, t.gone_rows, t.looked_at, a.n AS not_attached, a.relation,
+           f.n AS forgotten_rows,
            CASE WHEN c.oid IS NULL THEN 'its training table is gone'
                 WHEN g.name IS NOT NULL THEN format('its training table has no column "%s" any more', g.name)
                 WHEN m.active_version IS NULL THEN 'not trained'
@@ -45,9 +46,19 @@ FROM (
                 WHEN s.spectrum IS NULL THEN 'no spectrum of the active version'
                 WHEN t.rows > 0 THEN format('training rows since it was trained: %s new, %s gone, %s changed',
                                             t.new_rows, t.gone_rows, t.changed_rows)
+                    || CASE WHEN f.there > 0 AND t.new_rows > 0
+                            THEN ' (forgotten ones that are still in the table are new)' ELSE '' END
                 WHEN a.n > 0 THEN 'an attached relation has no stored predictions' END AS problem,
            -- (where the table is there and has its columns)
-           CASE WHEN c.oid IS NOT NULL AND g.name IS NULL AND m.active_version IS NOT NULL THEN r.hint END AS hint,
+           CASE WHEN m.kind = 'columns' AND g.name NOT IN (m.key, m.label)   -- predict takes them by name
+                    THEN format('ALTER TABLE %1$s RENAME its_name_now TO %2$I; or, with a view that has the old name: '
+                                'CREATE VIEW the_view AS SELECT *, its_name_now AS %2$I FROM %1$s; '
+                                'SELECT pgrain.alter_model(%3$L, ''the_view'')', m.training_table, g.name, m.model)
+                WHEN c.oid IS NOT NULL AND g.name IS NULL AND m.active_version IS NOT NULL THEN coalesce(r.hint,
+                    CASE WHEN f.there > 0 AND (e.n > 0 OR e.gone > 0 OR s.spectrum IS NOT NULL AND t.rows > 0)
+                        THEN format('Rows that were forgotten are learned again while they are in the table: DELETE them '
+                                    'from %s first, then CALL pgrain.train(%L)', m.training_table, m.model) END)
+           END AS hint,
            CASE WHEN c.oid IS NULL THEN 'SELECT pgrain.alter_model(%1$L, ''the_table'')'
                 WHEN g.name = m.key THEN 'SELECT pgrain.alter_model(%1$L, key => ''its_name_now'')'
                 WHEN g.name = m.label THEN 'SELECT pgrain.alter_model(%1$L, label => ''its_name_now'')'
@@ -79,9 +90,15 @@ FROM (
         WHERE a.model = m.model AND NOT EXISTS (
             SELECT FROM pgrain.attachment_state x WHERE x.model = a.model
                 AND x.relation = a.relation AND x.version = m.active_version)) AS a
+    -- Erased since it was trained; nobody can say which they are, but a later look that found no new
+    -- row has found none of them.
+    CROSS JOIN LATERAL (
+        SELECT coalesce(sum(x.n_rows), 0)::bigint AS n,
+               sum(x.n_rows) FILTER (WHERE (t.looked_at > x.erased_at AND t.new_rows = 0) IS NOT TRUE) AS there
+        FROM pgrain.erasure x WHERE x.model = m.model AND x.erased_at > v.created_at) AS f
     LEFT JOIN LATERAL (
         SELECT min(f.name) AS name FROM unnest(m.features || m.key || m.label) AS f (name)
         WHERE NOT EXISTS (SELECT FROM pg_attribute t WHERE t.attrelid = c.oid
                           AND t.attname = f.name AND NOT t.attisdropped)) AS g ON c.oid IS NOT NULL
 ) AS found;
-COMMENT ON VIEW pgrain.staleness IS 'one row a model: what is out of date, and the statement that mends it; new_rows, gone_rows, changed_rows: of the training table beside what the active version learned, as a worker found them at looked_at (null: nobody has looked since it became active)';
+COMMENT ON VIEW pgrain.staleness IS 'one row a model: what is out of date, and the statement that mends it; new_rows, gone_rows, changed_rows: of the training table beside what the active version learned, as a worker found them at looked_at (null: nobody has looked since it became active); forgotten_rows: that pgrain.forget has erased since it was trained';

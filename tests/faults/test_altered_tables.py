@@ -266,3 +266,35 @@ def test_ddl_is_not_in_anybody_s_way(shop):
     shop.run("ALTER TABLE {s}.p DETACH PARTITION {s}.p1")
     assert shop.run(circuit) == shop.run(direct) != both
     shop.run("DROP TABLE {s}.p1; DROP TABLE {s}.p; DROP TABLE {s}.t")
+
+
+def test_a_renamed_column_among_many_features(shop):
+    """What the hint says works, in both ways: `predict` takes these columns by name."""
+    model = shop.model + " of columns"
+    it = shop.it
+    shop.run("CREATE TABLE {s}.many AS SELECT i AS id, i * 7 % 11 AS a, i * 5 % 13 AS b, "
+             "CASE WHEN i * 7 % 11 > 5 THEN 'x' ELSE 'y' END AS label "
+             "FROM generate_series(1, 60) i")
+    it.execute("SELECT pgrain.create_model(%s, %s::regclass, 'id', '{a, b}', 'label', "
+               "'logistic_regression')", [model, f'"{shop.schema}".many'])
+    it.execute("CALL pgrain.train(%s)", [model])
+
+    def hints():
+        return {row[0] for row in it.rows(
+            "SELECT hint FROM pgrain.doctor() WHERE what = 'model ' || %s UNION "
+            "SELECT hint FROM pgrain.staleness WHERE model = %s", [model, model])}
+
+    try:
+        for which in (0, 1):
+            shop.run("ALTER TABLE {s}.many RENAME b TO other")
+            hint, = hints()
+            way = hint.split("; or, with a view that has the old name: ")[which]
+            way = way.replace("its_name_now", "other").replace("the_view", "kept_names")
+            for statement in way.split("; "):
+                it.execute(statement)
+            assert it.value("SELECT problem FROM pgrain.staleness WHERE model = %s", [model]) == \
+                "no spectrum of the active version"
+            it.execute("CALL pgrain.train(%s)", [model])
+    finally:
+        it.execute("SELECT pgrain.drop_model(%s)", [model])
+        it.execute("DROP VIEW IF EXISTS kept_names")

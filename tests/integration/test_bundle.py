@@ -94,6 +94,12 @@ def test_a_team_without_the_training_data_complains(home, away, file):
     with away.connection.cursor() as cursor:
         cursor.executemany("INSERT INTO items VALUES (%s, %s, %s, %s)", items)
     away.execute("CALL pgrain.attach('colour', 'items')")
+    ok, detail, hint = away.rows("SELECT ok, detail, hint FROM pgrain.doctor() "
+                                 "WHERE what = 'model colour'")[0]
+    assert (ok, hint) == (True, None) and "without a training table" in detail
+    with pytest.raises(psycopg.Error, match='training table of model "colour"') as caught:
+        away.execute("CALL pgrain.train('colour')")
+    assert "alter_model('colour'" in caught.value.diag.message_hint
     query = "SELECT id, pgrain.predict('colour', x), pgrain.predict_proba('colour', x) FROM items"
     assert away.rows(query) == home.rows(query)
     for intervention in ("delete", "relabel", "relabel:red", "zero", "moved", "any"):

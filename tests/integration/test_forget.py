@@ -100,3 +100,39 @@ def test_who_may_and_when(small, as_role):
         session.execute("SELECT pgrain.apply('colour', '{2}', 'delete')")
         with pytest.raises(psycopg.errors.ActiveSqlTransaction):
             session.execute("SELECT pgrain.forget('colour', '{2}')")
+
+
+def test_what_was_forgotten_is_to_be_deleted_before_training(small):
+    """While the row is in the table, the next training would learn it again: the hint says so."""
+    small.execute("INSERT INTO train VALUES (770079, '{0.1, 9.8}', 'red')")
+    small.execute("CALL pgrain.train('colour')")
+    small.execute("CALL pgrain.precompute('colour')")
+    small.execute("SELECT pgrain.forget('colour', '{770079}')")
+    small.execute("SELECT pgrain.apply('colour', '{1}', 'delete')")
+    hint, forgotten = small.rows("SELECT hint, forgotten_rows FROM pgrain.staleness "
+                                 "WHERE model = 'colour'")[0]
+    assert forgotten == 1
+    assert "DELETE" in hint and hint.endswith("first, then CALL pgrain.train('colour')")
+    assert "1 forgotten since" in small.value(
+        "SELECT detail FROM pgrain.doctor() WHERE what = 'model colour'")
+    small.execute("DELETE FROM train WHERE id = 770079")
+    small.execute("SELECT pg_sleep(0.01)")
+    small.execute("CALL pgrain.precompute('colour')")      # looks at the table
+    assert small.rows("SELECT hint, new_rows FROM pgrain.staleness WHERE model = 'colour'") == [
+        ("CALL pgrain.train('colour')", 0)]
+    small.execute("SELECT pgrain.revert('colour')")
+
+
+def test_a_rollback_brings_nothing_back_and_is_told(small):
+    with psycopg.connect(small.dsn()) as connection:
+        notes = []
+        connection.add_notice_handler(lambda notice: notes.append(notice.message_primary))
+        connection.execute("SELECT 1")
+        connection.execute("SELECT pgrain.forget('colour', '{\"no such\"}')")
+        connection.rollback()
+    assert [note for note in notes if "also if this transaction is rolled back" in note]
+    with psycopg.connect(small.dsn(), autocommit=True) as connection:
+        notes.clear()
+        connection.add_notice_handler(lambda notice: notes.append(notice.message_primary))
+        connection.execute("SELECT pgrain.forget('colour', '{\"no such\"}')")
+    assert notes == []

@@ -167,6 +167,11 @@ def test_doctor_counts_failures_that_can_still_be_mended(watched):
     number = failed("train")
     ok, detail, hint = jobs()
     assert not ok and "1 failed" in detail and f"SELECT pgrain.cancel({number})" in hint
+    more = failed("train")
+    ok, detail, hint = jobs()
+    assert not ok and "2 failed" in detail
+    assert hint.count(f"job IN ({number}, {more})") == 2     # to look at, and to dismiss
+    watched.execute("DELETE FROM pgrain.job WHERE job = %s", [more])
     assert watched.value("SELECT pgrain.cancel(%s)", [number]) is False
     assert watched.value("SELECT state FROM pgrain.jobs WHERE job = %s", [number]) == "failed"
     assert jobs()[0], "dismissed"

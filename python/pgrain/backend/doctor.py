@@ -9,6 +9,7 @@ from pgrain.errors import PgrainError, WorkerUnreachable
 from pgrain.settings import ALL, WATCH_NOTES
 
 FAILED_DAYS = 7
+SHOWN_JOBS = 20
 ALARM_SECONDS = 60      # a watch that cannot be computed for less is none: a lock, a short outage
 MANY_NOTES = 5000       # a worker that runs has a watch computed anew before that
 
@@ -62,35 +63,40 @@ def settings_rows(plpy) -> list[tuple]:
 
 def _models(plpy) -> list[tuple]:
     rows = query(plpy, """
-        SELECT m.model, m.version, k, stored_pairs, n_rows, key, label,
+        SELECT m.model, m.version, k, stored_pairs, n_rows,
+               training_table::oid = 0 AND m.version IS NOT NULL AS imported,
                EXISTS (SELECT FROM pg_catalog.pg_class c WHERE c.oid = training_table) AS there,
                (SELECT pg_catalog.min(f.name) FROM pg_catalog.unnest(features || key || label)
                     AS f (name) WHERE NOT EXISTS (
                     SELECT FROM pg_catalog.pg_attribute a WHERE a.attrelid = training_table
                     AND a.attname = f.name AND NOT a.attisdropped)) AS lacks,
                s.problem, s.hint, s.new_rows, s.gone_rows, s.changed_rows,
-               pg_catalog.date_trunc('second', s.looked_at)::text AS looked_at
+               s.forgotten_rows, pg_catalog.date_trunc('second', s.looked_at)::text AS looked_at
         FROM pgrain.models AS m JOIN pgrain.staleness AS s ON s.model = m.model
         ORDER BY m.model""")
     checks = []
     for row in rows:
-        name, hint, detail = row["model"], None, f"version {row['version']}, {row['n_rows']} rows"
-        if not row["there"]:
+        name, hint, ok = row["model"], None, None
+        detail = f"version {row['version']}, {row['n_rows']} rows"
+        if row["forgotten_rows"]:
+            detail += f" ({row['forgotten_rows']} forgotten since)"
+        if not row["there"] and row["imported"]:
+            # As it should be: bundle.md. It predicts, and complaints name rows by their keys.
+            detail += ", from a bundle and without a training table"
+        elif not row["there"]:
             detail = "its training table does not exist any more"
             hint = (f"SELECT pgrain.alter_model({quoted(name)}, 'the_table'); or SELECT "
                     f"pgrain.drop_model({quoted(name)})")
         elif row["lacks"] is not None:
             detail = f'its training table has no column "{row["lacks"]}" any more'
-            what = ("key => 'its_name_now'" if row["lacks"] == row["key"] else
-                    "label => 'its_name_now'" if row["lacks"] == row["label"] else
-                    "features => '{all_their_names_now}'")
-            hint = f"SELECT pgrain.alter_model({quoted(name)}, {what})"
+            hint = row["hint"]
         elif row["version"] is None:
             detail, hint = "not trained", f"CALL pgrain.train({quoted(name)})"
         elif (row["problem"] or "").startswith("its training table"):
             detail, hint = row["problem"], row["hint"]
         elif row["k"] is None:
-            detail += ", no spectrum"
+            # It predicts as it should; whether somebody will complain about it is for them to say.
+            detail, ok = f"{detail}, no spectrum: complaints about it need one", True
             hint = f"CALL pgrain.precompute({quoted(name)})"
         else:
             detail += f", k = {row['k']} of {row['stored_pairs']} stored pairs"
@@ -98,7 +104,7 @@ def _models(plpy) -> list[tuple]:
                 detail += (f"; training rows since: {row['new_rows']} new, "
                            f"{row['gone_rows']} gone, {row['changed_rows']} changed "
                            f"(at {row['looked_at']})")
-        checks.append((f"model {name}", hint is None, detail, hint))
+        checks.append((f"model {name}", hint is None if ok is None else ok, detail, hint))
     return checks
 
 
@@ -123,7 +129,7 @@ def _jobs(plpy) -> tuple:
     row = query(plpy, """
         SELECT pg_catalog.count(*) FILTER (WHERE state IN ('queued', 'running')) AS open,
                pg_catalog.count(*) FILTER (WHERE failed) AS failed,
-               pg_catalog.min(job) FILTER (WHERE failed) AS job
+               pg_catalog.array_agg(job ORDER BY job) FILTER (WHERE failed) AS jobs
         FROM (SELECT j.job, j.state, j.state = 'failed' AND NOT j.cancel_requested
                   AND j.finished_at > pg_catalog.now() - pg_catalog.make_interval(days => $1)
                   AND NOT EXISTS (
@@ -143,8 +149,12 @@ def _jobs(plpy) -> tuple:
         """, ["integer"], [FAILED_DAYS])[0]
     hint = None
     if row["failed"]:
-        hint = (f"SELECT model, kind, error FROM pgrain.jobs WHERE job = {row['job']}; then run it "
-                f"again, or dismiss it: SELECT pgrain.cancel({row['job']})")
+        one, some = len(row["jobs"]) == 1, ", ".join(map(str, row["jobs"][:SHOWN_JOBS]))
+        which = f"job = {some}" if one else f"job IN ({some})"
+        hint = (f"SELECT job, model, kind, error FROM pgrain.jobs WHERE {which}; then run "
+                + (f"it again, or dismiss it: SELECT pgrain.cancel({some})" if one else
+                   "them again, or dismiss them: SELECT pgrain.cancel(job) FROM pgrain.jobs WHERE "
+                   + which))
     return ("jobs", not row["failed"],
             f"{row['open']} unfinished, {row['failed']} failed in the last {FAILED_DAYS} days and "
             "not repeated", hint)

@@ -26,4 +26,9 @@ def forget(plpy, name: str, keys: list[str]) -> int:
     by = query(plpy, "SELECT current_user::text AS role")[0]["role"]
     answer, _ = session.call(plpy, "forget", {"model": name, "keys": keys, "by": by})
     describe.forget_landmarks()
+    # A statement of its own begins with its transaction; one after BEGIN, later.
+    if query(plpy, "SELECT pg_catalog.now() < pg_catalog.statement_timestamp() AS block"
+             )[0]["block"]:
+        plpy.notice("what was forgotten is erased for good, also if this transaction is rolled "
+                    "back")
     return answer["rows"]

@@ -12,6 +12,7 @@ import time
 from pgrain.backend import session
 from pgrain.backend.models import (
     check_features,
+    gone,
     grant_to_worker,
     quoted,
     relation_columns,
@@ -38,7 +39,7 @@ STALE_SECONDS = 15
 def train(plpy, name: str, options: str, wait: bool) -> None:
     """Queue (and wait for) the training of a new version."""
     _require(name, options, wait)
-    require_model(plpy, name)
+    _with_table(require_model(plpy, name))
     _run(plpy, "train", name, {"options": json_object(options)}, wait)
 
 
@@ -48,7 +49,7 @@ def import_weights(plpy, name: str, weights: bytes, options: str, wait: bool) ->
 
     It is a train job, so that a model never has two versions in the making."""
     _require(name, weights, options, wait)
-    require_model(plpy, name)
+    _with_table(require_model(plpy, name))
     if not weights:
         raise InvalidArgument("the weights are empty",
                               hint="Give the bytes of a safetensors or a Flax msgpack file.")
@@ -60,7 +61,9 @@ def import_weights(plpy, name: str, weights: bytes, options: str, wait: bool) ->
 def precompute(plpy, name: str, options: str, wait: bool) -> None:
     """Queue (and wait for) spectrum and projections of the active version."""
     _require(name, options, wait)
-    _trained(require_model(plpy, name))
+    model = require_model(plpy, name)
+    _trained(model)
+    _with_table(model)
     _run(plpy, "precompute", name, {"options": json_object(options)}, wait)
 
 
@@ -110,6 +113,11 @@ def cancel(plpy, job: int) -> bool:
 def _require(*arguments) -> None:
     if any(argument is None for argument in arguments):
         raise InvalidArgument("no argument may be null")
+
+
+def _with_table(model: dict) -> None:
+    if not model["there"]:      # dropped, or of a bundle
+        raise gone(model["model"])
 
 
 def _trained(model: dict) -> None:
