@@ -7,11 +7,12 @@ import socket
 import ssl
 import subprocess
 import threading
+from pathlib import Path
 
 import pytest
 
 from pgrain.errors import InvalidArgument, NotReady, PgrainError, WorkerUnreachable
-from pgrain.wire import address, frames, messages
+from pgrain.wire import address, frames, messages, tls
 from pgrain.wire.client import Client
 from pgrain.worker.server import Server
 
@@ -79,9 +80,9 @@ def test_both_ways_and_large(serve, keys):
 def test_who_is_refused(serve, keys):
     where = serve()
     mixed = {**keys["stranger"], "ca": keys["server"]["ca"]}   # trusts us, we do not know it
-    for tls in (keys["stranger"], mixed):
+    for files in (keys["stranger"], mixed):
         with pytest.raises(WorkerUnreachable):
-            Client(where, "1", "db", tls=tls).call("echo", {})
+            Client(where, "1", "db", tls=files).call("echo", {})
     with pytest.raises(NotReady, match="TLS needs the file of its ca"):
         Client(where, "1", "db").call("echo", {})
     with pytest.raises(NotReady, match="cannot be used"):
@@ -169,3 +170,32 @@ def test_what_is_no_address(text):
                                     address.Remote("fd00::1", 7433)])
 def test_addresses_survive(remote):
     assert address.parse(address.write(remote)) == remote
+
+
+def test_the_certificates_of_the_page_are_ones(tmp_path):
+    """docs/user/security.md makes an authority and a certificate a side; the two believe them."""
+    page = (Path(__file__).parents[2] / "docs/user/security.md").read_text()
+    block, = (text for text in page.split("```sh\n") if text.startswith("umask 077"))
+    subprocess.run(["sh", "-ec", block.partition("```")[0]], check=True, capture_output=True,
+                   cwd=tmp_path)
+
+    def side(name, server):
+        return tls.context({"ca": str(tmp_path / "ca.pem"),
+                            "certificate": str(tmp_path / f"{name}.pem"),
+                            "key": str(tmp_path / f"{name}.key")}, server=server)
+
+    there, back = ssl.MemoryBIO(), ssl.MemoryBIO()
+    worker = side("gpu", True).wrap_bio(there, back, server_side=True)
+    session = side("db", False).wrap_bio(back, there, server_hostname="gpu.example")
+    ends = [session, worker]
+    for _ in range(10):
+        for end in list(ends):
+            try:
+                end.do_handshake()
+                ends.remove(end)
+            except ssl.SSLWantReadError:
+                pass
+    assert ends == []
+    tls.check_name(worker, {"db.example"})
+    with pytest.raises(PgrainError):
+        tls.check_name(worker, {"gpu.example"})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pwd
 import resource
 import shutil
 import socket
@@ -19,6 +20,7 @@ from pgrain import interrupts
 from pgrain.errors import Busy, Cancelled, PgrainError, UndefinedObject
 from pgrain.wire import frames, messages
 from pgrain.wire.client import Client
+from pgrain.worker import place
 from pgrain.worker.server import Gate, Server
 
 # What a stranger is told: the system's own words, or the worker's.
@@ -72,6 +74,53 @@ def test_a_socket_that_cannot_be_made_is_named():
                                           "such file") as caught:
         it.listen()
     assert "--socket" in caught.value.hint
+
+
+def test_a_socket_that_was_taken_away_is_made_again(serve):
+    it = serve()
+    old = Client(it.path, "1", "db")
+    assert old.call("echo", {"n": 1})[0] == {"n": 1} and it.reachable()
+    folder, away = Path(it.path).parent, Path(it.path).parent.with_name("away-" + it.path[-8:])
+    os.unlink(it.path)
+    with pytest.raises(PgrainError, match="not reachable"):
+        Client(it.path, "1", "db").call("echo", {})
+    assert it.reachable()
+    for number in range(3):
+        assert Client(it.path, "1", "db").call("echo", {"n": number})[0] == {"n": number}
+    assert old.call("echo", {"n": 2})[0] == {"n": 2}       # who was in stays in
+    folder.rename(away)
+    try:
+        assert not it.reachable()       # and the worker does not say that it lives
+    finally:
+        away.rename(folder)
+    assert it.reachable() and Path(it.path).stat().st_mode & 0o777 == 0o660
+    os.unlink(it.path)
+    with socket.socket(socket.AF_UNIX) as another:
+        another.bind(it.path)
+        another.listen()
+        assert not it.reachable()
+        it.close()
+        assert Path(it.path).exists()       # the other's
+    os.unlink(it.path)
+
+
+@pytest.mark.parametrize("mode, sockets", [(0o2750, 0o660), (0o755, 0o666)])
+def test_a_folder_that_was_there_keeps_its_rights(tmp_path, mode, sockets):
+    """A worker without --socket in a unit's RuntimeDirectory."""
+    run = tmp_path / "run"
+    server = next(user for user in pwd.getpwall() if user.pw_uid != os.geteuid())
+    run.mkdir()
+    if os.geteuid() == 0:
+        os.chown(run, -1, server.pw_gid)
+    else:
+        pytest.skip("needs root")
+    run.chmod(mode)
+    path, found = place.default_socket("shop", server.pw_uid, run)
+    assert Path(path).parent == run and found == sockets
+    assert run.stat().st_mode & 0o7777 == mode
+    run.rmdir()
+    place.default_socket("shop", server.pw_uid, run)        # one of the worker's own
+    assert run.stat().st_mode & 0o7777 == 0o2750
 
 
 def test_permissions_and_peer_credentials_keep_other_users_out(serve):

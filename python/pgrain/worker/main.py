@@ -139,7 +139,7 @@ def run(options: Options) -> int:
 
     try:
         status = heartbeat(looks, identity, address, number, device, stopping, runner.interrupt,
-                           look, home)
+                           look, home, server.reachable)
     finally:
         for thread in threads:
             thread.stopping.set()
@@ -279,13 +279,15 @@ SELECT current_database() AS database, pg_is_in_recovery() AS standby,
 
 def heartbeat(looks: Shared, identity: str, address: str, number: str, device: str,
               stopping: threading.Event, interrupt: Callable[[int], None],
-              look: Callable[[psycopg.Connection], None], home: Home) -> int:
+              look: Callable[[psycopg.Connection], None], home: Home,
+              reachable: Callable[[], bool] = lambda: True) -> int:
     """Register and say every few seconds that this worker lives; take the registration away at
     the end. A lost database is waited for. On a standby nothing can be written: sessions there know
     the worker from the server's own pgrain.toml, and hear from itself who it is.
     `interrupt` is called with the number of a job of this worker that is to stop; `look` with the
     connection, to see what else has happened in the database; `home` is told which database that
-    is, before sessions can find this worker there.
+    is, before sessions can find this worker there; `reachable` says whether they can connect: as
+    long as not, it does not say that it lives.
 
     The exit status: 1 if the extension has become one of another version."""
     connection = None
@@ -319,8 +321,9 @@ def heartbeat(looks: Shared, identity: str, address: str, number: str, device: s
                         VALUES (%s, %s, %s, %s, %s, %s, %s)""",
                         [identity, address, os.getpid(), socket.gethostname(), number, device,
                          os.geteuid()])
-                updated = connection.execute("UPDATE pgrain.worker SET seen_at = clock_timestamp() "
-                                             "WHERE worker = %s", [identity])
+                updated = connection.execute(
+                    "UPDATE pgrain.worker SET seen_at = CASE WHEN %s THEN clock_timestamp() "
+                    "ELSE seen_at END WHERE worker = %s", [reachable(), identity])
                 registered = updated.rowcount > 0   # not if the extension was made anew
                 if not registered:
                     continue

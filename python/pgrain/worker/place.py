@@ -6,6 +6,7 @@ import os
 import pwd
 import re
 import socket
+import stat
 import struct
 from pathlib import Path
 
@@ -33,23 +34,27 @@ def default_socket(database: str, server: int | None, run: Path = RUN) -> tuple[
     """(path, mode) of the socket for one database: in /run/pgrain if that can be written, else in a
     folder of this user in /tmp.
 
-    Only this user and `server` may use it. Where the two share no group, the file lets everybody
-    come as far as the kernel's check of who is calling (`worker/server.py`), and nobody else by it.
+    Only this user and `server` may use it. A folder that was there keeps its rights. Where the two
+    share no group, the file lets everybody come as far as the kernel's check of who is calling
+    (`worker/server.py`), and nobody else by it.
     """
     me = os.geteuid()
     name = re.sub(r"[^A-Za-z0-9_-]", "_", database)[:40]
     if name != database:   # two databases, two sockets
         name += f"-{database.encode().hex()[:16]}"
-    folder = _folder(run if _writable(run) else Path(f"/tmp/pgrain-{me}"), me)
+    folder, own = _folder(run if _writable(run) else Path(f"/tmp/pgrain-{me}"), me)
     mode = 0o600
     if server not in (None, me):
-        if me == 0:
-            os.chown(folder, -1, pwd.getpwuid(server).pw_gid)
+        group = pwd.getpwuid(server).pw_gid
+        if own and me == 0:
+            os.chown(folder, -1, group)
             folder.chmod(0o2750)
-            mode = 0o660
-        else:
+        elif own:
             folder.chmod(0o711)
-            mode = 0o666
+        # A folder that was there keeps the rights that somebody gave it. One that hands the
+        # server's group to what is made in it needs no access for others.
+        facts = folder.stat()
+        mode = 0o660 if facts.st_mode & stat.S_ISGID and facts.st_gid == group else 0o666
     return str(folder / f"{name}.sock"), mode
 
 
@@ -59,10 +64,15 @@ def _writable(folder: Path) -> bool:
     return os.access(folder.parent, os.W_OK | os.X_OK)
 
 
-def _folder(folder: Path, me: int) -> Path:
-    folder.mkdir(mode=0o700, exist_ok=True)
+def _folder(folder: Path, me: int) -> tuple[Path, bool]:
+    """The folder, and whether it is a worker's own: made now, or in /tmp."""
+    try:
+        folder.mkdir(mode=0o700)
+        made = True
+    except FileExistsError:
+        made = False
     facts = folder.lstat()
     if folder.is_symlink() or (facts.st_uid != me and not os.access(folder, os.W_OK)):
         raise PgrainError(f"{folder} belongs to somebody else",
                           hint="Remove it, or name a socket with --socket.")
-    return folder
+    return folder, made or (folder.parent == Path("/tmp") and facts.st_uid == me)

@@ -109,6 +109,8 @@ class Server:
             self._check_name = lambda peer: transport.check_name(peer, set(tls_peers))
         self._gate = Gate(int(CONCURRENT_REQUESTS.default), int(QUEUED_REQUESTS.default))
         self._listener: socket.socket | None = None
+        self._inode: tuple[int, int] | None = None      # of the socket's file
+        self._told: str | None = None       # why it cannot be made again
         self._closing = False
         self._log = log.bind()      # `log` looks up how logs are configured each time
 
@@ -127,24 +129,52 @@ class Server:
                 else:
                     raise PgrainError(f'another worker listens on "{self.path}"',
                                       hint="Stop it, or give this one another --socket.")
-        self._listener = socket.socket(socket.AF_UNIX)
+        listener = socket.socket(socket.AF_UNIX)
         try:
-            self._listener.bind(self.path)
+            listener.bind(self.path)
         except OSError as error:        # whose text has no path
+            listener.close()
             raise PgrainError(f'cannot listen on "{self.path}": {error.strerror or error}',
                               hint="--socket names a file in a folder that is there and that this "
                                    "user may write to.") from None
         os.chmod(self.path, self._mode)
-        self._listener.listen(256)
+        listener.listen(256)
+        self._inode, old = _inode(self.path), self._listener
+        self._listener = listener
+        if old is not None:             # whoever accepts wakes up, and goes on with the new one
+            with contextlib.suppress(OSError):
+                old.shutdown(socket.SHUT_RDWR)
+            old.close()
+
+    def reachable(self) -> bool:
+        """Whether sessions that come now find this server. A socket whose file somebody has taken
+        away (a cleaner of /tmp, a unit that shares the folder) is bound again; one that another
+        worker has put in its place is left alone."""
+        if not isinstance(self._where, str) or _inode(self.path) == self._inode:
+            return True
+        try:
+            self.listen()
+        except (PgrainError, OSError) as error:
+            if str(error) != self._told:
+                log.warning("the socket is gone, and cannot be made again", socket=self.path,
+                            error=str(error))
+            self._told = str(error)
+            return False
+        self._told = None
+        log.warning("the socket was gone, and is there again", socket=self.path)
+        return True
 
     def serve(self) -> None:
         """Accept until `close`. Who comes while there is no file or thread to be had waits."""
         while True:
+            listener = self._listener
             try:
-                connection, _ = self._listener.accept()
+                connection, _ = listener.accept()
             except OSError as error:
                 if self._closing:
                     return
+                if listener is not self._listener:      # bound again
+                    continue
                 log.warning("no connection can be accepted", error=str(error))
                 time.sleep(ACCEPT_SECONDS)
                 continue
@@ -161,8 +191,8 @@ class Server:
         self._closing = True
         if self._listener is not None:
             self._listener.close()
-            if isinstance(self._where, str):
-                Path(self.path).unlink(missing_ok=True)
+            if isinstance(self._where, str) and _inode(self.path) == self._inode:
+                Path(self.path).unlink(missing_ok=True)     # not what another has put there
 
     def _serve_one(self, raw: socket.socket) -> None:
         with contextlib.ExitStack() as stack:
@@ -292,6 +322,14 @@ def user_id(user: str | int) -> int:
     except KeyError:
         raise InvalidArgument(f'there is no OS user "{user}"', hint="--allow-user names one of "
                               "this machine.") from None
+
+
+def _inode(path: str) -> tuple[int, int] | None:
+    try:
+        facts = os.stat(path)
+    except OSError:
+        return None
+    return facts.st_dev, facts.st_ino
 
 
 def _gone(connection: socket.socket) -> bool:
