@@ -273,7 +273,10 @@ def _plan(plpy, text: str, explained: str, environment: snapshots.Environment,
         for name in answer.get("need_models", ()):
             models[name] = session.model_facts(plpy, name)
         for name, asked in answer.get("need_probes", {}).items():
-            probes[name] = _probe(plpy, asked)
+            try:
+                probes[name] = _probe(plpy, asked)
+            except plpy.SPIError as error:
+                raise hints.of_capture(plpy, models.values(), error) from None
 
 
 def _fingerprint(plpy, plan: dict) -> str:
@@ -302,7 +305,11 @@ def _statement(plpy, plan: dict, name: str, *types: str):
     prepared = plan.setdefault("prepared", {})
     if name not in prepared:
         text = plan[name] if name in plan else plan["fetch"][name.removeprefix("fetch ")]
-        prepared[name] = plpy.prepare(text, list(types))
+        try:
+            prepared[name] = plpy.prepare(text, list(types))
+        except plpy.SPIError as error:
+            models = [session.model_facts(plpy, model) for model in plan["models"]]
+            raise hints.of_capture(plpy, models, error) from None
     return prepared[name]
 
 

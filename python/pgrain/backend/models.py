@@ -314,14 +314,25 @@ def grant_to_worker(plpy, relation: str, tries: int = 5) -> None:
                pg_catalog.has_table_privilege(current_user, c.oid, 'SELECT') AS mine,
                pg_catalog.has_table_privilege($2, c.oid, 'SELECT') AS reads,
                pg_catalog.has_schema_privilege($2, n.oid, 'USAGE') AS enters,
+               pg_catalog.has_table_privilege(c.oid, 'SELECT WITH GRANT OPTION') AS gives,
+               pg_catalog.has_schema_privilege(n.oid, 'USAGE WITH GRANT OPTION') AS opens,
+               pg_catalog.quote_ident(n.nspname) AS named,
                pg_catalog.quote_ident(current_user) AS caller
         FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
         WHERE c.oid = $1::regclass
         """, ["text", "text"], [relation, WORKER_ROLE])[0]
+    lacking = []        # all of it at once, before anything is tried
     if not row["mine"]:
+        lacking.append(f"GRANT SELECT ON {row['relation']} TO {row['caller']}")
+    if not (row["reads"] or row["gives"]):
+        lacking.append(f"GRANT SELECT ON {row['relation']} TO {READER_ROLE}")
+    if not (row["enters"] or row["opens"]):
+        lacking.append(f"GRANT USAGE ON SCHEMA {row['named']} TO {READER_ROLE}")
+    if lacking:
         raise InsufficientPrivilege(
+            f"the worker may not read {row['relation']}" if row["mine"] else
             f"permission denied for relation {row['relation']}",
-            hint=f"Its owner can run GRANT SELECT ON {row['relation']} TO {row['caller']}.")
+            hint=f"Its owner can run {'; '.join(lacking)}.")
     try:
         if not row["enters"]:
             plpy.execute(f"GRANT USAGE ON SCHEMA {plpy.quote_ident(row['schema'])} "

@@ -98,7 +98,26 @@ def _run(job) -> str:
             f"classes, {start.network.n_parameters} parameters, "
             f"accuracy {trained.metrics['accuracy']:.4f}, {trained.metrics['seconds']:.1f} s"
             + (f"; {start.note}" if imported or options.get("warm_start") else "")
-            + short + left_out)
+            + short + left_out + many_values(start.encoder.to_json(), model.label,
+                                             start.classes, len(rows)))
+
+
+MANY_VALUES = 50        # of which so many that half the rows, or more, have one of their own
+
+
+def many_values(encoder: dict, label: str, classes: list[str], n_rows: int) -> str:
+    """A sentence about columns taken as categories (dates and texts are, and labels of any type)
+    with about as many of them as rows: nothing is learned from what occurs once."""
+    limit = max(MANY_VALUES, n_rows // 2)
+    said = [f'column "{column["name"]}" has {len(column["categories"])} categories in {n_rows} '
+            "rows, and each is learned by itself: leave it out, or make a number or groups of it "
+            "in a view, such as extract(epoch FROM ...) of a date"
+            for column in encoder.get("columns", ())
+            if column["type"] == "category" and len(column["categories"]) > limit]
+    if len(classes) > limit:
+        said.append(f'label "{label}" has {len(classes)} classes in {n_rows} rows: models are '
+                    "classifiers; group its values in a view, such as width_bucket(...)")
+    return "".join(f"; {text}" for text in said)
 
 
 def read_training_rows(job, model: versions.ModelRow, secret: bytes) -> list[relations.Row]:
