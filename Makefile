@@ -76,7 +76,7 @@ lint: bootstrap
 docker-test: bootstrap
 	@bash tests/docker_engine.sh $(ARGS)
 
-## dist — wheel and source archive in dist/
+## dist — the wheel, in dist/
 dist: bootstrap
 	@$(PYTHON) -m pip wheel --quiet --no-deps --wheel-dir dist .
 	@ls dist

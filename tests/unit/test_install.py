@@ -11,8 +11,9 @@ from importlib.util import cache_from_source
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
-from pgrain.cli import install
+from pgrain.cli import install, main
 from pgrain.cli.install import Server
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -94,6 +95,31 @@ def test_uninstall_leaves_nothing(fake_server):
     assert install.uninstall(fake_server)
     assert [p for p in fake_server.sharedir.rglob("*") if p.is_file()] == []
     assert install.uninstall(fake_server) == []
+
+
+@pytest.mark.parametrize("command", ["install", "uninstall"])
+def test_who_may_not_write_is_told_the_command(fake_server, command, monkeypatch):
+    if command == "uninstall":
+        install.install(fake_server)
+    monkeypatch.setattr(install.os, "access", lambda *_: False)
+    monkeypatch.setattr(install.os, "geteuid", lambda: 0)      # where sudo is, it would be asked
+    with pytest.raises(install.InstallError, match=f"run `pgrain {command}` once as root"):
+        getattr(install, command)(fake_server)
+
+
+@pytest.mark.parametrize("command, module, extra", [
+    ("demo", "pgrain.demo.story", "demo"), ("paper", "pgrain.demo.paper.command", "bench")])
+def test_a_missing_library_is_said_with_its_extra(command, module, extra, monkeypatch):
+    class Lacks:
+        def find_spec(self, name, path=None, target=None):
+            if name == module:
+                raise ModuleNotFoundError("No module named 'PIL'", name="PIL")
+
+    monkeypatch.delitem(sys.modules, module, raising=False)
+    monkeypatch.setattr(sys, "meta_path", [Lacks(), *sys.meta_path])
+    result = CliRunner().invoke(main.main, [command, "--help"])
+    assert result.exit_code == 1 and "PIL is missing" in result.output
+    assert f"[{extra}]'" in result.output
 
 
 def test_one_version_everywhere():

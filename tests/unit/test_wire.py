@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import io
 import json
 import os
@@ -182,6 +183,15 @@ def test_no_worker_is_08006_with_a_hint(tmp_path):
         Client(str(tmp_path / "none"), "1", "db").call("ping", {})
     assert caught.value.sqlstate == "08006"
     assert "pgrain worker" in caught.value.hint
+
+
+def test_a_folder_that_cannot_be_entered_is_no_matter_of_starting(tmp_path, monkeypatch):
+    monkeypatch.setattr(socket.socket, "connect_ex", lambda *_: errno.EACCES)
+    with pytest.raises(errors.WorkerUnreachable) as caught:
+        Client(str(tmp_path / "shut"), "1", "db").call("ping", {})
+    assert "Permission denied" in caught.value.detail
+    assert "must be able to enter the folder" in caught.value.hint
+    assert "Start the worker" not in caught.value.hint
 
 
 def test_waiting_is_sliced_and_can_be_interrupted(stand_in):

@@ -171,7 +171,8 @@ def make_venv() -> None:
         subprocess.run([find_python(), "-m", "venv", "--clear", str(VENV)], check=True)
     say(f"installing Python packages into it: pgrain[{EXTRAS}] "
         "(jax, flax, optax, numpy, psycopg, sqlglot, pytest and what they need; about 1 GB)")
-    done = subprocess.run([python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check",
+    done = subprocess.run([python, "-m", "pip", "install", "--disable-pip-version-check",
+                           *([] if sys.stdout.isatty() else ["--progress-bar", "off"]),
                            "--editable", f"{ROOT}[{EXTRAS}]"], stdin=subprocess.DEVNULL)
     if done.returncode != 0:
         fail("pip could not install the Python packages; its message is above")

@@ -8,6 +8,7 @@ cannot say "any role" at all.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import shutil
@@ -20,7 +21,7 @@ import psycopg
 from psycopg.conninfo import make_conninfo
 
 from pgrain.cli.install import Server, find_server, version
-from pgrain.cli.place import Account, choose, prepare, server_account
+from pgrain.cli.place import OUTSIDE, Account, choose, prepare, server_account
 
 SUPERUSER = "postgres"
 DATABASE = "pgrain"
@@ -184,6 +185,9 @@ class Cluster:
         """Stops the server and deletes the whole place."""
         self.stop("immediate")
         shutil.rmtree(self.place, ignore_errors=True)
+        if self.place.parent == OUTSIDE:
+            with contextlib.suppress(OSError):      # another checkout's cluster is there
+                OUTSIDE.rmdir()
 
     @property
     def pid(self) -> int | None:

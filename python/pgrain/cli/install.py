@@ -271,18 +271,18 @@ def uninstall(server: Server) -> list[Path]:
               server.sharedir / "extension" / "pgrain.control", server.sharedir / "pgrain"]
     places = [place for place in places if place.exists()]
     if places:
-        _need_write_access(server)
+        _need_write_access(server, "uninstall")
     for place in places:
         shutil.rmtree(place) if place.is_dir() else place.unlink()
     return places
 
 
-def _need_write_access(server: Server) -> None:
+def _need_write_access(server: Server, command: str = "install") -> None:
     if os.access(server.sharedir / "extension", os.W_OK) and os.access(server.sharedir, os.W_OK):
         return
     if os.geteuid() == 0 or not shutil.which("sudo"):
         raise InstallError(f"{server.sharedir} is not writable, and there is no sudo; "
-                           "run `pgrain install` once as root")
+                           f"run `pgrain {command}` once as root")
     raise NeedsRoot()
 
 

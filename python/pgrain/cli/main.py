@@ -28,6 +28,15 @@ def checkout() -> Path:
     return ROOT
 
 
+def _lacks(command: str, extra: str, error: ModuleNotFoundError) -> Exception:
+    """What to install where a library of an extra is missing; a module of our own is a defect."""
+    if (error.name or "pgrain").partition(".")[0] == "pgrain":
+        return error
+    wheel = f"pgrain-{version()}-py3-none-any.whl" if is_installed() else "pgrain"
+    return click.ClickException(f"`pgrain {command}` needs more libraries ({error.name} is "
+                                f"missing): pip install '{wheel}[{extra}]'")
+
+
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(version(), prog_name="pgrain")
 def main() -> None:
@@ -119,8 +128,7 @@ def worker(dsn: str, path: str | None, remote: str | None, ca: str | None, certi
     try:
         from pgrain.worker.main import Options, run
     except ModuleNotFoundError as error:
-        raise click.ClickException(f"the worker needs more libraries ({error.name} is missing): "
-                                   "pip install 'pgrain[worker]'") from None
+        raise _lacks("worker", "worker", error) from None
     address = f"tls://{remote}" if remote else path and os.path.abspath(path)
     packages = None if modules is None else tuple(name for name in modules.split(",") if name)
     raise SystemExit(run(Options(dsn, address, users, tls if remote else {}, peers, metrics,
@@ -178,7 +186,7 @@ def up(worker: bool, renew: bool) -> None:
     from pgrain.cli.background import WorkerError, WorkerProcess
     from pgrain.cli.cluster import ClusterError
     it = _cluster()
-    local = checkout() / ".local" / "cluster"
+    local, began = checkout() / ".local" / "cluster", False
     if it.place != local:
         click.echo(f"pgrain: the server's OS user cannot use {local} (rights of a folder above it, "
                    f"or a path too long for a socket); the cluster is in {it.place}")
@@ -187,12 +195,17 @@ def up(worker: bool, renew: bool) -> None:
         if it.start():
             click.echo(f"pgrain: {'made and ' if fresh else ''}started a private PostgreSQL "
                        f"{it.server.major} as OS user {it.account.name}, socket in {it.run}")
+            began = True
         process = WorkerProcess(it)
         if renew or process.outdated:
             process.stop()
         it.ensure_database(renew=renew)
         if worker and process.start():
             click.echo(f"pgrain: started the worker (pid {process.pid}), log in {process.log}")
+            began = True
+        if not began:
+            click.echo(f"pgrain: the cluster is up, socket in {it.run}"
+                       + (f", and its worker (pid {process.pid})" if process.pid else ""), err=True)
     except (ClusterError, WorkerError) as error:
         raise click.ClickException(str(error)) from error
     except psycopg.Error as error:
@@ -261,7 +274,10 @@ def psql(arguments: tuple[str, ...]) -> None:
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
 def demo(arguments: tuple[str, ...]) -> None:
     """Run the demo story (`pgrain demo --help` lists its options)."""
-    from pgrain.demo.story import command
+    try:
+        from pgrain.demo.story import command
+    except ModuleNotFoundError as error:
+        raise _lacks("demo", "demo", error) from None
     command(list(arguments), prog_name="pgrain demo")
 
 
@@ -273,7 +289,10 @@ main.add_command(data)
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
 def paper(arguments: tuple[str, ...]) -> None:
     """Run the paper's experiments (`pgrain paper --help` lists them)."""
-    from pgrain.demo.paper.command import command
+    try:
+        from pgrain.demo.paper.command import command
+    except ModuleNotFoundError as error:
+        raise _lacks("paper", "bench", error) from None
     command(list(arguments), prog_name="pgrain paper")
 
 
@@ -294,7 +313,7 @@ def doctor(dsn: str | None) -> None:
         raise click.ClickException(str(error)) from error
     for what, ok, detail, hint in rows:
         click.echo(f"{'ok  ' if ok else 'FAIL'}  {what}: {detail}")
-        if not ok and hint:
+        if hint:
             click.echo(f"      {hint}")
     if not all(row[1] for row in rows):
         sys.exit(1)

@@ -25,6 +25,9 @@ from pathlib import Path
 LONGEST_SOCKET_PATH = 100
 """Bytes. The kernel allows 107; a little is left for the suffix of a second socket."""
 
+OUTSIDE = Path("/var/lib/pgrain")
+"""Of root's checkouts that the server's user cannot enter."""
+
 _PLAIN = re.compile(r"[A-Za-z0-9_./@+-]+")
 
 
@@ -147,7 +150,7 @@ def _outside(local: Path) -> Path:
     """The folder for a checkout whose own cannot be used: short, and the same at each call."""
     name = hashlib.sha256(os.fsencode(local)).hexdigest()[:12]
     if os.geteuid() == 0:
-        return Path("/var/lib/pgrain") / name
+        return OUTSIDE / name
     return Path("/var/tmp") / f"pgrain-{os.geteuid()}-{name}"
 
 

@@ -29,6 +29,8 @@ from pgrain.demo.steps import Steps
 MODEL, CLEAN_MODEL = "clothing", "clothing_clean"
 INSPECTED = 2_000
 """Training rows that a person looks at in an afternoon, at seven seconds a picture."""
+POOR = 0.8
+"""Accuracy on its own training rows below which the clean model is no standard."""
 SHOWN, PICTURES, TIMED_CALLS = 10, 50, 20
 CURVATURE = {"cnn": {"sample": 3_000, "pairs": 20}}
 """Precompute options where the defaults take more than minutes on two cores."""
@@ -149,6 +151,17 @@ class Story:
             " ORDER BY seen_at DESC LIMIT 1) FROM pgrain.models WHERE model = %s", [MODEL])[0]
         self.steps.say(f"  {self.choices.architecture}, {parameters:,} parameters, on {device}; "
                        f"k = {self.result['k']} eigenpairs by the inflection rule.")
+        self._say_if_poor(self.rows("SELECT (metrics ->> 'accuracy')::float8 FROM pgrain.models "
+                                    "WHERE model = %s", [CLEAN_MODEL])[0][0])
+
+    def _say_if_poor(self, accuracy: float | None) -> None:
+        """What comes of a model that has not learned the pictures says nothing about pgrain."""
+        self.result["clean_accuracy"] = accuracy
+        if accuracy is not None and accuracy < POOR:
+            self.steps.say(f"  With {self.choices.rows:,} pictures this model learns little: with "
+                           f"clean labels it is right about {100 * accuracy:.0f} % of its own "
+                           "training rows.\n  Take what follows as a tour; --rows 6000 or more, or "
+                           "--architecture mlp, shows what the ranking is worth.")
 
     def _earlier(self, settings: str) -> tuple[int, int] | None:
         """Versions of an earlier run over the same tables that are still whole."""

@@ -21,6 +21,8 @@ from pgrain.wire import address, frames, messages
 
 START_HINT = ("Start the worker: pgrain worker --dsn 'dbname=... user=pgrain_worker', "
               "or make up in a checkout.")
+RIGHTS_HINT = ("The OS user that runs PostgreSQL must be able to enter the folder of the socket, "
+               "and to write to the socket: see docs/user/worker.md.")
 
 
 class ConnectionLost(WorkerUnreachable):
@@ -110,7 +112,8 @@ class Client:
         except OSError as error:
             raise WorkerUnreachable("the worker is not reachable",
                                     detail=f'Socket "{self.path}": {error.strerror or error}.',
-                                    hint=START_HINT) from None
+                                    hint=RIGHTS_HINT if error.errno == errno.EACCES
+                                    else START_HINT) from None
         self._send(frames.encode(messages.HELLO, messages.hello(self.version, self.database,
                                                                 self.server)), deadline)
         answer = frames.read_frame(lambda n: self._receive(n, deadline))
