@@ -24,6 +24,19 @@ def unreachable(connection, statement):
     return caught.value
 
 
+def test_a_socket_that_was_taken_away_comes_back(small):
+    """A cleaner of /tmp, or a systemd unit that shares the folder: new sessions get in again."""
+    socket = Path(small.value("SELECT socket FROM pgrain.worker"))
+    socket.unlink()
+    unreachable(small.connect(), "SELECT pgrain.predict('colour', ARRAY[0.321, 4.5])")
+    deadline = time.monotonic() + 60
+    while not socket.exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
+    assert small.connect().execute("SELECT pgrain.predict('colour', ARRAY[0.321, 4.5])").fetchone()
+    assert "the socket was gone, and is there again" in small.worker.log_tail()
+
+
 def test_killed_worker_loses_nothing(small):
     before = small.rows(REPORT), small.rows(COMPLAIN)
     session = small.connect()

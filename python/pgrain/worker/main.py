@@ -294,6 +294,7 @@ def heartbeat(looks: Shared, identity: str, address: str, number: str, device: s
     registered = ready = False
     said = -math.inf
     while not stopping.is_set():
+        can_connect = reachable()
         try:
             known, connection = connection, looks.get()
             if connection is not known:
@@ -323,7 +324,7 @@ def heartbeat(looks: Shared, identity: str, address: str, number: str, device: s
                          os.geteuid()])
                 updated = connection.execute(
                     "UPDATE pgrain.worker SET seen_at = CASE WHEN %s THEN clock_timestamp() "
-                    "ELSE seen_at END WHERE worker = %s", [reachable(), identity])
+                    "ELSE seen_at END WHERE worker = %s", [can_connect, identity])
                 registered = updated.rowcount > 0   # not if the extension was made anew
                 if not registered:
                     continue
