@@ -120,7 +120,8 @@ def test_readme_names_every_function_that_exists(module_database):
         "SELECT DISTINCT proname FROM pg_proc WHERE pronamespace = 'pgrain'::regnamespace"
         " AND proname NOT LIKE E'\\\\_%'")}
     views = {name for (name,) in database.rows(
-        "SELECT viewname FROM pg_views WHERE schemaname = 'pgrain'")}
+        "SELECT viewname FROM pg_views WHERE schemaname = 'pgrain'"
+        " AND viewname NOT LIKE E'\\\\_%'")}
     reference = (ROOT / "README.md").read_text().split("## Reference")[1].split("\n## ")[0]
     listed = set(re.findall(r"`(?:CALL )?(\w+)\(", reference))
     listed |= set(re.findall(r"(?:, `|`CALL )(\w+)\(", reference))

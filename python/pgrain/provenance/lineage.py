@@ -266,7 +266,8 @@ def read_floats(data: bytes | None) -> np.ndarray | None:
 
 def read_numerics(data: bytes | None) -> np.ndarray | None:
     """(n,) float64, NaN for NULL, of numerics (`capture_sql.packed_numerics`), rounded as their
-    text would be. None if NaN or an infinity of the user's is among them.
+    text would be. None if NaN or an infinity of the user's is among them; 0A000 if one is greater
+    than float8 holds.
 
     A numeric is how many digits it has to the base of 10 000, the power that the first stands for,
     its sign, its scale in decimals, and the digits.
@@ -297,7 +298,12 @@ def read_numerics(data: bytes | None) -> np.ndarray | None:
         values[row] = float("".join(f"{digit:04d}" for digit in digits) + f"e{-decimals[row]}")
     values[null] = np.nan
     values[minus] *= -1.0
-    return None if np.isinf(values).any() else values
+    if np.isinf(values).any():
+        raise UnsupportedOperator(
+            "a number that is out of range has no provenance",
+            detail="It is greater than what double precision holds.",
+            hint="If the query itself runs, filter such numbers out, or divide them.")
+    return values
 
 
 def _finite(values: np.ndarray) -> None:
