@@ -106,7 +106,10 @@ def test_nulls_and_no_rows(schema: Lab, shown: str, table: str) -> None:
 @pytest.mark.parametrize("shown", VALUES)
 def test_values(schema: Lab, of: str, shown: str, table: str) -> None:
     circuit = check_classes(schema, (of + shown).format(t=table, p=P), every)
-    assert error(circuit, 2) < 0.3
+    # Over groups without common variables that a count is v is one event, before IN and behind it.
+    alone = table == "apart" and ("WHERE i.g" in shown or of == EMPTY)
+    missing = table == "apart" and of == COUNT
+    assert error(circuit, 2) < (1e-9 if alone else 0.05 if missing else 0.3)
 
 
 @pytest.mark.parametrize("table", TABLES)

@@ -103,6 +103,11 @@ REFUSED = [
     ("SELECT t.g, count(*) FROM t JOIN t AS r ON pgrain.predict('m', t.x) = pgrain.predict('m',"
      " r.x) GROUP BY t.g HAVING EXISTS (SELECT 1 FROM t AS k WHERE k.g = count(r.v))", "0A000",
      "an aggregate of the outer query"),
+    (f"SELECT c, count(*) FROM t WHERE {P} = 'a' GROUP BY DISTINCT ROLLUP (c), ROLLUP (c)", "0A000",
+     "GROUP BY DISTINCT"),
+    (f"SELECT g AS _pgrain_g FROM t WHERE {P} = 'a'", "0A000", "a name that begins with"),
+    (f"WITH k AS (SELECT g, count(*) AS n FROM t WHERE {P} = 'a' GROUP BY g) SELECT k.g FROM k "
+     "JOIN k AS j USING (n)", "0A000", "a join on a number"),
     # Statements.
     ("WITH RECURSIVE r AS (SELECT id, pgrain.predict('m', x) AS l FROM t UNION ALL SELECT id + 1, l"
      " FROM r WHERE id < 3) SELECT count(*) FROM r WHERE l = 'a'", "0A000", "recursive CTE"),

@@ -215,7 +215,8 @@ class CallReader(Cursor):
         argument = self.expression()
         self._in_model = False
         if self.last_end != value[-1].end:
-            raise refuse("a model call without exactly two arguments", self.text, start, end)
+            raise refuse("a model call without exactly two arguments", self.text, start, end,
+                         "Write predict('model', value).")
         self.index = close
         self.expect_mark(")")
         self._absorb([argument], pieces=False)

@@ -98,7 +98,7 @@ class StatementReader(FromReader):
                              "Write the value itself.")
             if token.is_name and token.value.startswith(RESERVED_PREFIX):
                 raise refuse(f'a name that begins with "{RESERVED_PREFIX}"', self.text,
-                             token.start, token.end)
+                             token.start, token.end, "Give it another name.")
         first = next((token for token in tokens if token.value != "("), tokens[0])
         if not first.is_word("select", "with", "table"):
             self._not_a_select(first)
@@ -300,7 +300,8 @@ class StatementReader(FromReader):
 
     def _group(self) -> list[GroupItem]:
         if self.accept("distinct"):
-            raise refuse("GROUP BY DISTINCT", self.text, self.tokens[self.index - 1].start)
+            raise refuse("GROUP BY DISTINCT", self.text, self.tokens[self.index - 1].start, None,
+                         "List each set once: GROUP BY GROUPING SETS ((a, b), (a), ()).")
         self.accept("all")
         return self._group_items()
 

@@ -274,7 +274,7 @@ class FromItems:
                 column = next(c for c in self.aliases[owner] if c.name == name)
                 if column.random:
                     raise self.program.refuse("a join on a number that depends on predictions",
-                                              item)
+                                              item, "Write it as ON a.n = b.n.")
                 sides.append(merged.get(name, f"{quoted(owner)}.{quoted(name)}"))
                 owners.append((owner, name))
             self.equal.append(tuple(owners))

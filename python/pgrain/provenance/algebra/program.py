@@ -66,7 +66,8 @@ class Program:
         """A CTE without a model call goes before the capture as it is."""
         for known in self.plain:
             if known.name == cte.name and known is not cte:
-                raise self.refuse(f'the CTE name "{cte.name}" given twice', cte)
+                raise self.refuse(f'the CTE name "{cte.name}" given twice', cte,
+                                  "Give each CTE a name of its own.")
         if cte not in self.plain:
             self.plain.append(cte)
             self.recursive |= recursive

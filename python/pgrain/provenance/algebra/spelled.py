@@ -45,6 +45,21 @@ def count_is(rows, groups, of: np.ndarray, j: int, value: np.ndarray,
     return out + row
 
 
+def every_value(rows, groups, j: int) -> tuple | None:
+    """(first (n,), size (n,), literals): count j of group g is v by the literal at first[g] + v,
+    v < size[g]; those of a group exclude each other. Made once: n = v is one event wherever it is
+    asked for. None if there are too many."""
+    key = "every value", j, groups is rows
+    if key not in groups.made:
+        terms = groups.terms(j)
+        size = np.bincount(terms.group[terms.literals[:, 0] != NEVER], minlength=groups.n) + 1
+        group, value = expand(np.zeros(groups.n, np.int64), size)
+        groups.made[key] = None if int(size.sum()) > MOST else (
+            np.cumsum(size) - size, size, count_is(rows, groups, group, j,
+                                                   value.astype(np.float64), group))
+    return groups.made[key]
+
+
 def common(groups, asked: np.ndarray) -> float:
     """The share of the variables of the groups `asked` that several of them mention."""
     term, column = np.nonzero((groups.literals > NEVER)
@@ -105,10 +120,12 @@ def of_linear(rows, linear) -> Spelled | None:
     count = np.concatenate([value[at], np.zeros(len(alone), np.int64)])
 
     def literals() -> np.ndarray:
-        key = "is", j, unique.tobytes(), groups is rows     # both sides of n = (SELECT max(n) …)
-        if key not in groups.made:
-            groups.made[key] = count_is(rows, groups, unique[place], j, value.astype(np.float64),
-                                        place) if len(unique) else np.zeros(0, np.int64)
-        return np.concatenate([groups.made[key][at], np.full(len(alone), CERTAIN)])
+        known = every_value(rows, groups, j)
+        if known is not None and len(unique):
+            mine = known[2][known[0][of[counted][entry]] + value[at]]
+        else:
+            mine = (count_is(rows, groups, unique[place], j, value.astype(np.float64), place)
+                    if len(unique) else np.zeros(0, np.int64))[at]
+        return np.concatenate([mine, np.full(len(alone), CERTAIN)])
 
     return Spelled(row, count, linear.constant[row] + factor[row] * count, literals)

@@ -146,7 +146,8 @@ def _operand(builder, operand: nodes.Expr) -> tuple[str, list]:
             raise builder.program.refuse("a number of a subquery before IN, ANY or ALL", piece,
                                          "Write the subquery in FROM, and compare its column.")
         elif builder.program.analysis.depends(piece):
-            raise builder.program.refuse("this left side of IN, ANY or ALL", piece)
+            raise builder.program.refuse("this left side of IN, ANY or ALL", piece,
+                                         "Write it as a column of a subquery in FROM.")
         elif builder.is_random(piece):
             raise builder.number_before(piece)
         elif isinstance(piece, nodes.ColumnRef) and piece.qualifier is None \
@@ -263,6 +264,7 @@ def _scalar(builder, piece: nodes.Subquery, needed: list):
         raise program.refuse("a scalar subquery of a text or date that depends on predictions",
                              piece, "Make it a number, as with max(extract(epoch FROM ...)).")
     if column.flag is not None:
-        raise program.refuse("a scalar subquery of a comparison over predictions", piece)
+        raise program.refuse("a scalar subquery of a comparison over predictions", piece,
+                             "Let it return the number, and compare that.")
     builder.aliases[alias] = [Column("_pgrain_o0", column.oid)]
     return f"{alias}._pgrain_o0"

@@ -37,7 +37,7 @@ from pgrain.provenance.algebra.blocks import (
 )
 from pgrain.provenance.algebra.program import candidates, free_columns
 from pgrain.provenance.algebra.small_gates import Combination
-from pgrain.provenance.algebra.wiring import CERTAIN
+from pgrain.provenance.algebra.wiring import CERTAIN, NEVER
 
 _ROW = "_pgrain_w"
 
@@ -173,7 +173,14 @@ def _literal(base, one: Chosen) -> np.ndarray:
     if one.nullable:
         return _literal_or_null(base, one.cell, value, index)
     groups, of, number = rows.origin[one.cell]
-    return spelled.count_is(base, groups, of[index], number.leaves[number.tree[1]][1], value, index)
+    of, j = of[index], number.leaves[number.tree[1]][1]
+    known = spelled.every_value(base, groups, j)
+    if known is None:
+        return spelled.count_is(base, groups, of, j, value, index)
+    first, size, literal = known
+    at = value.astype(np.int64)
+    there = at < size[of]
+    return np.where(there, literal[np.where(there, first[of] + at, 0)], NEVER)
 
 
 def _literal_or_null(base, cell: int, value: np.ndarray, index: np.ndarray) -> np.ndarray:

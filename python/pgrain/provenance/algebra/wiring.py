@@ -141,7 +141,8 @@ class Wiring:
 
     def flattened(self, target: np.ndarray, literals: np.ndarray):
         """(target, literals) of disjunctions, where what stands in them are disjunctions that share
-        variables, and nothing but variables stands beside them: their terms in their place."""
+        variables, or one alone, and nothing but variables stands beside them: their terms in their
+        place."""
         starts = np.array([out for out, *_ in self._any_of])
         if not len(starts) or not literals.size or literals.max() < starts[0]:
             return target, literals
@@ -174,8 +175,10 @@ class Wiring:
         term, column = np.nonzero(made > NEVER)
         owner = self.owner[made[term, column]]
         mentioned = np.unique(np.column_stack([made_target[term], owner, inner[term]]), axis=0)
-        if len(np.unique(mentioned[:, :2], axis=0)) == len(mentioned):
+        if len(np.unique(mentioned[:, :2], axis=0)) == len(mentioned) \
+                and (np.bincount(target) > 1).any():
             return target, literals                 # they share nothing: as good, and smaller
+        # (A disjunction of one other is that one, which may share with what stands beside it.)
         possible = made[:, 0] != NEVER
         return made_target[possible], made[possible]
 
