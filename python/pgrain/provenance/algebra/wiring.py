@@ -131,12 +131,15 @@ class Wiring:
                 known = any_of(self, n, target, literals)
                 if known is not None:
                     return known
-            target, literals = self.flattened(target, literals)
+            known = target, literals
+            target, literals = self.flattened(*known)
+            if (np.bincount(known[0]) > 1).any():
+                known = target, literals        # else rows with a partner have the one as it is
         out, unknown = self.threes(n), None if unknown is None else unknown[possible]
         self.add(AnyOf(out, n, target, literals, unknown))
         self.disjunctions.append((out, n, target, literals, unknown))
         if unknown is None:
-            self._any_of.append((out, n, target, literals))
+            self._any_of.append((out, n, *known))
         return out
 
     def flattened(self, target: np.ndarray, literals: np.ndarray):
