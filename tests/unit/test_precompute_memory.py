@@ -10,9 +10,13 @@ import pytest
 
 from pgrain.models.encoding import Encoder
 from pgrain.store.relations import Row
+from pgrain.store.versions import LearnedRows
 from pgrain.worker import precompute_job
 
 N, COLUMNS = 12_000, [f"c{i}" for i in range(10)]
+
+LEARNED = LearnedRows([str(i) for i in range(N)], np.zeros(N, np.int64),
+                      np.ones((N, 16), np.uint8), np.zeros(N, bool), True, np.zeros(N, np.int64))
 
 
 def row(i: int) -> Row:
@@ -27,19 +31,23 @@ def read(monkeypatch):
     monkeypatch.setattr(precompute_job, "_BLOCK_ROWS", 500)
     monkeypatch.setattr(precompute_job.versions, "read_secret", lambda connection: b"")
     monkeypatch.setattr(precompute_job.relations, "count", lambda *given: N)
+    monkeypatch.setattr(precompute_job.training_look, "now", lambda connection: "")
+    monkeypatch.setattr(precompute_job.training_look, "removed", lambda *given: set())
+    monkeypatch.setattr(precompute_job.training_look, "record", lambda *given: None)
 
     def start(order, keep=False):
         monkeypatch.setattr(precompute_job.relations, "read",
                             lambda *given, **more: map(row, order))
         repairing = SimpleNamespace(
-            all=[1] if keep else [], as_learned=lambda rows, learned, classes: (
+            all=[1] if keep else [], as_learned=lambda rows, learned, classes, where: (
                 (one, int(one.key)) for one in rows))
-        job = SimpleNamespace(connection=None, submitter="", report=lambda *given: None,
+        job = SimpleNamespace(connection=None, submitter="", model="m", report=lambda *given: None,
                               waits=lambda phase: None)
         model = SimpleNamespace(training_table=1, kind="columns", features=COLUMNS, key="id",
                                 label="y")
-        resident = SimpleNamespace(encoder=encoder, row=SimpleNamespace(classes=["a"]),
-                                   learned=SimpleNamespace(keys=range(N)))
+        resident = SimpleNamespace(
+            encoder=encoder, row=SimpleNamespace(classes=["a"], version=1),
+            learned=LEARNED)
         return precompute_job.learned_rows(job, model, resident, repairing), encoder
     return start
 

@@ -17,7 +17,7 @@ from pgrain.backend.keys import visible
 from pgrain.backend.models import quoted, require_model
 from pgrain.backend.plan_repair import OPTIONS as PLAN_OPTIONS
 from pgrain.backend.plan_repair import make_plan
-from pgrain.backend.spi import entry_point, query, writes_nothing
+from pgrain.backend.spi import entry_point, json_object, query, writes_nothing
 from pgrain.errors import InsufficientPrivilege, InvalidArgument, ObjectInUse
 
 ROUNDS = 5
@@ -31,7 +31,7 @@ def plan_for_repair(plpy, text: str, complaints: list[str], intervention: str,
     """A plan as JSON, with its model and whether it is predicted to cure. cell: as JSON, that
     which `complaints_hold` chose."""
     plan = make_plan(plpy, text, complaints, intervention, check_options(options, PLAN_OPTIONS),
-                     json.loads(cell))
+                     _read_cell(cell))
     seen = visible(plpy, plan["rows"], model=plan["model"], number=1, key=2)
     if any(row[2] is None for row in seen):
         raise InsufficientPrivilege(
@@ -41,13 +41,18 @@ def plan_for_repair(plpy, text: str, complaints: list[str], intervention: str,
     return json.dumps(plan)
 
 
+def _read_cell(text: str) -> dict | None:
+    """A cell as `complaints_hold` gives it; the worker looks closer (`complaint/cell.py`)."""
+    return None if text in (None, "null") else json_object(text, "cell")
+
+
 @entry_point
 @writes_nothing
 def complaints_hold(plpy, text: str, complaints: list[str], cell: str) -> str:
     """{"holds", "value", "relaxed", "cell", "name", "complaints"} as JSON; needs no spectrum.
     cell: which one is read, null for the first that is violated; as JSON."""
     evaluated = evaluate_complaints(plpy, text, complaints, {}, ranked=False)
-    return json.dumps(session.call(plpy, "holds", {**evaluated, "cell": json.loads(cell)})[0])
+    return json.dumps(session.call(plpy, "holds", {**evaluated, "cell": _read_cell(cell)})[0])
 
 
 @entry_point

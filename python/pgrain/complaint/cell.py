@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 
+from pgrain.errors import InvalidArgument
 from pgrain.provenance.output import Output
 from pgrain.provenance.presence import ABSENT
 
@@ -51,8 +52,16 @@ def as_sent(output: Output, cell: tuple[int, tuple]) -> dict:
     return {"complaint": number, "row": mark, "nth": before, "cell": rest}
 
 
-def found(output: Output, sent: dict) -> tuple[int, tuple] | None:
-    """The same cell in the rows of another run; None if there is no such row any more."""
+def found(output: Output, sent: dict, complaints: int) -> tuple[int, tuple] | None:
+    """The same cell in the rows of another run; None if there is no such row any more.
+
+    Raises
+    ------
+    InvalidArgument
+        If that is no cell of such an output and of so many complaints.
+    """
+    if not _is_sent(output, sent, complaints):
+        raise InvalidArgument("cell is none that pgrain._holds has returned for these complaints")
     left = sent["nth"]
     for row in range(len(output.keys)):
         if _mark(output, row) == sent["row"]:
@@ -60,6 +69,17 @@ def found(output: Output, sent: dict) -> tuple[int, tuple] | None:
                 return sent["complaint"], (row, *sent["cell"])
             left -= 1
     return None
+
+
+def _is_sent(output: Output, sent: dict, complaints: int) -> bool:
+    if not isinstance(sent, dict) or set(sent) != {"complaint", "row", "nth", "cell"}:
+        return False
+    number, mark, nth, rest = (sent[key] for key in ("complaint", "row", "nth", "cell"))
+    return (type(number) is int and 0 <= number < complaints and isinstance(mark, str)
+            and type(nth) is int and nth >= 0 and isinstance(rest, list) and 1 <= len(rest) <= 2
+            and (rest[0] == ABSENT
+                 or type(rest[0]) is int and 0 <= rest[0] < len(output.columns))
+            and all(isinstance(label, str) for label in rest[1:]))
 
 
 def _telling(output: Output) -> list[int]:

@@ -58,6 +58,10 @@ class LearnedRows:
     integer_keys: bool
     repairs: np.ndarray
 
+    def where(self) -> dict[str, int]:
+        """The number of each key. A hundred bytes a row: made once a pass, and not kept."""
+        return {key: number for number, key in enumerate(self.keys)}
+
     def is_same(self, number: int, digest: bytes, label: str | None, classes: list[str]) -> bool:
         """Whether the table's row is still the one that was learned as row `number`."""
         return (self.digests[number].tobytes() == digest

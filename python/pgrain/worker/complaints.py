@@ -108,7 +108,7 @@ class Evaluation:
         """What the complaints add up to. sent: the cell that predictions are to be about
         (`cell.as_sent`), where an earlier round has chosen it."""
         return self.objective_of(self.complaints, self.matched(matches),
-                                 sent and cell.found(self.value, sent))
+                                 sent and cell.found(self.value, sent, len(self.complaints)))
 
     def projected(self, objective: Objective, effect: bool = False) -> dict[str, np.ndarray]:
         """V^T grad of the objective, or of its cell alone: (m,) for each model that

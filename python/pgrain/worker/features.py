@@ -38,7 +38,8 @@ def training_features(residents: Residents, resident: Resident,
         rows = relations.read(connection, model.training_table, model.kind, model.features,
                               secret, reader=None, key=model.key, label=model.label,
                               content=bool(repairing.all))
-        pairs = sorted(repairing.as_learned(rows, resident.learned, resident.row.classes),
+        pairs = sorted(repairing.as_learned(rows, resident.learned, resident.row.classes,
+                                            resident.learned.where()),
                        key=lambda pair: pair[1])
         if not pairs:
             raise NotReady(f'no training row of model "{resident.row.model}" is as it was learned',

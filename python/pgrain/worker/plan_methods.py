@@ -136,7 +136,7 @@ class PlanMethods:
             holds = holds and Watchful(objective).holds(evaluation.value)
         sent, chosen = params.get("cell"), None
         if sent:
-            chosen = cells.found(evaluation.value, sent)
+            chosen = cells.found(evaluation.value, sent, len(evaluation.complaints))
         elif objective is not None and objective.cell is not None:
             chosen = numbered[objective.cell[0]], objective.cell[1]
             sent = cells.as_sent(evaluation.value, chosen)

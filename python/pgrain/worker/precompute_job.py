@@ -136,7 +136,7 @@ def learned_rows(job, model, resident: Resident, repairing: Repairing) -> Learne
     compared = training_look.Compared(resident.learned, training_look.removed(
         job.connection, job.model, repairing))
     pairs = repairing.as_learned(compared.passing(reported(rows)), resident.learned,
-                                 resident.row.classes)
+                                 resident.row.classes, compared.where)
     while block := list(itertools.islice(pairs, _BLOCK_ROWS)):
         part = resident.encoder.encode([row.value for row, _ in block])
         if X is None:

@@ -131,10 +131,11 @@ class Repairing:
         return {key: DELETE if edit in gone else edit for key, edit in edits.items()}
 
     def as_learned(self, rows: Iterable[relations.Row], learned: versions.LearnedRows,
-                   classes: list[str]) -> Iterator[tuple[relations.Row, int]]:
+                   classes: list[str], where: dict[str, int]
+                   ) -> Iterator[tuple[relations.Row, int]]:
         """The rows that are still as a version learned them, with their numbers among the learned
-        rows; features that it learned repaired are repaired. `row.original` keeps the table's."""
-        where = {key: number for number, key in enumerate(learned.keys)}
+        rows; features that it learned repaired are repaired. `row.original` keeps the table's.
+        where: the number of each learned key (`versions.LearnedRows.where`)."""
         later: dict[int, list[tuple[relations.Row, int]]] = {}
         for row in rows:
             number = where.get(row.key)

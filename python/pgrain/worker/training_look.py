@@ -38,11 +38,12 @@ class Compared:
     """The rows of a training table beside those that a version learned, counted as they pass.
 
     new: that it did not learn and that `removed` (keys of rows that edits in force take out) lacks.
-    A key that occurs again is a new row; one that was erased is, too, while its row is there.
+    where: the number of each learned key. A key that occurs again is a new row; one that was erased
+    is, too, while its row is there.
     """
 
     def __init__(self, learned: versions.LearnedRows, removed: set[str]):
-        self._number = {key: number for number, key in enumerate(learned.keys)}
+        self.where = learned.where()
         self._there = np.zeros(len(learned.keys), bool)
         self._blank = ~learned.digests.any(axis=1)
         self._removed = removed
@@ -51,7 +52,7 @@ class Compared:
     def passing(self, rows: Iterable[relations.Row]) -> Iterator[relations.Row]:
         """The same rows."""
         for row in rows:
-            number = self._number.get(row.key)
+            number = self.where.get(row.key)
             if number is not None and not (self._there[number] or self._blank[number]):
                 self._there[number] = True
             elif row.key not in self._removed:
@@ -198,7 +199,7 @@ class TrainingLook(Poller):
             versions.read_secret(connection), reader=reader["reader"],
             key=model.key, label=model.label, content=bool(repairing.all), waiting=_give_way)))
         same = np.zeros(len(learned.keys), bool)
-        for _, number in repairing.as_learned(rows, learned, row.classes):
+        for _, number in repairing.as_learned(rows, learned, row.classes, compared.where):
             same[number] = True
         record(connection, model.model, row.version, began, compared.counts(int(same.sum())))
 
