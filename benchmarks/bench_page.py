@@ -45,7 +45,8 @@ def render(result: dict, earlier: dict | None, plots: dict[str, list[tuple[str, 
     """The page. earlier: results of the run before; plots: (title, file in `folder`) by section."""
     facts = dict(result["machine"])
     facts["of"] = f" (commit {earlier['machine']['commit']})" if earlier else ""
-    facts["note"] = f" **{facts['note'].strip(' .').capitalize()}.**" if facts["note"] else ""
+    note = facts["note"].strip(" .")
+    facts["note"] = f" **{note[0].upper()}{note[1:]}.**" if note else ""
     facts["load"] = ", ".join(str(x) for x in facts["load"])
     old = {(e["section"], e["what"]): e["value"] for e in (earlier or {}).get("entries", [])}
     parts = [HEAD.format(**facts)]
