@@ -205,8 +205,12 @@ def test_a_cell_is_found_again_by_its_row(schema: Lab) -> None:
     turned = replace(made.value, keys=[made.value.keys[i] for i in order],
                      present=made.value.present[order], numbers=made.value.numbers[order])
     row = int(np.flatnonzero(order == made.first[0])[0])
-    assert row != made.first[0] and found(turned, sent) == (0, (row, 1))
-    assert found(turned, {**sent, "nth": 1}) is None
+    assert row != made.first[0] and found(turned, sent, 1) == (0, (row, 1))
+    assert found(turned, {**sent, "nth": 1}, 1) is None
+    for wrong in ({}, {**sent, "complaint": 1}, {**sent, "nth": -1}, {**sent, "nth": True},
+                  {**sent, "cell": [9]}, {**sent, "cell": [1, 2]}, {**sent, "row": None}):
+        with pytest.raises(InvalidArgument, match="cell is none"):
+            found(turned, wrong, 1)
     assert cell_name(made.value, made.first) == '"flagged" of the row (hour = 2, what = k)'
 
 
