@@ -123,9 +123,6 @@ CASES = [
     ("SELECT * FROM pgrain.provenance($$SELECT sum(hour * 1e400) FROM items WHERE "
      "pgrain.predict('colour', x) = 'red'$$)", "0A000", "a number that is out of range",
      "double precision"),
-    ("SELECT * FROM pgrain.provenance($$SELECT sum(hour * 1e131064) FROM items WHERE "
-     "pgrain.predict('colour', x) = 'red'$$)", "0A000", "a number that is out of range",
-     "double precision"),
     # public.max(varchar), of TABLES, fits better than PostgreSQL's max(text).
     ("SELECT * FROM pgrain.provenance($$SELECT max(claim::varchar) FROM items WHERE "
      "pgrain.predict('colour', x) = 'red'$$)", "0A000", "max, which may mean public.max here",

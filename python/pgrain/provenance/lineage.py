@@ -279,7 +279,7 @@ def read_numerics(data: bytes | None) -> np.ndarray | None:
     starts = np.append(0, ends[:-1] + 1)
     size, sign = ends - starts - 4, words[np.minimum(starts + 2, len(words) - 1)]
     if (size < 0).any() or (words[starts] != size).any():
-        raise _out_of_range()       # a power of 10 000 that is written as a `BREAK`: 10^131064
+        raise ValueError("numerics of another layout")
     null, minus = sign == 0xFFFF, sign == 0x4000
     if (~null & ~minus & (sign != 0)).any():
         return None
@@ -299,7 +299,10 @@ def read_numerics(data: bytes | None) -> np.ndarray | None:
     values[null] = np.nan
     values[minus] *= -1.0
     if np.isinf(values).any():
-        raise _out_of_range()
+        raise UnsupportedOperator(
+            "a number that is out of range has no provenance",
+            detail="It is greater than what double precision holds.",
+            hint="If the query itself runs, filter such numbers out, or divide them.")
     return values
 
 
@@ -311,10 +314,3 @@ def _finite(values: np.ndarray) -> None:
 def _not_finite() -> UnsupportedOperator:
     return UnsupportedOperator("an aggregate over NaN or infinity has no provenance yet",
                                hint="Filter such values out.")
-
-
-def _out_of_range() -> UnsupportedOperator:
-    return UnsupportedOperator(
-        "a number that is out of range has no provenance",
-        detail="It is greater than what double precision holds.",
-        hint="If the query itself runs, filter such numbers out, or divide them.")
