@@ -89,8 +89,8 @@ MODELS = {"fraud": (["ok", "fraud"], [f"m{i}" for i in range(4)]),
           "risk": (["high", "low"], ['["m0", 1]', '["m1", 1]', '[null, 2]', '["m1", 2]'])}
 
 
-@pytest.fixture(scope="module")
-def shop(lab: Lab) -> Lab:
+def filled(lab: Lab) -> Lab:
+    """The shop, with models of random probabilities."""
     lab.connection.execute(SCHEMA)
     rng = np.random.default_rng(1)
     for model, (classes, values) in MODELS.items():
@@ -99,6 +99,11 @@ def shop(lab: Lab) -> Lab:
         shares = rng.dirichlet(np.ones(len(classes)), len(values)).tolist()
         lab.set_probabilities(model, dict(zip(values, shares, strict=True)))
     return lab
+
+
+@pytest.fixture(scope="module")
+def shop(lab: Lab) -> Lab:
+    return filled(lab)
 
 
 def relabelled(shop: Lab, number: int, chance: random.Random) -> None:

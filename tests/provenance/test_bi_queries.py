@@ -21,7 +21,7 @@ import pytest
 from provenance_checks import check_gradient, counts_rows, evaluate
 from provenance_family_parts import Query
 from provenance_harness import Lab, assignments, enumerate_expectation, random_probabilities
-from test_analyst_queries import MODELS, MOST, SCHEMA, relabelled
+from test_analyst_queries import MOST, filled, relabelled
 
 from pgrain.errors import PgrainError
 
@@ -56,14 +56,7 @@ CREATE FUNCTION rows_of(int) RETURNS TABLE (id int, memo text) LANGUAGE sql STAB
 
 @pytest.fixture(scope="module")
 def shop(lab: Lab) -> Lab:
-    lab.connection.execute(SCHEMA)
-    rng = np.random.default_rng(1)
-    for model, (classes, values) in MODELS.items():
-        kind, features = ("columns", ["x", "g"]) if model == "risk" else ("text", ())
-        lab.add_model(model, classes, {value: classes[0] for value in values}, kind, features)
-        shares = rng.dirichlet(np.ones(len(classes)), len(values)).tolist()
-        lab.set_probabilities(model, dict(zip(values, shares, strict=True)))
-    lab.connection.execute(MORE)
+    filled(lab).connection.execute(MORE)
     return lab
 
 

@@ -16,7 +16,7 @@ from pgrain.provenance.algebra.aggregate_levels import check_levels
 from pgrain.provenance.algebra.blocks import Relation
 from pgrain.provenance.algebra.from_items import select_sql
 from pgrain.provenance.algebra.program import OVER, Program
-from pgrain.provenance.algebra.quantified import Spelled
+from pgrain.provenance.algebra.quantified import Respelled
 from pgrain.provenance.algebra.queries import lower_query
 from pgrain.provenance.algebra.scope import Core, analyse, columns_sql, over_sql, read_columns
 from pgrain.provenance.algebra.sql import Capture as Renderer
@@ -153,18 +153,15 @@ def _compile(query: str, facts: PlanFacts, models: dict, probes: dict[str, Probe
     if reduced is not None:
         statement = read_statement(reduced.text, frozenset(catalog.aggregates | AGGREGATES))
         analysis = analyse(statement)
-    try:
-        return _network(query, statement, analysis, catalog, facts, models, probes, describe, ask,
-                        reduced)
-    except Spelled as error:
-        text, refusal = error.text, error
-    for _ in range(_SPELLED):
-        statement = read_statement(text, frozenset(catalog.aggregates | AGGREGATES))
+    refusal = None
+    for _ in range(_SPELLED + 1):
         try:
-            return _network(query, statement, analyse(statement), catalog, facts, models, probes,
-                            describe, ask, reduced)
-        except Spelled as error:
-            text = error.text
+            return _network(query, statement, analysis, catalog, facts, models, probes, describe,
+                            ask, reduced)
+        except Respelled as error:
+            refusal = refusal or error
+            statement = read_statement(error.text, frozenset(catalog.aggregates | AGGREGATES))
+            analysis = analyse(statement)
     raise refusal
 
 

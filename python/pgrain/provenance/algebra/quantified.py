@@ -22,7 +22,7 @@ _SUMS = (CONST, COUNT, LINEAR)
 _KEEPS_KNOWN = ("+", "-", "*", "neg", "abs", "greatest", "least", "coalesce", "round")
 
 
-class Spelled(UnsupportedOperator):
+class Respelled(UnsupportedOperator):
     """What is refused as it stands, and the statement's text in which it is spelled otherwise."""
 
     text: ExpandedText
@@ -40,7 +40,7 @@ def is_ordered(builder, piece: nodes.Subquery, relation: Relation) -> bool:
         not column.random or relation.degrees.get(column.cell) in _SUMS)
 
 
-def spelled(builder, piece: nodes.Subquery, relation: Relation) -> Spelled:
+def respelled(builder, piece: nodes.Subquery, relation: Relation) -> Respelled:
     """The refusal of a comparison (`is_ordered`) with the rows of `relation` that says it by their
     extremes."""
     program = builder.program
@@ -58,7 +58,7 @@ def spelled(builder, piece: nodes.Subquery, relation: Relation) -> Spelled:
         said.append(f"(({operand}\n) IS NOT NULL OR NOT EXISTS (\n{query}\n) OR NULL)")
     made = ("(NOT (" if piece.form == "any" else "((") + " AND ".join(said) + "))"
     refusal = builder.number_before(piece)
-    error = Spelled(refusal.message, detail=refusal.detail, hint=refusal.hint)
+    error = Respelled(refusal.message, detail=refusal.detail, hint=refusal.hint)
     error.text = ExpandedText.of(program.text, [Insertion(piece.start, piece.end, made)])
     return error
 

@@ -27,7 +27,7 @@ from pgrain.provenance.algebra.blocks import (
 )
 from pgrain.provenance.algebra.numbers import compared_arrays
 from pgrain.provenance.algebra.program import candidates, cut, free_columns
-from pgrain.provenance.algebra.quantified import is_ordered, spelled
+from pgrain.provenance.algebra.quantified import is_ordered, respelled
 from pgrain.provenance.algebra.values import (
     ask_value,
     ask_values,
@@ -65,7 +65,7 @@ def join_answer(builder, piece: nodes.Subquery):
     if program.analysis.depends(piece.query) and builder.randoms(piece.operand):
         rows = lower_query(program, piece.query, builder.make_key(needed) if needed else None)
         if is_ordered(builder, piece, rows):
-            raise spelled(builder, piece, rows)
+            raise respelled(builder, piece, rows)
         ask_values(builder, piece.operand)
     operand, columns = _operand(builder, piece.operand)
     columns = list(dict.fromkeys(needed + columns))
@@ -74,7 +74,7 @@ def join_answer(builder, piece: nodes.Subquery):
     relation = values_alone(program, lower(program, piece.query, key if needed else None), key)
     if len(relation.columns) == 1 and relation.columns[0].random \
             and is_ordered(builder, piece, relation):
-        raise spelled(builder, piece, relation)
+        raise respelled(builder, piece, relation)
     true, unknown = _compared(program, piece, relation, key, operand)
     if id(piece) in builder.must_hold:      # NULL is as good as false
         unknown = None
